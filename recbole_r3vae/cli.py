@@ -1,0 +1,134 @@
+"""The command ``recbole-r3vae``: one sub-command a task, each a few lines around the function that does it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+from recbole_r3vae.errors import UserError
+
+RUN_HELP = """train and evaluate a model
+
+  recbole-r3vae run --model=R3GR --dataset=amazon-beauty --data_path=dataset
+  recbole-r3vae run --model=R3GR --tokenizer=R3VAE --dataset=ml-100k --epochs=20 --tokenizer_epochs=50
+  recbole-r3vae run --model=SASRec --dataset=ml-100k --resume
+
+Any key of RecBole, of the model's YAML or of its tokenizer's (as tokenizer_KEY) can be given as --key=value or --key value.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a sub-command.
+
+    Args:
+        arguments: words after the program's name; default: the process's own.
+
+    Returns:
+        Exit status: 0, or 2 after one line on stderr where the input is at fault (``--debug`` adds the traceback).
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in arguments
+    arguments = [word for word in arguments if word != "--debug"]
+    try:
+        parser = _parser()
+        options, rest = parser.parse_known_args(arguments)
+        if rest and options.action is not _run:
+            raise UserError(f"unrecognised argument {rest[0]}; see recbole-r3vae {arguments[0]} --help")
+        options.action(options, rest)
+    except UserError as error:
+        if debug:
+            traceback.print_exc()
+        print(f"recbole-r3vae: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("recbole-r3vae: interrupted; add --resume to go on from the last finished epoch", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    from recbole_r3vae import __version__
+    from recbole_r3vae.data.prepare import add_prepare_arguments
+
+    parser = argparse.ArgumentParser(prog="recbole-r3vae", description="Semantic IDs and generative recommendation for RecBole.")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    run = commands.add_parser(
+        "run", help="train and evaluate a model", description=RUN_HELP, formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    run.add_argument("--model", "-m", help="R3GR, R3VAE, or any model of RecBole")
+    run.add_argument("--dataset", "-d", help="name of a folder of atomic files")
+    run.add_argument("--config_files", nargs="+", default=[], help="YAML files, later ones win")
+    run.set_defaults(action=_run)
+
+    prepare = commands.add_parser("prepare", help="turn public raw data into RecBole's atomic files", allow_abbrev=False)
+    add_prepare_arguments(prepare)
+    prepare.set_defaults(action=_prepare)
+
+    tokenize = commands.add_parser("tokenize", help="train a tokenizer on item vectors alone, without interactions", allow_abbrev=False)
+    tokenize.add_argument("--tokenizer", default="R3VAE", help="name of the tokenizer")
+    tokenize.add_argument("--embeddings", required=True, help=".npy or .safetensors of item vectors [n, d]")
+    tokenize.add_argument("--ids", help="their item ids, one a line; default: beside the vectors, with the ending .ids")
+    tokenize.add_argument("--output", required=True, help="the .sid file to write")
+    tokenize.add_argument("--collision_policy", default="suffix", choices=("suffix", "reassign", "share"))
+    tokenize.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="keys of the tokenizer, such as epochs=20")
+    tokenize.set_defaults(action=_tokenize)
+
+    quality = commands.add_parser("quality", help="score the semantic IDs of any .sid file", allow_abbrev=False)
+    quality.add_argument("--sid", required=True, help="the .sid file, from any tool")
+    quality.add_argument("--embeddings", required=True, help=".npy or .safetensors of item vectors [n, d]")
+    quality.add_argument("--ids", help="their item ids, one a line; default: beside the vectors, with the ending .ids")
+    quality.add_argument("--json", help="also write the report to this file")
+    quality.set_defaults(action=_quality)
+    return parser
+
+
+def _run(options, rest: list[str]) -> None:
+    from recbole_r3vae.quick_start.run import run_recbole_r3vae
+
+    # RecBole's users write --config_files="a.yaml b.yaml"; a shell hands that over as one word.
+    files = [path for words in options.config_files for path in words.split()]
+    run_recbole_r3vae(options.model, options.dataset, files, arguments=rest)
+
+
+def _prepare(options, rest: list[str]) -> None:
+    from recbole_r3vae.data.prepare import run_prepare
+
+    run_prepare(options)
+
+
+def _tokenize(options, rest: list[str]) -> None:
+    from recbole_r3vae.config import Config
+    from recbole_r3vae.data.content import content_from_vectors
+    from recbole_r3vae.data.items import ItemVectors
+    from recbole_r3vae.quick_start.semantic_ids import train_tokenizer
+    from recbole_r3vae.sid.metrics import format_quality
+
+    content = content_from_vectors(options.embeddings, options.ids)
+    config = Config(options.tokenizer, Path(options.embeddings).stem, arguments=[f"--{pair}" for pair in options.set])
+    tokenizer = train_tokenizer(config, content)
+    sids, _ = tokenizer.resolved(ItemVectors(content), options.collision_policy)
+    sids.save(options.output)
+    print(format_quality(tokenizer.description["quality"]))
+    print(f"tokenizer: {tokenizer.folder}\nsemantic IDs: {options.output}")
+
+
+def _quality(options, rest: list[str]) -> None:
+    from recbole_r3vae.data.content import content_from_vectors
+    from recbole_r3vae.sid.metrics import format_quality, quality_report
+    from recbole_r3vae.sid.table import SemanticIDs
+    from recbole_r3vae.trainer.checkpoint import write_json
+
+    content = content_from_vectors(options.embeddings, options.ids)
+    sids = SemanticIDs.load(options.sid).align(content.item_ids)
+    report = quality_report(sids.codes[1:], sids.codebook_sizes, {"raw": content.embeddings[1:]})
+    print(format_quality(report))
+    if options.json:
+        write_json(options.json, report)
+        print(json.dumps({"written": options.json}))

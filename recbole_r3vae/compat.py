@@ -1,0 +1,43 @@
+"""Every shim that RecBole 1.2 needs on today's numpy, scipy and torch, each with its reason.
+
+RecBole's files are never changed; names that newer libraries removed are given back before RecBole asks for them.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import types
+import warnings
+
+import numpy as np
+import scipy.sparse
+
+
+def apply() -> None:
+    """Give back the names RecBole needs. Safe to call more than once.
+
+    * numpy 2 removed ``float_``, ``complex_`` and ``unicode_``, which ``recbole.config.Config`` reads in every construction.
+    * scipy 1.13 removed ``dok_matrix._update``, with which RecBole's graph models (LightGCN, NGCF, …) fill their adjacency.
+    * ``recbole.model.general_recommender`` imports ``kmeans_pytorch`` for one model, LDiffRec, without requiring it; where it is
+      absent, every look-up of a RecBole model would fail, so an empty stand-in takes its place until LDiffRec is really used.
+    * pandas 2 warns of two idioms in RecBole's dataset that will stop working in pandas 3, which this package does not admit.
+    """
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"recbole\.data\.dataset")
+    for removed, kept in (("float_", np.float64), ("complex_", np.complex128), ("unicode_", np.str_)):
+        if removed not in vars(np):
+            setattr(np, removed, kept)
+    if not hasattr(scipy.sparse.dok_matrix, "_update"):
+        scipy.sparse.dok_matrix._update = _dok_update
+    if "kmeans_pytorch" not in sys.modules and importlib.util.find_spec("kmeans_pytorch") is None:
+        stand_in = types.ModuleType("kmeans_pytorch")
+        stand_in.kmeans = _missing_kmeans
+        sys.modules["kmeans_pytorch"] = stand_in
+
+
+def _dok_update(matrix: scipy.sparse.dok_matrix, entries: dict) -> None:
+    matrix._dict.update(entries)
+
+
+def _missing_kmeans(*args, **kwargs):
+    raise ImportError("RecBole's LDiffRec needs the package kmeans-pytorch: pip install kmeans-pytorch")

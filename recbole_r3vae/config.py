@@ -1,0 +1,426 @@
+"""RecBole's configuration with this package's look-ups, strict keys and no evaluation of strings."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import importlib
+import json
+import logging
+import os
+import pkgutil
+import re
+from collections.abc import Iterable
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from recbole.config import Config as RecBoleConfig
+from recbole.utils import ModelType
+from recbole.utils import get_model as recbole_get_model
+
+from recbole_r3vae.errors import UserError, nearest
+
+MODEL_ROOMS = ("recbole_r3vae.model.tokenizer", "recbole_r3vae.model.generator", "recbole_r3vae.model.baseline")
+"""Packages whose modules hold one model each: module ``r3gr`` holds class ``R3GR``."""
+
+# Keys that say where and how loudly a run happens, never what it computes: they take no part in a run's identity.
+# `epochs` and the two stopping keys are among them so that a finished run can be resumed and trained longer.
+INCIDENTAL_KEYS = frozenset(
+    "data_path checkpoint_dir content_cache_dir device resume strict_config state show_progress worker log_wandb wandb_project "
+    "gpu_id use_gpu config_files config_file sid_file epochs stopping_step max_minutes num_beams eval_batch_size "
+    "save_dataset dataset_save_path save_dataloaders dataloaders_save_path".split()
+)
+
+
+TOKENIZER_METRICS = {"reconstruction": False, "unique_ratio": True, "usage": True, "sc": True, "pd": False}
+"""What a tokenizer may be selected by, and whether bigger is better."""
+
+
+class YamlLoader(yaml.SafeLoader):
+    """Safe YAML whose floats may be written ``1e-3``, as RecBole's are."""
+
+
+YamlLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(
+        r"^(?:[-+]?(?:[0-9][0-9_]*)\.[0-9_]*(?:[eE][-+]?[0-9]+)?|[-+]?(?:[0-9][0-9_]*)(?:[eE][-+]?[0-9]+)"
+        r"|\.[0-9_]+(?:[eE][-+][0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
+    ),
+    list("-+0123456789."),
+)
+
+
+def properties() -> Path:
+    """The folder of this package's YAML files: inside the installed package, or at the top of a checkout."""
+    package = Path(str(resources.files("recbole_r3vae")))
+    installed = package / "properties"
+    return installed if installed.is_dir() else package.parent / "properties"
+
+
+def load_yaml(path: str | os.PathLike) -> dict[str, Any]:
+    """Read one YAML file of settings.
+
+    Args:
+        path: A file that holds a mapping of keys to values; an empty file is an empty mapping.
+
+    Returns:
+        The mapping.
+
+    Raises:
+        UserError: the file is absent, is not plain YAML (tags that would build Python objects are refused) or is not a mapping.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"cannot read configuration file {path}: {reason}; check the path") from error
+    try:
+        values = yaml.load(text, Loader=YamlLoader)
+    except yaml.YAMLError as error:
+        where = f", line {error.problem_mark.line + 1}" if getattr(error, "problem_mark", None) else ""
+        problem = getattr(error, "problem", None) or str(error)
+        raise UserError(f"configuration file {path}{where}: {problem}; write plain `key: value` lines") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise UserError(f"configuration file {path} must hold `key: value` lines, it holds a {type(values).__name__}")
+    return values
+
+
+def parse_value(key: str, text: str) -> Any:
+    """Turn a command-line string into a value by YAML's rules; nothing is ever evaluated.
+
+    Args:
+        key: The key it is meant for. RecBole's ``*_interval`` keys are strings such as ``[5,inf)`` and stay as they are.
+        text: What the user wrote.
+
+    Returns:
+        A number, boolean, list, dict, ``None`` (also for ``None``) or, failing those, ``text`` itself.
+    """
+    if key.endswith("_interval"):
+        return text
+    if text == "None":
+        return None
+    try:
+        return yaml.load(text, Loader=YamlLoader)
+    except yaml.YAMLError:
+        return text
+
+
+def parse_arguments(arguments: Iterable[str]) -> dict[str, Any]:
+    """Read ``--key=value`` and ``--key value`` pairs; a key without a value is ``True``.
+
+    Args:
+        arguments: Words as the shell hands them over.
+
+    Returns:
+        Key to parsed value.
+
+    Raises:
+        UserError: a word belongs to no key, or a key is given twice with different values.
+    """
+    words, values = list(arguments), {}
+    while words:
+        word = words.pop(0)
+        if not word.startswith("--") or len(word) == 2:
+            raise UserError(f"argument {word!r} belongs to no option; write --key=value or --key value")
+        key, equals, text = word[2:].partition("=")
+        if not equals:
+            text = words.pop(0) if words and not words[0].startswith("--") else "True"
+        value = parse_value(key, text)
+        if key in values and values[key] != value:
+            raise UserError(f"--{key} is given twice, as {values[key]!r} and {value!r}; give it once")
+        values[key] = value
+    return values
+
+
+def own_models(room: str | None = None) -> dict[str, type]:
+    """Every model class of this package by name.
+
+    Args:
+        room: One of :data:`MODEL_ROOMS`, or ``None`` for all of them.
+
+    Returns:
+        Name, as written on the command line, to class. A module is a model when it defines a class whose lower-cased name is
+        the module's name, so a new model is found by its file alone.
+    """
+    found = {}
+    for package in [room] if room else MODEL_ROOMS:
+        try:
+            module = importlib.import_module(package)
+        except ModuleNotFoundError as error:
+            if error.name != package:
+                raise
+            continue
+        for info in pkgutil.iter_modules(module.__path__):
+            if info.ispkg:
+                continue
+            candidate = importlib.import_module(f"{package}.{info.name}")
+            for name, value in vars(candidate).items():
+                if isinstance(value, type) and value.__module__ == candidate.__name__ and name.lower() == info.name:
+                    found[name] = value
+    return found
+
+
+def get_model(name: str) -> type:
+    """The class of a model of this package or of RecBole.
+
+    Args:
+        name: ``R3GR``, ``R3VAE``, ``SASRec`` …
+
+    Raises:
+        UserError: neither has it; the message names the nearest models.
+    """
+    ours = own_models()
+    if name in ours:
+        return ours[name]
+    try:
+        return recbole_get_model(name)
+    except (ValueError, AttributeError, ModuleNotFoundError) as error:
+        raise UserError(f"there is no model {name!r}{nearest(name, [*ours, *recbole_models()])}") from error
+
+
+def recbole_models() -> list[str]:
+    """Names of the models whose settings RecBole ships."""
+    return sorted(path.stem for path in (recbole_properties() / "model").glob("*.yaml"))
+
+
+def recbole_properties() -> Path:
+    return Path(str(resources.files("recbole") / "properties"))
+
+
+class Config(RecBoleConfig):
+    """RecBole's ``Config`` that knows this package's models and property files.
+
+    Precedence is RecBole's: ``arguments`` over ``config_dict`` over ``config_file_list`` over the YAML for this model on this dataset
+    (``quick_start/``) over the dataset's over the model's over ``overall.yaml``; this package's YAML files win over RecBole's of the same name. What differs: the command line is
+    passed in rather than read from ``sys.argv``, strings are parsed as YAML and never evaluated, unknown keys are reported, and ``device``
+    (``auto``, ``cpu``, ``cuda``, ``cuda:1``) means what it says.
+
+    Args:
+        model: Model name, or ``None`` if a file or argument gives it.
+        dataset: Dataset name, likewise.
+        config_file_list: YAML files, later ones win.
+        config_dict: Values from Python.
+        arguments: Command-line words, ``["--epochs=5"]``.
+
+    Attributes:
+        declared: every key and value before RecBole's own conversions: plain data from which an equal ``Config`` can be made.
+
+    Raises:
+        UserError: unknown model, unreadable file, unknown key on the command line (in a file with ``strict_config: True``).
+    """
+
+    def __init__(
+        self,
+        model: str | type | None = None,
+        dataset: str | None = None,
+        config_file_list: Iterable[str | os.PathLike] | None = None,
+        config_dict: dict[str, Any] | None = None,
+        arguments: Iterable[str] = (),
+    ):
+        self._arguments = list(arguments)
+        super().__init__(model, dataset, config_file_list, config_dict)
+
+    # -- where values come from ------------------------------------------------------------------------------------
+
+    def _init_parameters_category(self):
+        super()._init_parameters_category()
+        # RecBole appends to its module-level lists; copies keep one Config from changing the next.
+        self.parameters = {category: list(keys) for category, keys in self.parameters.items()}
+
+    def _build_yaml_loader(self):
+        return YamlLoader
+
+    def _load_config_files(self, file_list):
+        values = {}
+        for path in file_list or []:
+            values.update(load_yaml(path))
+        return values
+
+    def _load_variable_config_dict(self, config_dict):
+        # HyperTuning hands lists over as strings such as "[64, 64]".
+        return {
+            key: parse_value(key, value) if isinstance(value, str) and value[:1] in ("[", "{") else value
+            for key, value in (config_dict or {}).items()
+        }
+
+    def _load_cmd_line(self):
+        return parse_arguments(self._arguments)
+
+    def _get_model_and_dataset(self, model, dataset):
+        model = model if model is not None else self.external_config_dict.get("model")
+        dataset = dataset if dataset is not None else self.external_config_dict.get("dataset")
+        if model is None:
+            raise UserError("no model is named; give --model=R3GR, or `model:` in a configuration file")
+        if dataset is None:
+            raise UserError("no dataset is named; give --dataset=ml-100k, or `dataset:` in a configuration file")
+        model_class = get_model(model) if isinstance(model, str) else model
+        return model_class.__name__, model_class, dataset
+
+    def _load_internal_config_dict(self, model, model_class, dataset):
+        super()._load_internal_config_dict(model, model_class, dataset)
+        ours = properties()
+        for path in (
+            ours / "overall.yaml",
+            ours / "model" / f"{model}.yaml",
+            ours / "dataset" / f"{dataset}.yaml",
+            ours / "quick_start" / f"{model}_{dataset}.yaml",
+        ):
+            if path.is_file():
+                self.internal_config_dict.update(load_yaml(path))
+        self._report_unknown_keys()
+        if model not in own_models():
+            self._fit_recbole_model()
+
+    def _fit_recbole_model(self):
+        """Settings that RecBole's models need to run on the same data as ours without the user having to know why."""
+        values = self.internal_config_dict
+        final = {**values, **self.external_config_dict}
+        if final["MODEL_TYPE"] == ModelType.SEQUENTIAL and final.get("loss_type") == "CE":
+            values["train_neg_sample_args"] = None  # full softmax takes no sampled negatives; RecBole refuses the pair
+        if final["MODEL_TYPE"] in (ModelType.SEQUENTIAL, ModelType.GENERAL) and not final.get("selected_features"):
+            columns = values.get("load_col")
+            if columns and columns.get("item"):
+                # Models that read ids only: the item file still filters interactions alike, its texts are not loaded.
+                values["load_col"] = {**columns, "item": [final["ITEM_ID_FIELD"]]}
+
+    def _report_unknown_keys(self):
+        known = self.known_keys()
+        unknown_arguments = sorted(set(self.cmd_config_dict) - known)
+        if unknown_arguments:
+            key = unknown_arguments[0]
+            raise UserError(f"unknown key --{key} for model {self.model}{nearest(key, known)}")
+        unknown_in_files = sorted(set(self.file_config_dict) - known)
+        if unknown_in_files:
+            text = ", ".join(f"{key}{nearest(key, known, 1)}" for key in unknown_in_files)
+            if {**self.internal_config_dict, **self.external_config_dict}.get("strict_config"):
+                raise UserError(f"unknown keys in a configuration file for model {self.model}: {text}")
+            logging.getLogger().warning("unknown keys in a configuration file, ignored: %s", text)
+
+    def known_keys(self) -> set[str]:
+        """Every key that this run may set: RecBole's, this package's, the model's, and the tokenizer's as ``X`` and ``tokenizer_X``."""
+        known = {"model", "dataset", "config_files"} | set(self.internal_config_dict)
+        for keys in self.parameters.values():
+            known.update(keys)
+        tokenizer = self.external_config_dict.get("tokenizer") or self.internal_config_dict.get("tokenizer")
+        if self.internal_config_dict.get("tokenizer") and tokenizer:
+            keys = set(tokenizer_defaults(tokenizer))
+            known |= keys | {f"tokenizer_{key}" for key in keys | set(self.internal_config_dict)}
+        return known
+
+    def _get_final_config_dict(self):
+        final = super()._get_final_config_dict()
+        self.declared = copy.deepcopy({key: value for key, value in final.items() if key != "MODEL_TYPE"})
+        self.declared.update(model=self.model, dataset=self.dataset)
+        if "data_path" not in self.external_config_dict:
+            del self.declared["data_path"]  # RecBole finds ml-100k inside its own wheel unless the user names a path
+        return final
+
+    def _set_default_parameters(self):
+        super()._set_default_parameters()
+        if self.model in own_models(MODEL_ROOMS[0]):
+            metric = self.final_config_dict["valid_metric"]
+            if metric not in TOKENIZER_METRICS:
+                raise UserError(f"valid_metric {metric!r} is none of a tokenizer's: {', '.join(TOKENIZER_METRICS)}")
+            self.final_config_dict["valid_metric_bigger"] = TOKENIZER_METRICS[metric]
+        data_path = self.external_config_dict.get("data_path")
+        if data_path:  # RecBole would take its own copy of ml-100k whatever the user says
+            self.final_config_dict["data_path"] = os.path.join(data_path, self.dataset)
+
+    # -- devices and processes ---------------------------------------------------------------------------------------
+
+    def _init_device(self):
+        final = self.final_config_dict
+        name = str(final.get("device") or "auto")
+        if name == "auto":
+            name = "cuda" if torch.cuda.is_available() else "cpu"
+        try:
+            device = torch.device(name)
+        except RuntimeError as error:
+            raise UserError(f"device {name!r} is unknown; choose auto, cpu, cuda or cuda:<number>") from error
+        if device.type == "cuda" and not torch.cuda.is_available():
+            raise UserError(f"device {name!r} was asked for, but this machine offers no CUDA device; choose --device=cpu")
+        final.update(single_spec=True, local_rank=0, world_size=1, use_gpu=device.type == "cuda")
+        world_size = int(os.environ.get("WORLD_SIZE", 1))
+        if world_size > 1:  # started by torchrun
+            local_rank = int(os.environ["LOCAL_RANK"])
+            if device.type == "cuda":
+                device = torch.device("cuda", local_rank)
+                torch.cuda.set_device(device)
+            if not torch.distributed.is_initialized():
+                torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+            final.update(single_spec=False, local_rank=torch.distributed.get_rank(), world_size=world_size)
+            if final["local_rank"] != 0:
+                final.update(state="error", show_progress=False)
+        final["device"] = device
+
+    def compatibility_settings(self):
+        """numpy's removed aliases that RecBole 1.2's own code uses; see :mod:`recbole_r3vae.compat`."""
+        from recbole_r3vae import compat
+
+        compat.apply()
+        super().compatibility_settings()
+
+
+def tokenizer_defaults(name: str) -> dict[str, Any]:
+    """The keys of a tokenizer's YAML and their defaults.
+
+    Raises:
+        UserError: there is no tokenizer of that name; the message names the nearest.
+    """
+    tokenizers = own_models(MODEL_ROOMS[0])
+    if name not in tokenizers:
+        raise UserError(f"there is no tokenizer {name!r}{nearest(name, tokenizers)}; there are {', '.join(sorted(tokenizers))}")
+    return load_yaml(properties() / "model" / f"{name}.yaml")
+
+
+def tokenizer_config(config: Config) -> Config:
+    """The configuration of the tokenizer stage of a generator's run.
+
+    A key X of that stage is ``tokenizer_X`` where the user gives it; else the user's X, unless X is one of the generator's own keys (its
+    YAML lists them: ``epochs``, ``learning_rate`` …); else the tokenizer's default. So changing how the generator is trained
+    never changes the semantic IDs.
+
+    Args:
+        config: Configuration of a generator, with ``tokenizer`` set.
+
+    Returns:
+        Configuration with the tokenizer as its model.
+    """
+    generator_keys = set(load_yaml(properties() / "model" / f"{config.model}.yaml"))
+    values = {}
+    for key, value in config.external_config_dict.items():
+        if not key.startswith("tokenizer_") and key not in {"model", "tokenizer", *generator_keys}:
+            values[key] = value
+    for key, value in config.declared.items():
+        if key.startswith("tokenizer_"):
+            values[key.removeprefix("tokenizer_")] = value
+    return Config(model=config["tokenizer"], dataset=config.dataset, config_dict=values)
+
+
+def fingerprint(values: dict[str, Any]) -> str:
+    """A short stable hash of plain settings, whatever the order of their keys.
+
+    Returns:
+        Twelve hexadecimal digits.
+    """
+    text = json.dumps(values, sort_keys=True, default=str, ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def identity(config: Config, **more: Any) -> str:
+    """The hash that names a run: everything that decides its result, nothing that does not.
+
+    Args:
+        config: The run's configuration.
+        **more: What the configuration does not say, such as the content hash of its semantic IDs.
+
+    Returns:
+        Twelve hexadecimal digits.
+    """
+    decisive = {key: value for key, value in config.declared.items() if key not in INCIDENTAL_KEYS}
+    return fingerprint({**decisive, **more})

@@ -1,0 +1,139 @@
+"""The cache of item vectors: a folder of memory-mapped arrays, each checked against its hash before it is
+used."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+
+from recbole_r3vae.data.encoders import ItemEncoder
+from recbole_r3vae.errors import UserError
+from recbole_r3vae.io import atomic_write
+
+logger = logging.getLogger(__name__)
+
+_SCHEMA = 1
+
+
+def hash_json(value: Any) -> str:
+    """Hex sha256 of plain data; equal data gives equal hashes on every machine."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class CachedVectors:
+    """What an entry holds: the mapped vectors ``[n, d]``, the plain data stored with them, and the text
+    encoder if any."""
+
+    vectors: np.ndarray
+    meta: dict[str, Any]
+    item_encoder: ItemEncoder | None
+
+
+class CacheEntry:
+    """One entry: ``<key>.npy``, for text also ``<key>.safetensors`` and ``<key>.vocab.json``, and
+    ``<key>.json``.
+
+    The JSON file is written last, with the hashes of the others. Until it is there, and whenever a hash
+    differs, there is no
+    entry: a run that was killed, a full disk or a damaged file cost one more encoding and nothing else.
+
+    Args:
+        folder: The cache; made when it is first written to.
+        key: A hash of everything that the vectors depend on.
+    """
+
+    def __init__(self, folder: str | os.PathLike, key: str) -> None:
+        self.folder, self.key = Path(folder), key
+        self.vectors_path, self.json_path = self._path(".npy"), self._path(".json")
+        self._encoder_paths = self._path(".safetensors"), self._path(".vocab.json")
+
+    def _path(self, ending: str) -> Path:
+        return self.folder / f"{self.key}{ending}"
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep other processes from writing the same entry, waiting for one that does.
+
+        Raises:
+            UserError: the folder cannot be made or written to.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self._path(".lock"))
+            lock.acquire()
+        except OSError as error:
+            raise UserError(
+                f"cannot write to content_cache_dir {self.folder}: {error.strerror or error}; choose another folder"
+            ) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def read(self) -> CachedVectors | None:
+        """The entry, or ``None`` when there is none or a file of it is not as it was written."""
+        try:
+            stored = json.loads(self.json_path.read_text(encoding="utf-8"))
+            if stored["schema"] != _SCHEMA:
+                return None
+            for path in self._files(stored["text"]):
+                if _hash_file(path) != stored["sha256"][path.name]:
+                    raise ValueError(f"{path.name} has changed")
+            item_encoder = ItemEncoder.load(*self._encoder_paths) if stored["text"] else None
+            return CachedVectors(self._map(), stored["meta"], item_encoder)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            logger.debug(f"no usable cache entry {self.json_path}: {error!r}")
+            return None
+
+    def write_vectors(self, n: int, blocks: Iterator[np.ndarray]) -> np.ndarray:
+        """Write the vectors block by block, never holding more than one.
+
+        Args:
+            n: Number of rows.
+            blocks: Arrays ``[m, d]`` of one type, together ``[n, d]``.
+
+        Returns:
+            The vectors as a read-only memory map ``[n, d]``.
+        """
+        first = next(blocks)
+        header = {"descr": np.lib.format.dtype_to_descr(first.dtype), "fortran_order": False, "shape": (n, first.shape[1])}
+        with atomic_write(self.vectors_path, "wb") as file:
+            np.lib.format.write_array_header_1_0(file, header)
+            for block in chain([first], blocks):
+                file.write(np.ascontiguousarray(block).data)
+        return self._map()
+
+    def commit(self, meta: dict[str, Any], item_encoder: ItemEncoder | None) -> None:
+        """Store what belongs to the vectors and make the entry valid."""
+        if item_encoder is not None:
+            item_encoder.save(*self._encoder_paths)
+        text = item_encoder is not None
+        hashes = {path.name: _hash_file(path) for path in self._files(text)}
+        with atomic_write(self.json_path) as file:
+            json.dump({"schema": _SCHEMA, "meta": meta, "text": text, "sha256": hashes}, file, indent=1)
+
+    def _files(self, text: bool) -> tuple[Path, ...]:
+        return (self.vectors_path, *self._encoder_paths) if text else (self.vectors_path,)
+
+    def _map(self) -> np.ndarray:
+        return np.lib.format.open_memmap(self.vectors_path, mode="r")
+
+
+def _hash_file(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,182 @@
+"""Items as training data: what a tokenizer sees of item content, and the loader through which RecBole trains
+it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from recbole.data.interaction import Interaction
+from tqdm import tqdm
+
+from recbole_r3vae.data.content import ItemContent
+from recbole_r3vae.errors import UserError
+
+ITEM_ID = "item_id"
+ITEM_EMB = "item_emb"
+
+
+class ItemVectors:
+    """The vectors of all items, of which only the rows asked for are read.
+
+    Args:
+        content: The vectors ``[n_items, d]``, in memory or memory-mapped; row 0 is the padding item.
+
+    Attributes:
+        content: As given.
+        embeddings: ``content.embeddings``, ``[n_items, d]``, float32 or float16.
+        item_ids: External item id of each row.
+        n_items: Number of rows, the padding row included.
+        dim: d.
+    """
+
+    def __init__(self, content: ItemContent) -> None:
+        self.content = content
+        self.embeddings = content.embeddings
+        self.item_ids = content.item_ids
+        self.n_items, self.dim = content.embeddings.shape
+
+    def gather(self, rows: np.ndarray | torch.Tensor) -> np.ndarray:
+        """The vectors of given rows.
+
+        Args:
+            rows: int ``[m]``, in any order.
+
+        Returns:
+            float32 ``[m, d]``, a copy.
+        """
+        return np.array(self.embeddings[np.asarray(rows)], dtype=np.float32)
+
+    def sample(self, n: int, seed: int) -> np.ndarray:
+        """Vectors of random different items, e.g. to start k-means from.
+
+        Args:
+            n: How many; all items when there are not that many.
+            seed: Same seed, same items.
+
+        Returns:
+            float32 ``[min(n, n_items - 1), d]``, in row order, without the padding row.
+        """
+        size = min(n, self.n_items - 1)
+        rows = 1 + np.random.default_rng(seed).choice(self.n_items - 1, size=size, replace=False)
+        return self.gather(np.sort(rows))  # sorted: a memory map is read from front to back
+
+    def batches(self, batch_size: int, show_progress: bool = False) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """All items but the padding one, in row order.
+
+        Args:
+            batch_size: Rows at a time.
+            show_progress: Show a progress bar.
+
+        Yields:
+            Rows int64 ``[m]`` and their vectors float32 ``[m, d]``.
+        """
+        starts = range(1, self.n_items, batch_size)
+        for start in tqdm(starts, desc="Items", ncols=100, disable=not show_progress):
+            rows = torch.arange(start, min(start + batch_size, self.n_items))
+            yield rows, torch.from_numpy(self.gather(rows))
+
+
+class ItemDataLoader:
+    """Batches of items for RecBole's ``Trainer``: ``Interaction``s with ``item_id`` [B] and ``item_emb`` [B,
+    d] float32.
+
+    One random order is drawn from :attr:`generator` each time the loader is iterated, and nothing else is;
+    saving and restoring the generator's state therefore makes the batches of a resumed run those of an
+    uninterrupted one.
+
+    A last batch of a single item, on which in-batch statistics are undefined, joins the batch before it.
+
+    Args:
+        items: The items; the padding row is never in a batch.
+        config: Reads ``train_batch_size`` and ``seed``.
+        shuffle: A new order for every epoch; otherwise row order.
+
+    Attributes:
+        generator: The source of the orders, seeded with ``config["seed"]``.
+        shuffle: As given.
+        dataset: The counts that RecBole's ``Collector`` asks a training set for.
+
+    Raises:
+        UserError: ``train_batch_size`` is not a positive whole number.
+    """
+
+    def __init__(self, items: ItemVectors, config: Any, shuffle: bool = True) -> None:
+        batch_size = config["train_batch_size"]
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise UserError(f"train_batch_size is {batch_size!r}; it must be a positive whole number")
+        self.items = items
+        self.shuffle = shuffle
+        self.generator = torch.Generator()
+        self.generator.manual_seed(config["seed"])
+        self.dataset = ItemCatalogue(items.n_items, config["ITEM_ID_FIELD"])
+        self._groups: torch.Tensor | None = None
+        starts = list(range(0, items.n_items - 1, batch_size))
+        if batch_size > 1 and len(starts) > 1 and items.n_items - 1 - starts[-1] == 1:
+            starts.pop()
+        self._bounds = [*starts, items.n_items - 1]
+
+    def set_groups(self, groups: torch.Tensor | None) -> None:
+        """From the next epoch on keep items of a group together, so that in-batch regularisers find pairs in
+        deep levels.
+
+        The groups come one after the other in random order, items in random order within each, and the line
+        is cut into
+        batches: only the groups at the two ends of a batch can be shared with its neighbours.
+
+        Args:
+            groups: int64 ``[n_items]``, the group of each item, e.g. its code at the first level; the padding
+                row's value does not matter. ``None`` undoes the grouping.
+
+        Raises:
+            ValueError: another shape.
+        """
+        if groups is not None:
+            if groups.shape != (self.items.n_items,):
+                raise ValueError(f"groups of shape {list(groups.shape)}; expected one for each of {self.items.n_items} rows")
+            _, groups = groups[1:].cpu().unique(return_inverse=True)  # [n_items - 1], 0 .. number of groups - 1
+        self._groups = groups
+
+    def __len__(self) -> int:
+        """Number of batches in an epoch."""
+        return len(self._bounds) - 1
+
+    def __iter__(self) -> Iterator[Interaction]:
+        rows = 1 + self._order()
+        for start, end in zip(self._bounds, self._bounds[1:]):
+            batch = rows[start:end]  # [B]
+            yield Interaction({ITEM_ID: batch, ITEM_EMB: torch.from_numpy(self.items.gather(batch))})
+
+    def _order(self) -> torch.Tensor:
+        """The items, from 0 and without the padding row, in the order of this epoch; int64 [n_items - 1]."""
+        n = self.items.n_items - 1
+        order = torch.randperm(n, generator=self.generator) if self.shuffle else torch.arange(n)
+        if self._groups is None:
+            return order
+        n_groups = int(self._groups.max()) + 1
+        rank = torch.randperm(n_groups, generator=self.generator) if self.shuffle else torch.arange(n_groups)
+        return order[rank[self._groups[order]].argsort(stable=True)]  # stable: keeps the random order within a group
+
+
+class ItemCatalogue:
+    """What RecBole's ``Collector`` asks a training set for, where the training set is the items and nobody
+    interacted.
+
+    Args:
+        n_items: Number of items, padding included.
+        item_field: RecBole's name of the item field.
+    """
+
+    item_counter: Counter = Counter()
+    user_counter: Counter = Counter()
+
+    def __init__(self, n_items: int, item_field: str) -> None:
+        self.n_items, self.item_field = n_items, item_field
+
+    def num(self, field: str) -> int:
+        """Number of ids of a field as RecBole counts them; every field but the items' has only its padding
+        id."""
+        return self.n_items if field == self.item_field else 1

@@ -1,0 +1,153 @@
+"""Item vectors from a file: ``.npy`` or ``.safetensors`` plus a text file of item ids, read through a memory
+map."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import safetensors
+
+from recbole_r3vae.errors import UserError
+
+SAFETENSORS_KEY = "embeddings"
+_BLOCK_BYTES = 16 << 20
+
+
+class VectorFile:
+    """One vector per item in a file, and the external item ids of its rows. Only the rows asked for are ever
+    read.
+
+    Args:
+        path: ``.npy``, or ``.safetensors`` with the tensor ``embeddings``; shape [n, d], float16, float32 or
+            float64.
+        ids_path: A UTF-8 text file without a header, one item id per line, in row order; the same name with
+            the ending ``.ids`` when not given.
+
+    Attributes:
+        ids: The item ids, one per row.
+        dtype: What :meth:`unit_blocks` yields: float16 for a float16 file, else float32.
+
+    Raises:
+        UserError: a file is missing or damaged, or shape, type, number of ids or their uniqueness are not as
+            they must be.
+    """
+
+    def __init__(self, path: str | os.PathLike, ids_path: str | os.PathLike | None = None) -> None:
+        self.path = Path(path)
+        self.ids_path = Path(ids_path) if ids_path else self.path.with_suffix(".ids")
+        for file, key in ((self.path, "content_file"), (self.ids_path, "content_ids")):
+            if not file.is_file():
+                raise UserError(f"{key}: {file} does not exist; content_encoder: file needs vectors and one item id per row")
+        self._array = _map_array(self.path)
+        if self._array.ndim != 2 or 0 in self._array.shape:
+            raise UserError(f"{self.path} has shape {list(self._array.shape)}; item vectors must be [items, dimensions]")
+        if self._array.dtype not in (np.float16, np.float32, np.float64):
+            raise UserError(f"{self.path} holds {self._array.dtype}; item vectors must be float16 or float32")
+        self.dtype = np.dtype(np.float16 if self._array.dtype == np.float16 else np.float32)
+        self.ids = self._read_ids()
+
+    @cached_property
+    def _row_of(self) -> dict[str, int]:
+        return {item: row for row, item in enumerate(self.ids)}
+
+    def rows_of(self, item_ids: Sequence[str]) -> np.ndarray:
+        """The rows of given items.
+
+        Args:
+            item_ids: External item ids.
+
+        Returns:
+            int64 ``[len(item_ids)]``.
+
+        Raises:
+            UserError: some are not in the file; the message counts them and names three.
+        """
+        missing = [item for item in item_ids if item not in self._row_of]
+        if missing:
+            raise UserError(
+                f"{self.ids_path} lacks {len(missing)} of {len(item_ids)} items, e.g. {', '.join(missing[:3])}; "
+                "add their vectors, or filter these items out of the dataset"
+            )
+        return np.fromiter((self._row_of[item] for item in item_ids), dtype=np.int64, count=len(item_ids))
+
+    def unit_blocks(self, rows: np.ndarray) -> Iterator[np.ndarray]:
+        """The vectors of ``rows``, in that order, scaled to unit norm, a bounded number of bytes at a time.
+
+        Args:
+            rows: int64 [m].
+
+        Yields:
+            Arrays ``[block, d]`` of :attr:`dtype`; together ``[m, d]``.
+
+        Raises:
+            UserError: a vector has a NaN or an infinity, or is zero; the message names its item.
+        """
+        step = max(1, _BLOCK_BYTES // (8 * self._array.shape[1]))
+        for start in range(0, len(rows), step):
+            chosen = rows[start : start + step]
+            block = np.asarray(self._array[chosen], dtype=np.float64)  # float64: squares of large float32 values overflow
+            norms = np.linalg.norm(block, axis=1, keepdims=True)
+            for wrong, what in ((~np.isfinite(norms[:, 0]), "NaN or infinite"), (norms[:, 0] == 0, "zero")):
+                if wrong.any():
+                    row = int(chosen[wrong.argmax()])
+                    raise UserError(
+                        f"{self.path}: the vector of item '{self.ids[row]}' (row {row}) is {what}; "
+                        "every item needs a finite vector with a direction"
+                    )
+            yield (block / norms).astype(self.dtype)
+
+    def _read_ids(self) -> list[str]:
+        try:
+            with open(self.ids_path, encoding="utf-8-sig") as file:
+                ids = [line.rstrip("\n") for line in file]
+        except UnicodeDecodeError as error:
+            raise UserError(f"{self.ids_path} is not UTF-8 text; write one item id per line") from error
+        if len(ids) != len(self._array):
+            raise UserError(
+                f"{self.ids_path} has {len(ids)} lines for the {len(self._array)} rows of {self.path}; "
+                "write one item id per row, without a header"
+            )
+        seen: set[str] = set()
+        for line, item in enumerate(ids, start=1):
+            if not item or item in seen:
+                problem = f"names item '{item}' twice" if item else "has an empty item id"
+                raise UserError(f"{self.ids_path}, line {line}: {problem}; every row needs its own item id")
+            seen.add(item)
+        return ids
+
+
+def _map_array(path: Path) -> np.ndarray:
+    """A read-only memory map of the array in ``path``."""
+    try:
+        if path.suffix == ".npy":
+            return np.lib.format.open_memmap(path, mode="r")  # refuses arrays of Python objects, never unpickles
+        if path.suffix == ".safetensors":
+            return _map_safetensors(path)
+    except UserError:
+        raise
+    except (OSError, ValueError, EOFError, safetensors.SafetensorError) as error:
+        raise UserError(f"{path} is damaged or not what its name says ({error}); write it again") from error
+    raise UserError(f"{path} ends in '{path.suffix}'; item vectors must be a .npy or .safetensors file")
+
+
+def _map_safetensors(path: Path) -> np.ndarray:
+    with safetensors.safe_open(path, framework="numpy") as file:  # checks the header and the length of the file
+        if SAFETENSORS_KEY not in file.keys():
+            raise UserError(f"{path} has no tensor '{SAFETENSORS_KEY}'; it has {sorted(file.keys())}")
+    # safe_open would copy a whole tensor, or one slice at a time; gathering rows needs a map. The layout is an
+    # 8-byte length, a JSON header of that length, then the tensors.
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        entry = json.loads(file.read(length))[SAFETENSORS_KEY]
+    dtype = {"F16": "<f2", "F32": "<f4", "F64": "<f8"}.get(entry["dtype"])
+    if dtype is None:
+        raise UserError(f"{path} holds {entry['dtype']}; item vectors must be float16 or float32")
+    if 0 in entry["shape"]:
+        return np.empty(entry["shape"], dtype)  # nothing to map
+    offset = 8 + length + entry["data_offsets"][0]
+    return np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=tuple(entry["shape"]))

@@ -1,0 +1,150 @@
+"""What every semantic tokenizer offers: item embeddings in, code tuples out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from recbole.config import Config
+from recbole.data.interaction import Interaction
+from recbole.model.abstract_recommender import AbstractRecommender
+from recbole.utils import InputType, ModelType
+from torch import Tensor
+
+from recbole_r3vae.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from recbole_r3vae.data.items import ItemVectors
+
+TOKENIZE_ROWS = 4096
+"""Items quantised at once by :meth:`SemanticTokenizer.tokenize`; bounds memory at ``[rows, K]``."""
+
+
+@dataclass
+class Quantized:
+    """What a tokenizer makes of ``B`` embeddings.
+
+    Attributes:
+        codes: ``[B, L]``, int64.
+        quantized: The sum of all levels ``[B, d']``, without the reference part.
+        reference: The part of the embedding along the reference vector ``[B, d']``; ``None`` without one.
+        residuals: What entered each level, ``L`` tensors ``[B, d']``; the first is the tokenizer's own space.
+        reconstruction: The embedding as the decoder gives it back ``[B, d]``.
+    """
+
+    codes: Tensor
+    quantized: Tensor
+    reference: Tensor | None
+    residuals: list[Tensor]
+    reconstruction: Tensor
+
+
+class SemanticTokenizer(AbstractRecommender):
+    """A RecBole model over items: batches of item embeddings train it, code tuples come out.
+
+    A subclass writes :meth:`quantize`, :meth:`calculate_loss` and :meth:`level_distances`, and :meth:`initialise` if it starts
+    from the data. It must be constructible from the embeddings' dimension alone, so that a checkpoint loads without them.
+
+    Args:
+        config: The run's configuration: ``codebook_sizes``, ``device``, ``seed`` and the subclass's keys.
+        items: Embeddings of the catalogue.
+
+    Attributes:
+        codebook_sizes: Codes of each level, ``(K_1, …, K_L)``.
+        dim: Dimension ``d`` of item embeddings.
+
+    Raises:
+        UserError: ``codebook_sizes`` is not a list of whole numbers above 1.
+    """
+
+    type = ModelType.GENERAL
+    input_type = InputType.POINTWISE
+
+    def __init__(self, config: Config, items: ItemVectors):
+        super().__init__()
+        self.device = config["device"]
+        self.seed = config["seed"]
+        self.dim = items.dim
+        sizes = config["codebook_sizes"]
+        if not isinstance(sizes, (list, tuple)) or not sizes or any(type(k) is not int or k < 2 for k in sizes):
+            raise UserError(
+                f"codebook_sizes is {sizes!r}; give the number of codes of each level, such as [256, 256, 256]"
+            )
+        self.codebook_sizes = tuple(sizes)
+
+    def initialise(self, items: ItemVectors) -> None:
+        """Prepare for training with what only the data can tell; called once, before the first epoch of a new run.
+
+        Args:
+            items: Embeddings of the catalogue.
+
+        Raises:
+            UserError: a codebook has more codes than the catalogue has items.
+        """
+        n = items.n_items - 1  # without the padding row
+        if max(self.codebook_sizes) > n:
+            raise UserError(
+                f"codebook_sizes is {list(self.codebook_sizes)}, but the catalogue has only {n} items; "
+                f"give at most {n} codes to a level, --codebook_sizes={self._fitting_sizes(n)} for example"
+            )
+
+    def _fitting_sizes(self, n: int) -> str:
+        return str([min(k, n) for k in self.codebook_sizes]).replace(" ", "")
+
+    def calculate_loss(self, interaction: Interaction) -> Tensor | tuple[Tensor, ...]:
+        """Training loss of a batch.
+
+        Args:
+            interaction: Field ``item_emb`` ``[B, d]``, float32.
+
+        Returns:
+            A scalar, or a tuple of scalars whose sum is the loss and which RecBole's trainer logs one by one.
+        """
+        raise NotImplementedError
+
+    def quantize(self, x: Tensor) -> Quantized:
+        """Quantise embeddings, with gradient.
+
+        Args:
+            x: ``[B, d]``.
+        """
+        raise NotImplementedError
+
+    def level_distances(self, x: Tensor, level: int) -> Tensor:
+        """How far items are from every code of one level, given their own codes of the levels before.
+
+        Args:
+            x: Embeddings ``[B, d]``.
+            level: From 0.
+
+        Returns:
+            ``[B, K_level]``, smaller is nearer; the smallest belongs to the item's own code.
+        """
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def tokenize(self, x: Tensor) -> Tensor:
+        """The code tuple of every item, in chunks and without gradient.
+
+        Args:
+            x: Embeddings ``[N, d]`` on any device.
+
+        Returns:
+            ``[N, L]``, int64, on the device of ``x``. Of equally good codes the lowest is taken.
+        """
+        chunks = [self.quantize(rows.to(self.device)).codes.to(x.device) for rows in x.split(TOKENIZE_ROWS)]
+        return torch.cat(chunks)
+
+
+def choice(config: Config, key: str, options: Sequence[str]) -> str:
+    """The value of a key that must be one of a few words.
+
+    Raises:
+        UserError: it is not; the message names the words.
+    """
+    value = config[key]
+    if value not in options:
+        raise UserError(f"{key} is {value!r}{nearest(str(value), options)}; choose {', '.join(options)}")
+    return value

@@ -1,0 +1,83 @@
+"""Datasets, loaders and trainers: this package's where it has its own, RecBole's otherwise, always in time order and with safe checkpoints."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+from recbole.data import utils as recbole_data
+from recbole.data.dataset import Dataset
+from recbole.trainer import Trainer
+from recbole.utils import ModelType
+from recbole.utils import get_trainer as recbole_get_trainer
+
+from recbole_r3vae.config import Config, properties
+from recbole_r3vae.data.sequences import time_ordered
+from recbole_r3vae.errors import UserError, nearest
+from recbole_r3vae.model.generator.base import SIDGenerator
+from recbole_r3vae.trainer.checkpoint import checkpointed
+from recbole_r3vae.trainer.generator import GeneratorTrainer
+
+_DATASET_OF_TYPE = {ModelType.SEQUENTIAL: "SequentialDataset", ModelType.KNOWLEDGE: "KnowledgeBasedDataset"}
+
+
+def create_dataset(config: Config) -> Dataset:
+    """Load the atomic files with the dataset class of the model.
+
+    Args:
+        config: configuration whose ``data_path`` is the dataset's own folder.
+
+    Returns:
+        The filtered and remapped dataset, not yet split.
+
+    Raises:
+        UserError: there is no such folder (the message names the nearest datasets and how to make one), or a file in it cannot be read.
+    """
+    folder, name = Path(config["data_path"]), config["dataset"]
+    if not (folder / f"{name}.inter").is_file() and config["benchmark_filename"] is None:
+        known = {path.stem for path in (properties() / "dataset").glob("*.yaml")}
+        here = {path.name for path in folder.parent.glob("*") if (path / f"{path.name}.inter").is_file()}
+        hint = nearest(name, known | here)
+        remedy = f"run `recbole-r3vae prepare {name}`" if name in known else f"known datasets: {', '.join(sorted(known | here))}"
+        raise UserError(f"there is no {folder / name}.inter for dataset {name!r}{hint}; {remedy}, or point --data_path at its parent folder")
+    dataset_class = getattr(config.model_class, "dataset_class", None)
+    if dataset_class is None:
+        module = importlib.import_module("recbole.data.dataset")
+        by_model = getattr(module, f"{config['model']}Dataset", None)
+        dataset_class = by_model or getattr(module, _DATASET_OF_TYPE.get(config["MODEL_TYPE"], "Dataset"))
+    try:
+        dataset = time_ordered(dataset_class)(config)
+    except UserError:
+        raise
+    except (ValueError, KeyError, OSError) as error:
+        raise UserError(f"dataset {name!r} in {folder} cannot be loaded: {error}") from error
+    if dataset.inter_num == 0:
+        raise UserError(f"dataset {name!r} has no interactions left after filtering; widen user_inter_num_interval and item_inter_num_interval")
+    return dataset
+
+
+def data_preparation(config: Config, dataset: Dataset):
+    """Split a dataset and make its loaders as RecBole does.
+
+    Returns:
+        Training, validation and test loader.
+
+    Raises:
+        UserError: RecBole would unpickle loaders that were saved earlier; pickles can run code and are never loaded here.
+    """
+    pickled = Path(config["dataloaders_save_path"] or Path(config["checkpoint_dir"]) / f"{config['dataset']}-for-{config['model']}-dataloader.pth")
+    if pickled.exists() or config["save_dataloaders"] or config["save_dataset"]:
+        raise UserError(
+            f"RecBole's saved dataloaders and datasets ({pickled}) are pickles, which can run code; "
+            "move the file away and leave save_dataset and save_dataloaders off"
+        )
+    return recbole_data.data_preparation(config, dataset)
+
+
+def get_trainer(config: Config) -> type[Trainer]:
+    """The trainer class of the configured model, with safe checkpoints and exact resumption where it is a RecBole ``Trainer``."""
+    if issubclass(config.model_class, SIDGenerator):
+        return GeneratorTrainer
+    trainer_class = recbole_get_trainer(config["MODEL_TYPE"], config["model"])
+    return checkpointed(trainer_class) if issubclass(trainer_class, Trainer) else trainer_class
+

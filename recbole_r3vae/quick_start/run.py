@@ -1,0 +1,194 @@
+"""The main job: semantic IDs, generator, evaluation. The only place that knows all the rooms."""
+
+from __future__ import annotations
+
+import logging
+import platform
+from collections.abc import Iterable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from recbole.utils import init_logger, init_seed
+
+from recbole_r3vae.config import MODEL_ROOMS, Config, identity, own_models
+from recbole_r3vae.data.content import load_content
+from recbole_r3vae.model.generator.base import SIDGenerator
+from recbole_r3vae.quick_start.lookup import create_dataset, data_preparation, get_trainer
+from recbole_r3vae.quick_start.semantic_ids import bundle_tokenizer, obtain_semantic_ids, train_tokenizer
+from recbole_r3vae.sid.metrics import format_quality
+from recbole_r3vae.sid.table import SemanticIDs
+from recbole_r3vae.trainer.checkpoint import Checkpointed, load_checkpoint, write_json
+from recbole_r3vae.trainer.tokenizer import summary
+
+
+def run_recbole_r3vae(
+    model: str | None = None,
+    dataset: str | None = None,
+    config_file_list: Iterable[str] | None = None,
+    config_dict: dict[str, Any] | None = None,
+    saved: bool = True,
+    arguments: Iterable[str] = (),
+) -> dict[str, Any]:
+    """Train and evaluate a model of this package or of RecBole; the counterpart of RecBole's ``run_recbole``.
+
+    Args:
+        model: ``R3GR`` (a generator: its tokenizer is trained first, or reused), ``R3VAE`` (a tokenizer alone), ``SASRec`` (RecBole's) …
+        dataset: name of a folder of atomic files.
+        config_file_list: YAML files.
+        config_dict: values from Python.
+        saved: whether to write checkpoints.
+        arguments: command-line words such as ``--epochs=5``.
+
+    Returns:
+        ``best_valid_score``, ``valid_score_bigger``, ``best_valid_result`` and ``test_result`` as RecBole returns them, and ``name``
+        (``R3GR[R3VAE]``), ``run_dir``, ``sid_file``, ``seconds`` and ``stopped_at_budget``. For a tokenizer, ``test_result`` holds the
+        quality of its semantic IDs.
+
+    Raises:
+        UserError: the input is unusable; the message says how to mend it.
+    """
+    config = Config(model, dataset, config_file_list, config_dict, arguments)
+    init_seed(config["seed"], config["reproducibility"])
+    init_logger(config)
+    logger = logging.getLogger()
+    data = create_dataset(config)
+    logger.info(
+        f"dataset {config.dataset}: {data.user_num - 1:,} users, {data.item_num - 1:,} items, {data.inter_num:,} interactions, "
+        f"{data.avg_actions_of_users:.1f} a user, sparsity {data.sparsity:.4%}"
+    )
+    if config.model in own_models(MODEL_ROOMS[0]):
+        return _run_tokenizer(config, data)
+
+    sid_file, tokenizer, name, hashes = None, None, config.model, {}
+    if issubclass(config.model_class, SIDGenerator):
+        sids, sid_file, tokenizer = obtain_semantic_ids(config, data, show_progress=config["show_progress"])
+        name = f"{config.model}[{tokenizer.config.model if tokenizer else Path(sid_file).stem}]"
+        hashes = {"semantic_ids": sids.content_hash}
+        data.semantic_ids = sids
+    train_data, valid_data, test_data = data_preparation(config, data)
+
+    folder = name.replace("[", "-").rstrip("]")
+    run_dir = Path(config["checkpoint_dir"]) / config.dataset / f"{folder}-{identity(config, **hashes)}"
+    config["run_dir"] = run_dir
+    init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
+    network = config.model_class(config, train_data.dataset).to(config["device"])
+    if tokenizer and saved:
+        bundle_tokenizer(tokenizer, run_dir)
+    n_parameters = sum(p.numel() for p in network.parameters() if p.requires_grad)
+    logger.info(f"{name}: {n_parameters:,} parameters on {config['device']}, loss {loss_name(config)}, seed {config['seed']}, {run_dir}")
+
+    trainer = get_trainer(config)(config, network)
+    if config["resume"] and isinstance(trainer, Checkpointed) and not trainer.resume():
+        logger.info(f"nothing to resume in {run_dir}; starting anew")
+    best_valid_score, best_valid_result = trainer.fit(
+        train_data, valid_data, saved=saved, show_progress=config["show_progress"]
+    )
+    test_result = trainer.evaluate(test_data, load_best_model=saved, show_progress=config["show_progress"])
+    result = {
+        "name": name,
+        "best_valid_score": best_valid_score,
+        "valid_score_bigger": config["valid_metric_bigger"],
+        "best_valid_result": best_valid_result,
+        "test_result": test_result,
+        "run_dir": str(run_dir),
+        "sid_file": str(sid_file) if sid_file else None,
+        "seconds": round(trainer.seconds(), 1) if isinstance(trainer, Checkpointed) else None,
+        "stopped_at_budget": getattr(trainer, "stopped_at_budget", False),
+    }
+    if saved and config["local_rank"] == 0:
+        write_json(run_dir / "result.json", {**result, **provenance(config), "loss": loss_name(config), "n_parameters": n_parameters})
+    logger.info(_closing_words(config, result, tokenizer, saved))
+    return result
+
+
+def _run_tokenizer(config: Config, dataset) -> dict[str, Any]:
+    tokenizer = train_tokenizer(config, load_content(dataset, config), config["show_progress"])
+    quality = summary(tokenizer.description["quality"])
+    sid_file = tokenizer.folder / "raw.sid"
+    how = "reused" if tokenizer.reused else f"trained in {tokenizer.description['seconds']:.0f} s"
+    logging.getLogger().info(
+        f"{config.model} {how}\n{format_quality(tokenizer.description['quality'])}\nsemantic IDs (collisions left as they are): {sid_file}\n"
+        f"next: recbole-r3vae run --model=R3GR --tokenizer={config.model} --dataset={config.dataset}"
+    )
+    return {
+        "name": config.model,
+        "best_valid_score": quality[config["valid_metric"]],
+        "valid_score_bigger": config["valid_metric_bigger"],
+        "best_valid_result": quality,
+        "test_result": quality,
+        "run_dir": str(tokenizer.folder),
+        "sid_file": str(sid_file),
+        "seconds": tokenizer.description["seconds"],
+        "stopped_at_budget": False,
+    }
+
+
+def load_data_and_model(checkpoint: str | Path, config_dict: dict[str, Any] | None = None):
+    """Rebuild everything around a checkpoint; the counterpart of RecBole's function of this name.
+
+    Args:
+        checkpoint: a run's ``best.pth``.
+        config_dict: keys to set differently, such as ``data_path`` or ``device``.
+
+    Returns:
+        ``config, model, dataset, train_data, valid_data, test_data``.
+
+    Raises:
+        UserError: the checkpoint is damaged, or the dataset is not the one it was trained on.
+    """
+    state = load_checkpoint(checkpoint)
+    config = Config(config_dict={**state["config"], "resume": False, **(config_dict or {})})
+    init_seed(config["seed"], config["reproducibility"])
+    init_logger(config)
+    dataset = create_dataset(config)
+    if issubclass(config.model_class, SIDGenerator):
+        known = state["other_parameter"]
+        sids = SemanticIDs(state["model"]["codes"].cpu(), tuple(known["codebook_sizes"]), known["item_ids"])
+        dataset.semantic_ids = sids.align([str(token) for token in dataset.field2id_token[dataset.iid_field]])
+    train_data, valid_data, test_data = data_preparation(config, dataset)
+    init_seed(config["seed"], config["reproducibility"])
+    model = config.model_class(config, train_data.dataset).to(config["device"])
+    model.load_state_dict(state["model"])
+    model.load_other_parameter(state["other_parameter"])
+    return config, model.eval(), dataset, train_data, valid_data, test_data
+
+
+def loss_name(config: Config) -> str:
+    """What the model is trained with, for tables that compare models."""
+    if issubclass(config.model_class, SIDGenerator):
+        return "NLL of semantic ID"
+    return str(config["loss_type"] or config["MODEL_INPUT_TYPE"].name.lower())
+
+
+def provenance(config: Config) -> dict[str, Any]:
+    """What a result must carry to be checked: configuration, versions, machine."""
+    packages = ("recbole", "torch", "numpy", "pandas", "scikit-learn", "faiss-cpu")
+    return {
+        "config": {key: value if isinstance(value, (int, float, str, bool, list, dict, type(None))) else str(value)
+                   for key, value in config.declared.items()},
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+        "hardware": {"machine": platform.machine(), "threads": torch.get_num_threads(), "device": str(config["device"])},
+    }
+
+
+def metric_table(valid: dict[str, float] | None, test: dict[str, float] | None) -> str:
+    """Validation and test metrics side by side."""
+    names = list(test or valid or {})
+    lines = [f"{'':>16}  {'validation':>10}  {'test':>10}"]
+    for name in names:
+        cells = (f"{values[name]:10.4f}" if values and name in values else f"{'':>10}" for values in (valid, test))
+        lines.append(f"{name:>16}  {'  '.join(cells)}")
+    return "\n".join(lines)
+
+
+def _closing_words(config: Config, result: dict[str, Any], tokenizer, saved: bool) -> str:
+    marked = f" (stopped at max_minutes={config['max_minutes']:g})" if result["stopped_at_budget"] else ""
+    lines = [f"{result['name']} on {config.dataset}{marked}", metric_table(result["best_valid_result"], result["test_result"])]
+    if saved:
+        lines.append(f"checkpoint: {Path(result['run_dir']) / 'best.pth'}")
+    if result["sid_file"]:
+        lines.append(f"semantic IDs: {result['sid_file']}")
+        lines.append(f"next: recbole-r3vae run --model=SASRec --dataset={config.dataset}   # an item-id model on the same split")
+    return "\n".join(lines)

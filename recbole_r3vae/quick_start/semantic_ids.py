@@ -1,0 +1,220 @@
+"""The first stage of a run: semantic IDs for a catalogue, trained once and kept."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+from recbole.utils import init_seed
+from safetensors.torch import load_file, save
+
+from recbole_r3vae.config import Config, fingerprint, tokenizer_config, tokenizer_defaults
+from recbole_r3vae.data.content import ItemContent, load_content, save_encoder
+from recbole_r3vae.data.items import ItemDataLoader, ItemVectors
+from recbole_r3vae.errors import UserError
+from recbole_r3vae.io import atomic_write
+from recbole_r3vae.sid.collisions import resolve_collisions
+from recbole_r3vae.sid.metrics import format_quality
+from recbole_r3vae.sid.table import SemanticIDs
+from recbole_r3vae.trainer.checkpoint import write_json
+from recbole_r3vae.trainer.tokenizer import TokenizerTrainer, score_tokenizer
+
+WEIGHTS, DESCRIPTION, RAW_CODES, ENCODER = "model.safetensors", "tokenizer.json", "raw.sid", "encoder"
+
+
+@dataclass
+class TrainedTokenizer:
+    """A tokenizer's artefact: a folder that is complete as soon as its ``tokenizer.json`` exists.
+
+    Attributes:
+        folder: where it lies.
+        model: the tokenizer, in evaluation mode.
+        config: the configuration it was trained with.
+        raw: its codes before collisions are resolved, in the catalogue's order.
+        description: what ``tokenizer.json`` holds: name, configuration, quality, seconds.
+        reused: whether it was found rather than trained.
+    """
+
+    folder: Path
+    model: Any
+    config: Config
+    raw: SemanticIDs
+    description: dict[str, Any]
+    reused: bool
+
+    def resolved(self, items: ItemVectors, policy: str) -> tuple[SemanticIDs, Path]:
+        """The semantic IDs after a collision policy, and the ``.sid`` file they are kept in.
+
+        Args:
+            items: the catalogue that was tokenized.
+            policy: ``suffix``, ``reassign`` or ``share``.
+        """
+        device = next(self.model.parameters()).device
+
+        @torch.no_grad()
+        def distances(rows: torch.Tensor) -> torch.Tensor:
+            x = torch.from_numpy(items.gather(1 + rows))
+            return self.model.level_distances(x.to(device), self.raw.n_levels - 1).cpu()
+
+        codes, sizes, report = resolve_collisions(
+            self.raw.codes[1:], self.raw.codebook_sizes, policy, seed=self.config["seed"], last_level_distances=distances
+        )
+        codes = torch.cat([torch.full((1, codes.shape[1]), -1), codes])
+        meta = {"tokenizer": self.description, "collision_policy": policy, "collisions": report}
+        sids = SemanticIDs(codes, sizes, self.raw.item_ids, meta)
+        path = self.folder / f"{policy}.sid"
+        if not path.is_file():
+            sids.save(path)
+        return sids, path
+
+
+def tokenizer_folder(config: Config, content: ItemContent) -> Path:
+    """Where the tokenizer of this configuration, content and seed is kept."""
+    keys = sorted({*tokenizer_defaults(config.model), "seed"})
+    name = fingerprint({"content": content.content_hash, "model": config.model, **{key: config.declared.get(key) for key in keys}})
+    return Path(config["checkpoint_dir"]) / config.dataset / f"{config.model}-{name}"
+
+
+def train_tokenizer(config: Config, content: ItemContent, show_progress: bool = True) -> TrainedTokenizer:
+    """Train a tokenizer on a catalogue, or take up the one that this configuration, content and seed gave before.
+
+    Two processes that ask for the same tokenizer at once train it once. A killed training is taken up where it stopped.
+
+    Args:
+        config: configuration with the tokenizer as its model.
+        content: the catalogue's embeddings.
+        show_progress: whether to show a bar over the epochs.
+
+    Returns:
+        The tokenizer and its codes.
+    """
+    items = ItemVectors(content)
+    folder = tokenizer_folder(config, content)
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        reused = (folder / DESCRIPTION).is_file()
+        if not reused:
+            _train(config, items, folder, show_progress)
+    return load_tokenizer(folder, items, config, reused)
+
+
+def _train(config: Config, items: ItemVectors, folder: Path, show_progress: bool) -> None:
+    started = time.monotonic()
+    config["run_dir"], config["single_spec"] = folder, True
+    init_seed(config["seed"], config["reproducibility"])
+    model = config.model_class(config, items).to(config["device"])
+    trainer = TokenizerTrainer(config, model)
+    trainer.resume()
+    trainer.fit(ItemDataLoader(items, config, shuffle=True), items, verbose=False, show_progress=show_progress)
+    trainer.load_best()
+    codes, report = score_tokenizer(model, items, seed=config["seed"])
+    codes = torch.cat([torch.full((1, codes.shape[1]), -1), codes])
+    description = {
+        "schema": 1,
+        "name": config.model,
+        "config": json.loads(json.dumps(config.declared, default=str)),
+        "content_hash": items.content.content_hash,
+        "content": items.content.encoder,
+        "dim": items.dim,
+        "quality": report,
+        "seconds": round(trainer.seconds(), 1),
+        "seconds_with_scoring": round(time.monotonic() - started, 1),
+    }
+    SemanticIDs(codes, model.codebook_sizes, items.item_ids, {"tokenizer": description["name"]}).save(folder / RAW_CODES)
+    with atomic_write(folder / WEIGHTS, "wb") as file:
+        file.write(save({key: value.contiguous() for key, value in model.state_dict().items()}))
+    if items.content.item_encoder is not None:
+        save_encoder(folder / ENCODER, items.content)
+    write_json(folder / DESCRIPTION, description)  # last: its presence says that all the rest is whole
+    for leftover in ("best.pth", "last.pth"):
+        (folder / leftover).unlink(missing_ok=True)
+
+
+def load_tokenizer(folder: Path, items: ItemVectors | None = None, config: Config | None = None, reused: bool = True) -> TrainedTokenizer:
+    """Read a tokenizer's artefact.
+
+    Args:
+        folder: a tokenizer's folder, or the ``tokenizer`` folder beside a generator's checkpoint.
+        items: its catalogue, where at hand; otherwise its dimension is read from the description.
+        config: its configuration, where at hand.
+        reused: what :attr:`TrainedTokenizer.reused` is to say.
+
+    Raises:
+        UserError: there is none, or a part of it is missing.
+    """
+    folder = Path(folder)
+    try:
+        description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+        weights = load_file(folder / WEIGHTS)
+    except (OSError, ValueError) as error:
+        raise UserError(f"there is no complete tokenizer in {folder} ({error}); delete the folder and train again") from error
+    if config is None:
+        config = Config(config_dict={**description["config"], "device": "cpu"})
+    model = config.model_class(config, items or _Shape(description["dim"])).to(config["device"])
+    model.load_state_dict(weights)
+    raw = SemanticIDs.load(folder / RAW_CODES)
+    if items is not None:
+        raw = raw.align(items.item_ids)
+    return TrainedTokenizer(folder, model.eval(), config, raw, description, reused)
+
+
+@dataclass
+class _Shape:
+    """What a tokenizer's constructor reads of its items."""
+
+    dim: int
+
+
+def obtain_semantic_ids(config: Config, dataset, show_progress: bool = True) -> tuple[SemanticIDs, Path, TrainedTokenizer | None]:
+    """Semantic IDs for a generator: from ``sid_file``, or from its tokenizer.
+
+    Args:
+        config: the generator's configuration.
+        dataset: the loaded RecBole dataset.
+        show_progress: whether to show progress bars.
+
+    Returns:
+        The IDs in the dataset's item order, the file they came from, and the tokenizer (``None`` with ``sid_file``).
+
+    Raises:
+        UserError: the file is of another dataset, or there is no usable item content.
+    """
+    logger = logging.getLogger()
+    item_ids = [str(token) for token in dataset.field2id_token[dataset.iid_field]]
+    if config["sid_file"]:
+        path = Path(config["sid_file"])
+        sids = SemanticIDs.load(path).align(item_ids)
+        if not sids.unique and config["collision_policy"] == "suffix":
+            codes, sizes, _ = resolve_collisions(sids.codes[1:], sids.codebook_sizes, "suffix", seed=config["seed"])
+            sids = SemanticIDs(torch.cat([torch.full((1, codes.shape[1]), -1), codes]), sizes, item_ids, sids.meta)
+        logger.info(f"semantic IDs: {path} ({sids.n_items - 1} items, codebooks {list(sids.codebook_sizes)})")
+        return sids, path, None
+    stage = tokenizer_config(config)
+    content = load_content(dataset, stage)
+    items = ItemVectors(content)
+    tokenizer = train_tokenizer(stage, content, show_progress)
+    sids, path = tokenizer.resolved(items, config["collision_policy"])
+    how = "reused" if tokenizer.reused else f"trained in {tokenizer.description['seconds']:.0f} s"
+    logger.info(f"semantic IDs: {stage.model} {how}, {path}\n{format_quality(tokenizer.description['quality'])}")
+    return sids, path, tokenizer
+
+
+def bundle_tokenizer(tokenizer: TrainedTokenizer, run_dir: Path) -> None:
+    """Copy a tokenizer beside a generator's checkpoint, so that the two travel together."""
+    target = run_dir / "tokenizer"
+    if (target / DESCRIPTION).is_file():
+        return
+    run_dir.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=run_dir, prefix=".tokenizer."))
+    shutil.copytree(tokenizer.folder, temporary, dirs_exist_ok=True)
+    shutil.rmtree(target, ignore_errors=True)
+    temporary.rename(target)
+

@@ -1,0 +1,365 @@
+"""Semantic IDs as data: which item has which tuple of codes, in memory and as a file for every generator."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from recbole_r3vae.errors import UserError
+from recbole_r3vae.io import atomic_write
+
+if TYPE_CHECKING:
+    from recbole_r3vae.sid.prefix_tree import PrefixTree
+
+PAD = "[PAD]"  # RecBole's token for item 0
+SCHEMA = 1  # of the sidecar file
+
+
+def checked_codes(codes: Tensor, codebook_sizes: Sequence[int], names: Sequence[str] | None = None) -> Tensor:
+    """Codes as an int64 CPU tensor, after making sure that each of them exists in its codebook.
+
+    Args:
+        codes: Integers ``[n, L]``, no padding row.
+        codebook_sizes: ``K_1 .. K_L``.
+        names: What the rows are called in an error message; default: by their number.
+
+    Returns:
+        int64 ``[n, L]`` on the CPU (the memory of ``codes`` where nothing needs converting).
+
+    Raises:
+        UserError: no level, a size below 1, wrong shape, not integers, or a code outside ``0 .. K_l - 1``.
+    """
+    codes, sizes = torch.as_tensor(codes), tuple(codebook_sizes)
+    if not sizes or min(sizes) < 1:
+        raise UserError(f"codebook_sizes must name one positive size for each level, got {sizes}")
+    if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
+        raise UserError(f"codes must be integers, got {codes.dtype}; convert them with codes.long()")
+    if codes.dim() != 2 or codes.shape[1] != len(sizes):
+        raise UserError(
+            f"codes must have shape [n, {len(sizes)}], one column for each of the codebook sizes {sizes}, "
+            f"got {list(codes.shape)}"
+        )
+    codes = codes.to("cpu", torch.int64)
+    outside = (codes < 0) | (codes >= torch.tensor(sizes))  # [n, L]
+    if outside.any():
+        row, level = outside.nonzero()[0].tolist()
+        name = f"row {row}" if names is None else f"item {names[row]!r}"
+        raise UserError(
+            f"{name} has code {codes[row, level].item()} at level {level + 1}, whose codebook holds codes "
+            f"0..{sizes[level] - 1}; give the codebook_sizes these codes were made with, or tokenize again"
+        )
+    return codes
+
+
+def prefix_groups(codes: Tensor) -> list[Tensor]:
+    """Number the distinct prefixes of every length: rows with equal numbers share a prefix.
+
+    Args:
+        codes: int64 ``[n, L]``, ``n >= 1``, no padding row, all codes >= 0.
+
+    Returns:
+        ``L`` int64 tensors ``[n]``. Entry ``l - 1`` holds the rank of each row's prefix of length ``l`` among
+        the distinct prefixes of that length in lexicographic order, so its maximum + 1 counts them.
+    """
+    groups = []
+    rank = torch.zeros(len(codes), dtype=torch.int64)
+    for column in codes.unbind(1):
+        # rank < n, so rank and code fit into one integer while n * max(code) < 2^63
+        rank = torch.unique(rank * (column.max() + 1) + column, return_inverse=True)[1]
+        groups.append(rank)
+    return groups
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class SemanticIDs:
+    """The semantic ID (SID: a tuple of codes, one a level) of every item. Immutable; only read its tensors.
+
+    Args:
+        codes: Integers ``[n_items, L]``, copied. Row 0 is RecBole's padding item and holds -1 everywhere;
+            every other row is a full tuple with ``0 <= codes[i, l] < codebook_sizes[l]``.
+        codebook_sizes: ``K_1 .. K_L``.
+        item_ids: The data set's ``n_items`` item tokens, ``item_ids[0] == "[PAD]"``; unique, not empty, free
+            of tabs and line ends (they are a column of a tab-separated file).
+        meta: How the codes were made: a dict that JSON can hold, copied; default: empty. Its integer
+            ``"seed"`` (default 0) also seeds the order of items that share a SID in :attr:`prefix_tree`.
+
+    Raises:
+        UserError: any of the above does not hold; the message names the item and the value.
+    """
+
+    codes: Tensor
+    codebook_sizes: tuple[int, ...]
+    item_ids: Sequence[str]
+    meta: dict | None = None
+
+    def __post_init__(self) -> None:
+        ids = tuple(map(str, self.item_ids))
+        sizes = tuple(map(int, self.codebook_sizes))
+        codes = torch.as_tensor(self.codes)
+        if len(ids) < 2 or ids[0] != PAD:
+            raise UserError(
+                f"item_ids must begin with {PAD!r} (RecBole's item 0) and name at least one item after it, "
+                f"got {len(ids)} ids beginning with {list(ids[:2])}"
+            )
+        if len(codes) != len(ids):
+            raise UserError(
+                f"codes have {len(codes)} rows for {len(ids)} item ids; "
+                "both must count the padding item as row 0"
+            )
+        _check_ids(ids)
+        checked = checked_codes(codes[1:], sizes, names=ids[1:])
+        if not (codes[0] == -1).all():
+            raise UserError(
+                "row 0 of codes is the padding item and must hold -1 at every level, "
+                f"got {codes[0].tolist()}; put a row of -1 before the first item"
+            )
+        padding = torch.full((1, len(sizes)), -1)
+        object.__setattr__(self, "codes", torch.cat([padding, checked]))  # [n_items, L], a copy
+        object.__setattr__(self, "codebook_sizes", sizes)
+        object.__setattr__(self, "item_ids", ids)
+        object.__setattr__(self, "meta", _plain_dict({} if self.meta is None else self.meta))
+
+    def __repr__(self) -> str:
+        return (
+            f"SemanticIDs({self.n_items - 1} items, codebook sizes {self.codebook_sizes}, "
+            f"{'unique' if self.unique else 'not unique'}, hash {self.content_hash[:12]})"
+        )
+
+    @property
+    def n_items(self) -> int:
+        """Number of rows as RecBole counts items: the padding item included."""
+        return len(self.item_ids)
+
+    @property
+    def n_levels(self) -> int:
+        """Number of codes in a SID, ``L``."""
+        return len(self.codebook_sizes)
+
+    @property
+    def n_tokens(self) -> int:
+        """Size of the vocabulary of :meth:`tokens`, padding and the codes of all levels: ``1 + sum(K)``."""
+        return 1 + sum(self.codebook_sizes)
+
+    @cached_property
+    def unique(self) -> bool:
+        """Whether no two items share a full SID."""
+        return int(prefix_groups(self.codes[1:])[-1].max()) + 1 == self.n_items - 1
+
+    @cached_property
+    def prefix_tree(self) -> PrefixTree:
+        """The tree of all prefixes, which constrained decoding walks; built on first use."""
+        from recbole_r3vae.sid.prefix_tree import PrefixTree  # here, so that a table alone needs no tree
+
+        return PrefixTree.from_codes(self.codes, self.codebook_sizes, seed=int(self.meta.get("seed", 0)))
+
+    @cached_property
+    def content_hash(self) -> str:
+        """Hex SHA-256 over item ids, codes and codebook sizes, not over ``meta``; row order counts."""
+        digest = hashlib.sha256(json.dumps([self.n_items, self.codebook_sizes]).encode())
+        digest.update("\n".join(self.item_ids).encode())  # unambiguous: no id contains a line end
+        digest.update(self.codes.numpy().astype("<i8").tobytes())
+        return digest.hexdigest()
+
+    def tokens(self) -> Tensor:
+        """Codes as tokens of one vocabulary, for models that embed all levels in one table.
+
+        Returns:
+            int64 ``[n_items, L]``: 0 in the padding row, elsewhere ``1 + K_1 + … + K_{l-1} + code``.
+        """
+        offsets = torch.tensor((1, *self.codebook_sizes[:-1])).cumsum(0)  # [L]
+        tokens = self.codes + offsets
+        tokens[0] = 0
+        return tokens
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write the table and, beside it, ``<path>.json``; :meth:`load` gives back an equal one.
+
+        The table is tab-separated, ``item_id:token sid_1:token … sid_L:token``, without the padding row. The
+        sidecar holds schema, codebook sizes, content hash, number of items and ``meta``.
+
+        Args:
+            path: File to write, usually ``*.sid``; its folder is made.
+
+        Raises:
+            UserError: a file cannot be written.
+        """
+        sidecar = {
+            "schema": SCHEMA,
+            "codebook_sizes": list(self.codebook_sizes),
+            "content_hash": self.content_hash,
+            "n_items": self.n_items,
+            "meta": self.meta,
+        }
+        # The inner file is renamed first: after a crash in between, a new sidecar stands beside no table or
+        # an old one, which load() refuses. A table without its sidecar would pass for a foreign file and lose
+        # its sizes.
+        with atomic_write(path) as table, atomic_write(_sidecar_path(path)) as side:
+            table.write("\t".join(_columns(self.n_levels)) + "\n")
+            for item, row in zip(self.item_ids[1:], self.codes[1:].tolist()):
+                table.write("\t".join((item, *map(str, row))) + "\n")
+            side.write(json.dumps(sidecar, indent=2) + "\n")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> SemanticIDs:
+        """Read a table written by :meth:`save`, or by any tool that writes the same columns.
+
+        Args:
+            path: The table. With a sidecar ``<path>.json``, its schema and content hash are verified. Without
+                one, the codebook sizes are the largest code of each column + 1 and ``meta`` is empty.
+
+        Returns:
+            The table: padding row first, then the items in the order of the file.
+
+        Raises:
+            UserError: a file is missing, malformed, of another schema, or the table is not the sidecar's.
+        """
+        item_ids, codes = _read_table(Path(path))
+        sidecar_path = _sidecar_path(path)
+        if sidecar_path.exists():
+            sidecar = _read_sidecar(sidecar_path)
+        else:
+            sidecar = {"codebook_sizes": (codes.amax(0) + 1).tolist(), "meta": {}}
+        padding = torch.full((1, codes.shape[1]), -1)
+        ids = (PAD, *item_ids)
+        try:
+            table = cls(torch.cat([padding, codes]), sidecar["codebook_sizes"], ids, sidecar["meta"])
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
+        expected = sidecar.get("content_hash", table.content_hash)
+        if table.content_hash != expected:
+            raise UserError(
+                f"{path} ({table.n_items - 1} items, hash {table.content_hash[:12]}) is not the table that "
+                f"{sidecar_path} describes ({sidecar['n_items'] - 1} items, hash {expected[:12]}): one of "
+                f"them was changed; restore both, tokenize again, or delete {sidecar_path.name} to take the "
+                "table as it is"
+            )
+        return table
+
+    def align(self, item_ids: Sequence[str]) -> SemanticIDs:
+        """The same SIDs in another order of items, usually RecBole's; items that are not asked for are
+        dropped.
+
+        Args:
+            item_ids: Item tokens in the wanted order, ``item_ids[0] == "[PAD]"``; of a RecBole data set:
+                ``dataset.field2id_token[dataset.iid_field]``.
+
+        Returns:
+            A table with exactly these ``item_ids``.
+
+        Raises:
+            UserError: items without a SID (their number and three examples), repeated items, no padding item.
+        """
+        wanted = tuple(map(str, item_ids))
+        row_of = {item: row for row, item in enumerate(self.item_ids)}
+        missing = [item for item in wanted if item not in row_of]
+        if missing:
+            raise UserError(
+                f"{len(missing)} of {len(wanted) - 1} items have no semantic ID, for example "
+                f"{', '.join(map(repr, missing[:3]))}; tokenize the items of this data set again, or filter "
+                "the data set down to the items of the table"
+            )
+        rows = torch.tensor([row_of[item] for item in wanted], dtype=torch.int64)
+        return SemanticIDs(self.codes[rows], self.codebook_sizes, wanted, self.meta)
+
+
+def _check_ids(ids: tuple[str, ...]) -> None:
+    first_row: dict[str, int] = {}
+    for row, item in enumerate(ids):
+        if not item or "\t" in item or "\n" in item or "\r" in item:
+            raise UserError(
+                f"item id {item!r} in row {row} is empty or contains a tab or a line end, which a "
+                "tab-separated file cannot hold; rename the item in the data set"
+            )
+        if first_row.setdefault(item, row) != row:
+            raise UserError(
+                f"item {item!r} stands in rows {first_row[item]} and {row}; "
+                "give every item exactly one semantic ID"
+            )
+    try:
+        "\n".join(ids).encode()
+    except UnicodeEncodeError as error:  # a lone surrogate, left over from a wrong decoding
+        raise UserError(
+            f"an item id contains {error.object[error.start]!r}, which UTF-8 cannot hold; "
+            "rename the item in the data set"
+        ) from error
+
+
+def _plain_dict(meta: dict) -> dict:
+    try:
+        plain = json.loads(json.dumps(meta, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"meta must be a dict that JSON can hold: {error}; use plain values") from error
+    if not isinstance(plain, dict):
+        raise UserError(f"meta must be a dict, got {type(meta).__name__}")
+    return plain
+
+
+def _columns(n_levels: int) -> list[str]:
+    return ["item_id:token", *(f"sid_{level + 1}:token" for level in range(n_levels))]
+
+
+def _sidecar_path(path: str | os.PathLike) -> Path:
+    return Path(f"{os.fspath(path)}.json")
+
+
+def _read_table(path: Path) -> tuple[list[str], Tensor]:
+    """Item ids and codes int64 ``[n, L]`` of a table file, every line checked."""
+    item_ids, codes = [], []
+    try:
+        with open(path, encoding="utf-8-sig") as file:  # other tools may write a byte order mark
+            header = file.readline().rstrip("\n").split("\t")
+            n_levels = len(header) - 1
+            if n_levels < 1 or header != _columns(n_levels):
+                raise UserError(
+                    f"{path}, line 1: expected the tab-separated columns "
+                    f"{' '.join(_columns(max(n_levels, 1)))}, got {' '.join(header)!r}; rename the columns, or make the file with `tokenize`"
+                )
+            wanted = re.compile(r"([^\t]+)\t((?:[0-9]{1,9}\t){%d}[0-9]{1,9})\n?" % (n_levels - 1))
+            for number, line in enumerate(file, start=2):
+                match = wanted.fullmatch(line)
+                if match is None:
+                    raise UserError(
+                        f"{path}, line {number}: expected an item id and {n_levels} codes (whole numbers of "
+                        f"at most nine digits), separated by tabs, got {line.rstrip()!r}; correct the line or "
+                        "tokenize again"
+                    )
+                item_ids.append(match[1])
+                codes.append([int(code) for code in match[2].split("\t")])
+    except FileNotFoundError as error:
+        raise UserError(f"no semantic IDs at {path}; check the path, or make them with `tokenize`") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text ({error.reason}); save it as UTF-8") from error
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}; give a file that can be read") from error
+    if not codes:
+        raise UserError(f"{path} names no items after its header; tokenize again")
+    return item_ids, torch.tensor(codes)
+
+
+def _read_sidecar(path: Path) -> dict:
+    """The sidecar of a table, its fields checked for presence and type."""
+    remedy = "restore it, tokenize again, or delete it to take the table as it is"
+    try:
+        sidecar = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:  # errors of JSON and of UTF-8 are ValueErrors
+        raise UserError(f"cannot read {path}: {error}; {remedy}") from error
+    schema = sidecar.get("schema") if isinstance(sidecar, dict) else None
+    if schema != SCHEMA:
+        raise UserError(f"{path} has schema {schema!r}, expected {SCHEMA}; tokenize again with this version")
+    for key, kind in {"codebook_sizes": list, "content_hash": str, "n_items": int, "meta": dict}.items():
+        if not isinstance(sidecar.get(key), kind):
+            raise UserError(f"{path}: {key!r} must be a {kind.__name__}, got {sidecar.get(key)!r}; {remedy}")
+    if not all(isinstance(size, int) for size in sidecar["codebook_sizes"]):
+        sizes = sidecar["codebook_sizes"]
+        raise UserError(f"{path}: 'codebook_sizes' must hold integers, got {sizes}; {remedy}")
+    return sidecar

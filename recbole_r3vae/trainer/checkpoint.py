@@ -1,0 +1,259 @@
+"""Checkpoints that cannot run code, cannot be half-written, and resume to the same bits. For RecBole's trainers as well as ours."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from recbole.trainer import Trainer
+from recbole.utils import set_color
+
+from recbole_r3vae.errors import UserError
+from recbole_r3vae.io import atomic_write
+
+SCHEMA = 1
+
+
+class BudgetReached(Exception):
+    """Training has used its ``max_minutes``."""
+
+
+def save_checkpoint(path: str | os.PathLike, state: dict[str, Any]) -> None:
+    """Write tensors and plain data; the file is whole or absent."""
+    with atomic_write(path, "wb") as file:
+        torch.save({"schema": SCHEMA, **state}, file)
+
+
+def load_checkpoint(path: str | os.PathLike, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Read a checkpoint with ``weights_only=True``: nothing in it is executed.
+
+    Args:
+        path: A ``best.pth`` or ``last.pth`` of this package.
+        device: Where its tensors go.
+
+    Returns:
+        What :func:`save_checkpoint` was given.
+
+    Raises:
+        UserError: the file is absent, truncated, holds more than tensors and plain data, or is of another schema.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"there is no checkpoint {path}; check the path, or train first")
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError or OSError, depending on the damage
+        raise UserError(
+            f"checkpoint {path} is damaged, or was not written by this package ({type(error).__name__}); delete it and train again"
+        ) from error
+    if not isinstance(state, dict) or state.get("schema") != SCHEMA:
+        found = state.get("schema") if isinstance(state, dict) else type(state).__name__
+        raise UserError(f"checkpoint {path} has schema {found!r}, this version reads {SCHEMA}; train again")
+    return state
+
+
+def random_state() -> dict[str, Any]:
+    """The state of torch's, numpy's and Python's generators as tensors and plain data."""
+    name, keys, position, has_gauss, cached = np.random.get_state()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "numpy": [name, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached],
+        "python": random.getstate(),
+    }
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Put back what :func:`random_state` returned."""
+    torch.set_rng_state(state["torch"].cpu())
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all([rng.cpu() for rng in state["cuda"]])
+    name, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((name, keys.cpu().numpy().astype(np.uint32), position, has_gauss, cached))
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+
+
+class Checkpointed:
+    """Mixin for a RecBole trainer: ``best.pth`` and ``last.pth`` in the run's folder, exact resumption, a time budget.
+
+    ``last.pth`` is written at the start of every epoch and when training ends, so it always describes a moment between two epochs
+    with the early stopping of the earlier one done. It holds the model, the optimizer, the counters, the random states of torch,
+    numpy and Python and that of the loader's shuffling: a run that is killed and resumed ends with the same bits as one
+    that was left alone (same machine, CPU, thread count, ``worker=0``).
+    """
+
+    def __init__(self, config, model):
+        # RecBole hands DistributedDataParallel a device number, which it refuses for modules on the CPU; wrap it here instead.
+        single = config["single_spec"]
+        config["single_spec"] = True
+        super().__init__(config, model)
+        config["single_spec"] = single
+        if not single:
+            on_gpu = self.device.type == "cuda"
+            self.distributed_model = torch.nn.parallel.DistributedDataParallel(
+                self.model, device_ids=[self.device.index] if on_gpu else None
+            )
+        self.run_dir = Path(config["run_dir"] or self.checkpoint_dir)
+        self.saved_model_file = str(self.run_dir / "best.pth")
+        self.last_file = self.run_dir / "last.pth"
+        self.stopped_at_budget = False
+        self.finished_epochs = 0
+        self._elapsed = 0.0  # seconds of training before this process
+        self._started = time.monotonic()
+        self._saving = False
+        self._loader_state = None
+
+    # -- writing -------------------------------------------------------------------------------------------------------
+
+    @property
+    def is_writer(self) -> bool:
+        return self.config["single_spec"] or self.config["local_rank"] == 0
+
+    def seconds(self) -> float:
+        """Seconds of training so far, those before a resumption included."""
+        return self._elapsed + time.monotonic() - self._started
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "config": self.config.declared,
+            "model": self.model.state_dict(),
+            "other_parameter": self.model.other_parameter(),
+            "cur_step": self.cur_step,
+            "best_valid_score": float(self.best_valid_score),
+            "best_valid_result": dict(self.best_valid_result) if self.best_valid_result else None,
+        }
+
+    def _save_checkpoint(self, epoch, verbose=True, **kwargs):
+        if not self.is_writer:
+            return
+        save_checkpoint(kwargs.get("saved_model_file", self.saved_model_file), {**self._state(), "epoch": epoch})
+        if verbose:
+            self.logger.info(set_color("Saving current", "blue") + f": {self.saved_model_file}")
+
+    def _save_last(self, epoch: int, train_data, finished: bool) -> None:
+        if not (self._saving and self.is_writer):
+            return
+        generator = getattr(train_data, "generator", None)
+        state = {
+            **self._state(),
+            "epoch": epoch,
+            "optimizer": self.optimizer.state_dict(),
+            "random": random_state(),
+            "loader": generator.get_state() if generator is not None else None,
+            "train_loss": dict(self.train_loss_dict),
+            "seconds": self.seconds(),
+            "finished": finished,
+            "stopped_at_budget": self.stopped_at_budget,
+        }
+        save_checkpoint(self.last_file, state)
+
+    # -- training -------------------------------------------------------------------------------------------------------
+
+    def _train_epoch(self, train_data, epoch_idx, loss_func=None, show_progress=False):
+        if self._loader_state is not None:
+            train_data.generator.set_state(self._loader_state.cpu())
+            self._loader_state = None
+        self.finished_epochs = epoch_idx
+        budget = self.config["max_minutes"]
+        if budget is not None and self.seconds() > 60 * budget:
+            self.stopped_at_budget = True
+            raise BudgetReached
+        self._save_last(epoch_idx, train_data, finished=False)
+        return super()._train_epoch(train_data, epoch_idx, loss_func=loss_func, show_progress=show_progress)
+
+    def fit(self, train_data, valid_data=None, verbose=True, saved=True, show_progress=False, callback_fn=None):
+        """Train as RecBole's trainer does, from ``last.pth`` if :meth:`resume` found one.
+
+        Returns:
+            Best validation score and best validation result.
+        """
+        self._saving = saved
+        if self.finished:
+            return self.best_valid_score, self.best_valid_result
+        self._started = time.monotonic()
+        try:
+            super().fit(train_data, valid_data, verbose, saved and self.is_writer, show_progress, callback_fn)
+        except BudgetReached:
+            self.logger.warning(
+                f"stopped at max_minutes={self.config['max_minutes']:g} after {self.finished_epochs} of {self.epochs} epochs"
+            )
+            if saved and not Path(self.saved_model_file).is_file():
+                self._save_checkpoint(self.finished_epochs - 1, verbose=verbose)
+        else:
+            self.finished_epochs = max(self.train_loss_dict, default=self.start_epoch - 1) + 1
+        self._elapsed, self._started = self.seconds(), time.monotonic()
+        self._save_last(self.finished_epochs, train_data, finished=True)
+        return self.best_valid_score, self.best_valid_result
+
+    finished = False
+
+    def resume(self) -> bool:
+        """Take up the state in ``last.pth``.
+
+        Returns:
+            Whether there was one. ``finished`` then tells whether training had already ended; a run that ended because its epochs or its
+            minutes were used up goes on if it is now given more.
+
+        Raises:
+            UserError: the checkpoint is damaged or does not fit the model.
+        """
+        if not self.last_file.is_file():
+            return False
+        state = load_checkpoint(self.last_file, self.device)
+        try:
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (RuntimeError, ValueError, KeyError) as error:
+            first = str(error).splitlines()[0]
+            raise UserError(f"checkpoint {self.last_file} does not fit this model ({first}); train again") from error
+        self.model.load_other_parameter(state["other_parameter"])
+        self.cur_step, self.best_valid_score = state["cur_step"], state["best_valid_score"]
+        self.best_valid_result, self.train_loss_dict = state["best_valid_result"], state["train_loss"]
+        self.start_epoch = self.finished_epochs = state["epoch"]
+        self._elapsed, self._loader_state = state["seconds"], state["loader"]
+        budget = self.config["max_minutes"]
+        more_minutes = state["stopped_at_budget"] and (budget is None or self._elapsed < 60 * budget)
+        more_epochs = self.cur_step <= self.stopping_step and state["epoch"] < self.epochs and not state["stopped_at_budget"]
+        self.finished = state["finished"] and not more_minutes and not more_epochs
+        self.stopped_at_budget = state["stopped_at_budget"] and self.finished
+        set_random_state(state["random"])
+        how = "training had ended" if self.finished else "training goes on"
+        self.logger.info(f"resumed from {self.last_file} after {self.start_epoch} epochs; {how}")
+        return True
+
+    # -- evaluating ------------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def evaluate(self, eval_data, load_best_model=True, model_file=None, show_progress=False):
+        """RecBole's evaluation; the best checkpoint is read without executing anything in it."""
+        if eval_data and load_best_model:
+            self.load_best(model_file)
+        return super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
+
+    def load_best(self, model_file: str | os.PathLike | None = None) -> None:
+        """Put the weights of ``model_file`` (default: this run's ``best.pth``) into the model."""
+        if not self.config["single_spec"]:
+            torch.distributed.barrier()
+        state = load_checkpoint(model_file or self.saved_model_file, self.device)
+        self.model.load_state_dict(state["model"])
+        self.model.load_other_parameter(state["other_parameter"])
+
+
+def checkpointed(trainer_class: type[Trainer]) -> type[Trainer]:
+    """``trainer_class`` with :class:`Checkpointed` in front of it; unchanged if it has it."""
+    if issubclass(trainer_class, Checkpointed):
+        return trainer_class
+    return type(trainer_class.__name__, (Checkpointed, trainer_class), {"__doc__": trainer_class.__doc__})
+
+
+def write_json(path: str | os.PathLike, values: dict[str, Any]) -> None:
+    """Write plain data as indented JSON, whole or not at all."""
+    with atomic_write(path) as file:
+        json.dump(values, file, indent=2, ensure_ascii=False, default=float)
+        file.write("\n")

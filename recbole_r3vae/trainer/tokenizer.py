@@ -1,0 +1,101 @@
+"""Training a tokenizer over items, judged by the quality of its semantic IDs on the whole catalogue."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from recbole.trainer import Trainer
+from tqdm import tqdm
+
+from recbole_r3vae.data.items import ItemVectors
+from recbole_r3vae.sid.metrics import quality_report
+from recbole_r3vae.trainer.checkpoint import Checkpointed
+
+
+class TokenizerTrainer(Checkpointed, Trainer):
+    """RecBole's trainer on batches of items. Validation scores the whole catalogue: a tokenizer has no held-out items, its task is to
+    separate exactly those that exist."""
+
+    def fit(self, train_data, valid_data=None, verbose=True, saved=True, show_progress=False, callback_fn=None):
+        """Initialise the codebooks, then train as :class:`~recbole_r3vae.trainer.checkpoint.Checkpointed` does.
+
+        Args:
+            train_data: loader of item batches.
+            valid_data: the :class:`~recbole_r3vae.data.items.ItemVectors` themselves.
+        """
+        if self.start_epoch == 0 and not self.finished:
+            self.model.initialise(valid_data)
+        name = self.config["model"]
+        self._bar = tqdm(total=self.epochs, initial=self.start_epoch, desc=f"{name} epochs", ncols=100, disable=not show_progress)
+        with self._bar:
+            return super().fit(train_data, valid_data, verbose, saved, False, callback_fn)
+
+    def _train_epoch(self, train_data, epoch_idx, loss_func=None, show_progress=False):
+        loss = super()._train_epoch(train_data, epoch_idx, loss_func, show_progress)
+        self._bar.update()
+        parts = loss if isinstance(loss, tuple) else (loss,)
+        self._bar.set_postfix_str(f"loss {sum(parts) / len(train_data):.4f}")
+        for name, counts in self.model.last_regularizer_counts.items():
+            for level, count in enumerate(counts, start=1):
+                self.tensorboard.add_scalar(f"{name}/level{level}", count, epoch_idx)
+        return loss
+
+    def _generate_train_loss_output(self, epoch_idx, s_time, e_time, losses):
+        return f"epoch {epoch_idx} training [{e_time - s_time:.2f}s, loss {losses if not isinstance(losses, tuple) else sum(losses):.4f}]"
+
+    @torch.no_grad()
+    def evaluate(self, eval_data, load_best_model=True, model_file=None, show_progress=False):
+        """Quality of the semantic IDs of the whole catalogue, before collisions are resolved.
+
+        Returns:
+            The scores a tokenizer can be selected by, named as in :data:`recbole_r3vae.config.TOKENIZER_METRICS`.
+        """
+        if load_best_model:
+            self.load_best(model_file)
+        return summary(score_tokenizer(self.model, eval_data, seed=self.config["seed"])[1])
+
+
+@torch.no_grad()
+def score_tokenizer(model, items: ItemVectors, seed: int, batch_size: int = 8192) -> tuple[torch.Tensor, dict[str, Any]]:
+    """Tokenize the catalogue and measure the result.
+
+    Args:
+        model: a tokenizer.
+        items: its catalogue.
+        seed: of the sampled pairs, where the catalogue is too large for the exact Preference Discrimination.
+        batch_size: items at a time.
+
+    Returns:
+        Codes ``[n_items - 1, L]`` int64 (no padding row), and the report of :func:`~recbole_r3vae.sid.metrics.quality_report` in the raw
+        space and in the tokenizer's residual space.
+    """
+    model.eval()
+    device = next(model.parameters()).device
+    codes, residual, reconstruction = [], [], []
+    for _, x in items.batches(batch_size):
+        quantized = model.quantize(x.to(device))
+        codes.append(quantized.codes.cpu())
+        residual.append(quantized.residuals[0].cpu())
+        reconstruction.append(quantized.reconstruction.cpu())
+    spaces = {"raw": items.embeddings[1:], "residual": torch.cat(residual)}
+    report = quality_report(torch.cat(codes), model.codebook_sizes, spaces, torch.cat(reconstruction), seed=seed)
+    return torch.cat(codes), report
+
+
+def summary(report: dict[str, Any]) -> dict[str, float]:
+    """One number for each of :data:`recbole_r3vae.config.TOKENIZER_METRICS`: SC and PD in the raw space, they and the usage as means over
+    the levels where they are defined."""
+    levels = report["levels"]
+
+    def mean(values):
+        defined = [value for value in values if value is not None]
+        return sum(defined) / len(defined) if defined else float("nan")
+
+    return {
+        "reconstruction": report["reconstruction"]["mse"],
+        "unique_ratio": report["unique_ratio"],
+        "usage": mean(level["usage"] for level in levels),
+        "sc": mean(level["spaces"]["raw"]["sc"] for level in levels),
+        "pd": mean(level["spaces"]["raw"]["pd"] for level in levels),
+    }

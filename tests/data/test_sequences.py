@@ -1,0 +1,88 @@
+"""Histories and windows against RecBole's own prefix rows."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from recbole.data.dataset import SequentialDataset
+
+from recbole_r3vae.config import Config
+from recbole_r3vae.data.sequences import TARGET_LIST_FIELD, WindowDataset, time_ordered
+
+
+def settings(folder, max_len=10, **more) -> Config:
+    values = {"data_path": str(folder), "load_col": {"inter": ["user_id", "item_id", "timestamp"]}, "MAX_ITEM_LIST_LENGTH": max_len}
+    return Config("SASRec", "tiny", config_dict={**values, **more})
+
+
+def rows(dataset, *fields):
+    return [tuple(np.asarray(dataset.inter_feat[field][i]).tolist() for field in fields) for i in range(len(dataset))]
+
+
+@pytest.mark.parametrize("max_len", [3, 7, 10, 50])
+@pytest.mark.parametrize("split", [{"LS": "valid_and_test"}, {"RS": [0.8, 0.1, 0.1]}])
+def test_split_is_recboles(tiny_data, max_len, split):
+    """Validation and test rows are RecBole's to the letter, and every RecBole training target is a target exactly once."""
+    config = settings(tiny_data, max_len, eval_args={"split": split, "order": "TO", "group_by": "user", "mode": "full"})
+    train, valid, test = WindowDataset(config).build()
+    expected_train, expected_valid, expected_test = time_ordered(SequentialDataset)(config).build()
+    fields = ("user_id", "item_id", "item_id_list", "item_length")
+    for ours, theirs in ((valid, expected_valid), (test, expected_test)):
+        assert [tuple(map(str, r)) for r in rows(ours, *fields)] == [tuple(map(str, r)) for r in rows(theirs, *fields)]
+    feat = train.inter_feat
+    position = feat[TARGET_LIST_FIELD].nonzero()
+    got = Counter(
+        (int(feat["user_id"][row]), int(feat["item_id_list"][row, column]), int(feat[TARGET_LIST_FIELD][row, column]))
+        for row, column in position.tolist()
+    )
+    want = Counter(
+        (int(user), int(history[length - 1]), int(target))
+        for user, history, length, target in rows(expected_train, "user_id", "item_id_list", "item_length", "item_id")
+    )
+    assert got == want
+    assert train.item_counter == expected_train.item_counter
+
+
+@pytest.mark.parametrize("max_len", [4, 10])
+def test_windows_are_pieces_of_the_history(tiny_data, max_len):
+    config = settings(tiny_data, max_len)
+    dataset = WindowDataset(config)
+    train, *_ = dataset.build()
+    sequence = dataset.item_sequence.tolist()
+    feat = train.inter_feat
+    first_seen = set()
+    for user, inputs, targets, length in rows(train, "user_id", "item_id_list", TARGET_LIST_FIELD, "item_length"):
+        inputs, targets = inputs[:length], targets[:length]
+        where = [i for i in range(len(sequence) - length) if sequence[i : i + length] == inputs]
+        assert any(all(t in (0, sequence[i + 1 + j]) for j, t in enumerate(targets)) for i in where)
+        context = max_len // 2 if user in first_seen else 0
+        assert not any(targets[:context]) and all(targets[context:])
+        first_seen.add(user)
+    assert (feat["item_length"] <= max_len).all() and (feat["item_length"] > 0).all()
+    beyond = torch.arange(max_len) >= feat["item_length"][:, None]
+    assert not feat["item_id_list"][beyond].any() and not feat[TARGET_LIST_FIELD][beyond].any()
+
+
+def test_time_order_survives_float32(tmp_path):
+    """Two interactions one second apart at 1e9 s are the same float32; RecBole alone would keep the file's order."""
+    folder = tmp_path / "tiny"
+    folder.mkdir()
+    times = [1_000_000_003, 1_000_000_002, 1_000_000_001, 1_000_000_000, 999_999_999]
+    assert len({float(np.float32(t)) for t in times}) < len(times)
+    frame = pd.DataFrame({"user_id:token": "u", "item_id:token": [f"i{t}" for t in times], "timestamp:float": times})
+    frame.to_csv(folder / "tiny.inter", sep="\t", index=False)
+    config = settings(tmp_path)
+    for dataset_class in (WindowDataset, time_ordered(SequentialDataset)):
+        dataset = dataset_class(config)
+        _, _, test = dataset.build()
+        history = dataset.id2token("item_id", test.inter_feat["item_id_list"][0])
+        assert list(history[:4]) == [f"i{t}" for t in sorted(times)[:4]]
+        assert dataset.id2token("item_id", test.inter_feat["item_id"][0]) == "i1000000003"
+
+
+def test_time_ordered_keeps_a_class_that_has_it():
+    assert time_ordered(WindowDataset) is WindowDataset

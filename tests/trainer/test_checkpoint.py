@@ -1,0 +1,159 @@
+"""Killed anywhere and resumed, a run ends with the same bits; a checkpoint never runs code and is never half a file."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import random
+
+import numpy as np
+import pytest
+import torch
+from recbole.trainer import Trainer
+
+from recbole_r3vae.errors import UserError
+from recbole_r3vae.quick_start import load_data_and_model, run_recbole_r3vae
+from recbole_r3vae.trainer import checkpoint as module
+from recbole_r3vae.trainer.checkpoint import load_checkpoint, random_state, save_checkpoint, set_random_state
+
+
+class Killed(BaseException):
+    """Passes every ``except Exception``, as a signal would."""
+
+
+def run(settings, model="R3GR", **more):
+    return run_recbole_r3vae(model, "tiny", config_dict={**settings, **more})
+
+
+def state_of(result, name="best.pth"):
+    return load_checkpoint(f"{result['run_dir']}/{name}")
+
+
+def assert_same(a, b):
+    assert type(a) is type(b)
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b)
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for key in a.keys() - {"seconds", "config"}:  # time differs, and so does the `resume` key
+            assert_same(a[key], b[key])
+    elif isinstance(a, (list, tuple)):
+        assert len(a) == len(b)
+        for x, y in zip(a, b):
+            assert_same(x, y)
+    else:
+        assert a == b
+
+
+@pytest.mark.parametrize("model", ["R3GR", "SASRec", "BPR"])
+@pytest.mark.parametrize("moment", ["in epoch 1", "in epoch 3", "before the first checkpoint", "while saving best", "while saving last"])
+def test_killed_and_resumed_is_bit_identical(tiny_settings, tmp_path, monkeypatch, model, moment):
+    settings = {**tiny_settings, "epochs": 5, "stopping_step": 1, "learning_rate": 0.01}
+    whole = run(settings, model, checkpoint_dir=str(tmp_path / "whole"))
+    expected, expected_last = state_of(whole), state_of(whole, "last.pth")
+
+    killed = {**settings, "checkpoint_dir": str(tmp_path / "killed")}
+    calls = {"train": 0, "save": 0}
+    train_epoch, save = Trainer._train_epoch, module.save_checkpoint
+    epoch = {"in epoch 1": 1, "in epoch 3": 3, "before the first checkpoint": 0}.get(moment)
+
+    def train_and_die(self, data, epoch_idx, *args, **kwargs):
+        loss = train_epoch(self, data, epoch_idx, *args, **kwargs)
+        if type(self).__name__ != "TokenizerTrainer" and epoch_idx == epoch:
+            torch.rand(3), np.random.rand(3), random.random()
+            raise Killed
+        return loss
+
+    def save_or_die(path, state):
+        wanted = {"while saving best": "best.pth", "while saving last": "last.pth"}.get(moment)
+        if "model" in state and os.path.basename(path) == wanted and "tokenizer" not in str(path) and "R3VAE-" not in str(path).split("R3GR-R3VAE-")[0]:
+            calls["save"] += 1
+            if calls["save"] == 2:
+                raise Killed
+        save(path, state)
+
+    monkeypatch.setattr(Trainer, "_train_epoch", train_and_die)
+    monkeypatch.setattr(module, "save_checkpoint", save_or_die)
+    with pytest.raises(Killed):
+        run(killed, model)
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    resumed = run(killed, model, resume=True)
+    assert_same(state_of(resumed), expected)
+    assert_same(state_of(resumed, "last.pth"), expected_last)
+    assert resumed["test_result"] == whole["test_result"]
+    assert resumed["best_valid_result"] == whole["best_valid_result"]
+    assert not list((tmp_path / "killed").rglob("*.tmp"))
+
+
+def test_resuming_a_finished_run_trains_nothing(tiny_settings, monkeypatch):
+    first = run(tiny_settings)
+    monkeypatch.setattr(Trainer, "_train_epoch", lambda *a, **k: pytest.fail("trained again"))
+    again = run(tiny_settings, resume=True)
+    assert again["test_result"] == first["test_result"] and again["best_valid_score"] == first["best_valid_score"]
+
+
+def test_a_finished_run_goes_on_when_given_more_epochs(tiny_settings, tmp_path):
+    long = run({**tiny_settings, "epochs": 4}, checkpoint_dir=str(tmp_path / "long"))
+    run({**tiny_settings, "epochs": 2})
+    extended = run({**tiny_settings, "epochs": 4}, resume=True)
+    assert_same(state_of(extended), state_of(long))
+
+
+def test_budget_stops_and_says_so(tiny_settings):
+    result = run({**tiny_settings, "epochs": 50, "max_minutes": 0.0})
+    assert result["stopped_at_budget"] and "recall@10" in result["test_result"]
+    more = run({**tiny_settings, "epochs": 3, "max_minutes": 10}, resume=True)
+    assert not more["stopped_at_budget"]
+    assert state_of(more, "last.pth")["epoch"] == 3
+
+
+def test_load_data_and_model_gives_back_what_was_tested(tiny_settings):
+    result = run(tiny_settings)
+    config, model, dataset, _, _, test_data = load_data_and_model(f"{result['run_dir']}/best.pth")
+    assert config["model"] == "R3GR" and dataset.dataset_name == "tiny"
+    interaction, _, _, positive_i = next(iter(test_data))
+    items, _ = model.recommend(interaction, 10)
+    hits = (items == positive_i[:, None]).any(1).float().mean().item()
+    assert hits == pytest.approx(result["test_result"]["recall@10"], abs=1e-6)
+
+
+class Payload:
+    def __reduce__(self):
+        return os.system, ("touch executed",)
+
+
+@pytest.mark.parametrize("content", ["pickle", "torch", "truncated", "empty", "other schema", "not a dict"])
+def test_bad_checkpoints_are_refused_and_not_executed(tmp_path, content):
+    path = tmp_path / "best.pth"
+    if content == "pickle":
+        path.write_bytes(pickle.dumps(Payload()))
+    elif content == "torch":
+        torch.save({"schema": 1, "model": Payload()}, path)
+    elif content == "not a dict":
+        torch.save([1], path)
+    else:
+        save_checkpoint(path, {"model": {"w": torch.zeros(1000)}})
+        data = path.read_bytes()
+        path.write_bytes({"truncated": data[: len(data) // 2], "empty": b""}.get(content, data))
+        if content == "other schema":
+            torch.save({"schema": 99}, path)
+    with pytest.raises(UserError, match="best.pth"):
+        load_checkpoint(path)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_no_checkpoint_is_one_clear_error(tmp_path):
+    with pytest.raises(UserError, match="there is no checkpoint"):
+        load_checkpoint(tmp_path / "best.pth")
+
+
+def test_random_state_round_trip(tmp_path):
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    np.random.randn(), random.gauss(0, 1)  # leave a cached normal in both generators
+    save_checkpoint(tmp_path / "s.pth", random_state())
+    draw = lambda: (random.gauss(0, 1), random.random(), np.random.randn(), np.random.rand(), torch.rand(1).item())  # noqa: E731
+    expected = draw()
+    random.seed(5), np.random.seed(5), torch.manual_seed(5)
+    set_random_state(load_checkpoint(tmp_path / "s.pth"))
+    assert draw() == expected
