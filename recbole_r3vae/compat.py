@@ -21,9 +21,9 @@ def apply() -> None:
     * scipy 1.13 removed ``dok_matrix._update``, with which RecBole's graph models (LightGCN, NGCF, …) fill their adjacency.
     * ``recbole.model.general_recommender`` imports ``kmeans_pytorch`` for one model, LDiffRec, without requiring it; where it is
       absent, every look-up of a RecBole model would fail, so an empty stand-in takes its place until LDiffRec is really used.
-    * pandas 2 warns of two idioms in RecBole's dataset that will stop working in pandas 3, which this package does not admit.
+    * pandas and torch warn of idioms in RecBole that later versions will drop; its user can do nothing about them.
     """
-    warnings.filterwarnings("ignore", category=FutureWarning, module=r"recbole\.data\.dataset")
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"recbole\.")
     for removed, kept in (("float_", np.float64), ("complex_", np.complex128), ("unicode_", np.str_)):
         if removed not in vars(np):
             setattr(np, removed, kept)

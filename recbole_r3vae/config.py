@@ -18,7 +18,7 @@ from typing import Any
 import torch
 import yaml
 from recbole.config import Config as RecBoleConfig
-from recbole.utils import ModelType
+from recbole.utils import EvaluatorType, ModelType
 from recbole.utils import get_model as recbole_get_model
 
 from recbole_r3vae.errors import UserError, nearest
@@ -327,9 +327,20 @@ class Config(RecBoleConfig):
             if metric not in TOKENIZER_METRICS:
                 raise UserError(f"valid_metric {metric!r} is none of a tokenizer's: {', '.join(TOKENIZER_METRICS)}")
             self.final_config_dict["valid_metric_bigger"] = TOKENIZER_METRICS[metric]
+        else:
+            self._check_valid_metric()
         data_path = self.external_config_dict.get("data_path")
         if data_path:  # RecBole would take its own copy of ml-100k whatever the user says
             self.final_config_dict["data_path"] = os.path.join(data_path, self.dataset)
+
+    def _check_valid_metric(self):
+        """RecBole would train an epoch and then miss the key."""
+        final = self.final_config_dict
+        offered = list(final["metrics"])
+        if final["eval_type"] == EvaluatorType.RANKING:
+            offered = [f"{metric}@{k}" for metric in final["metrics"] for k in final["topk"]]
+        if final["valid_metric"].lower() not in {name.lower() for name in offered}:
+            raise UserError(f"valid_metric {final['valid_metric']} is not among what is measured: {', '.join(offered)}")
 
     # -- devices and processes ---------------------------------------------------------------------------------------
 

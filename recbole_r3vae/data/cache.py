@@ -1,5 +1,4 @@
-"""The cache of item vectors: a folder of memory-mapped arrays, each checked against its hash before it is
-used."""
+"""The cache of item vectors: memory-mapped arrays, each checked against its hash before it is used."""
 
 from __future__ import annotations
 
@@ -33,8 +32,7 @@ def hash_json(value: Any) -> str:
 
 @dataclass(frozen=True)
 class CachedVectors:
-    """What an entry holds: the mapped vectors ``[n, d]``, the plain data stored with them, and the text
-    encoder if any."""
+    """What an entry holds: mapped vectors ``[n, d]``, plain data about them, their text encoder if any."""
 
     vectors: np.ndarray
     meta: dict[str, Any]
@@ -42,12 +40,11 @@ class CachedVectors:
 
 
 class CacheEntry:
-    """One entry: ``<key>.npy``, for text also ``<key>.safetensors`` and ``<key>.vocab.json``, and
-    ``<key>.json``.
+    """One entry: ``<key>.npy``, ``<key>.json``, and for text ``<key>.safetensors`` and ``<key>.vocab.json``.
 
-    The JSON file is written last, with the hashes of the others. Until it is there, and whenever a hash
-    differs, there is no
-    entry: a run that was killed, a full disk or a damaged file cost one more encoding and nothing else.
+    ``<key>.json`` is written last, with the hashes of the others. Until it is there, and whenever a hash
+    differs, there is no entry: a killed run, a full disk or a damaged file costs one more encoding and
+    nothing else.
 
     Args:
         folder: The cache; made when it is first written to.
@@ -69,13 +66,14 @@ class CacheEntry:
         Raises:
             UserError: the folder cannot be made or written to.
         """
+        lock = FileLock(self._path(".lock"))
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self._path(".lock"))
             lock.acquire()
         except OSError as error:
             raise UserError(
-                f"cannot write to content_cache_dir {self.folder}: {error.strerror or error}; choose another folder"
+                f"content_cache_dir: cannot write to {self.folder}: {error.strerror or error}; "
+                "choose another folder"
             ) from error
         try:
             yield
@@ -88,6 +86,8 @@ class CacheEntry:
             stored = json.loads(self.json_path.read_text(encoding="utf-8"))
             if stored["schema"] != _SCHEMA:
                 return None
+            if hash_json(stored["meta"]) != stored["sha256"]["meta"]:
+                raise ValueError("its own data has changed")
             for path in self._files(stored["text"]):
                 if _hash_file(path) != stored["sha256"][path.name]:
                     raise ValueError(f"{path.name} has changed")
@@ -98,7 +98,7 @@ class CacheEntry:
             return None
 
     def write_vectors(self, n: int, blocks: Iterator[np.ndarray]) -> np.ndarray:
-        """Write the vectors block by block, never holding more than one.
+        """Write the vectors, never holding more than one block of them.
 
         Args:
             n: Number of rows.
@@ -108,7 +108,11 @@ class CacheEntry:
             The vectors as a read-only memory map ``[n, d]``.
         """
         first = next(blocks)
-        header = {"descr": np.lib.format.dtype_to_descr(first.dtype), "fortran_order": False, "shape": (n, first.shape[1])}
+        header = {
+            "descr": np.lib.format.dtype_to_descr(first.dtype),
+            "fortran_order": False,
+            "shape": (n, first.shape[1]),
+        }
         with atomic_write(self.vectors_path, "wb") as file:
             np.lib.format.write_array_header_1_0(file, header)
             for block in chain([first], blocks):
@@ -116,11 +120,16 @@ class CacheEntry:
         return self._map()
 
     def commit(self, meta: dict[str, Any], item_encoder: ItemEncoder | None) -> None:
-        """Store what belongs to the vectors and make the entry valid."""
-        if item_encoder is not None:
-            item_encoder.save(*self._encoder_paths)
+        """Store what belongs to the vectors, and thereby make the entry valid.
+
+        Args:
+            meta: Plain data about the vectors, given back by :meth:`read`.
+            item_encoder: The fitted text encoder; ``None`` when the vectors came from a file.
+        """
         text = item_encoder is not None
-        hashes = {path.name: _hash_file(path) for path in self._files(text)}
+        if text:
+            item_encoder.save(*self._encoder_paths)
+        hashes = {"meta": hash_json(meta), **{path.name: _hash_file(path) for path in self._files(text)}}
         with atomic_write(self.json_path) as file:
             json.dump({"schema": _SCHEMA, "meta": meta, "text": text, "sha256": hashes}, file, indent=1)
 

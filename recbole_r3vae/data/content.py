@@ -36,12 +36,12 @@ class ItemContent:
     """One vector per item, and where the vectors come from.
 
     Attributes:
-        embeddings: float32 or float16 ``[n_items, d]``, in memory or a read-only memory map; unit rows, row 0
-            (padding) zero.
+        embeddings: float32 or float16 ``[n_items, d]``, in memory or a read-only memory map; unit rows, but
+            row 0 (padding) is zero.
         item_ids: External item id of each row; ``item_ids[0]`` is ``"[PAD]"``.
-        encoder: Where the vectors come from, as plain JSON (``kind`` and its settings).
-        content_hash: Identifies the vectors: hex sha256 over items, texts and encoder, or over items and the
-            file's vectors.
+        encoder: Where the vectors come from, as plain JSON: ``kind`` and its settings.
+        content_hash: Identifies the vectors: hex sha256 over items, texts and encoder settings, or over items
+            and the vectors of a file.
         item_encoder: Encodes new items alike; ``None`` when the vectors came from a file.
     """
 
@@ -53,18 +53,20 @@ class ItemContent:
 
 
 def load_content(dataset: Dataset, config: Config) -> ItemContent:
-    """The vectors of a RecBole dataset's items, encoded once and then read from the cache. Interactions are
-    never looked at.
+    """The vectors of a RecBole dataset's items, encoded once and then read from the cache.
+
+    Interactions are never looked at. The keys of ``config`` that are read:
+
+    * ``content_encoder``: ``tfidf-svd`` (default), ``sentence-transformers/<name>`` or ``file``;
+    * ``content_cache_dir``: a folder; without one the vectors are held in memory and made anew each time;
+    * for text, ``item_text_fields``: the fields to join, in order; those that the dataset lacks are skipped;
+    * for ``tfidf-svd``, ``content_dim``: the length of the vectors (default 256);
+    * for ``file``, ``content_file`` and ``content_ids``: see :class:`~recbole_r3vae.data.vectors.VectorFile`;
+    * for ``sentence-transformers``, ``device``; ``show_progress`` for a bar.
 
     Args:
-        dataset: A loaded RecBole dataset, before or after ``build()``; it must be the unsplit one, with its
-            item features.
-        config: Reads ``content_encoder`` (``tfidf-svd``, the default; ``sentence-transformers/<name>``;
-            ``file``), ``item_text_fields`` (list; for the first two), ``content_dim`` (default 256) and
-            ``content_max_features`` (default 50000; for ``tfidf-svd``), ``content_file`` and ``content_ids``
-            (for ``file``; see :class:`~recbole_r3vae.data.vectors.VectorFile`), ``content_cache_dir`` (a
-            folder; without one the vectors are held in memory and made anew each time), ``device`` (for
-            ``sentence-transformers``).
+        dataset: A loaded RecBole dataset, before or after ``build()``.
+        config: A RecBole ``Config``, or anything that gives ``None`` for a key it does not have.
 
     Returns:
         The content, in the dataset's internal item order.
@@ -73,12 +75,13 @@ def load_content(dataset: Dataset, config: Config) -> ItemContent:
         UserError: unknown encoder, no usable text, or a vector file that does not fit the dataset.
     """
     item_ids = [str(item) for item in dataset.field2id_token[dataset.iid_field]]
+    cache_dir = config["content_cache_dir"]
     if len(item_ids) < 2:
         raise UserError(f"dataset '{dataset.dataset_name}' has no items left; loosen its filters")
     if config["content_encoder"] == "file":
         if not config["content_file"]:
             raise UserError("content_encoder: file needs content_file: <vectors.npy or .safetensors>")
-        return _file_content(config["content_file"], config["content_ids"], config["content_cache_dir"], item_ids)
+        return _file_content(config["content_file"], config["content_ids"], cache_dir, item_ids)
 
     encoder = _text_encoder(config)
     asked = config["item_text_fields"] or []
@@ -91,25 +94,27 @@ def load_content(dataset: Dataset, config: Config) -> ItemContent:
         if empty:
             logger.warning(f"item content: {empty} of {len(texts)} items have no text in {fields}")
         encoder.fit(texts)
-        starts = tqdm(
-            range(0, len(texts), _TEXTS_PER_BLOCK), desc="Encode item text", ncols=100, disable=not config["show_progress"]
-        )
+        starts = range(0, len(texts), _TEXTS_PER_BLOCK)
+        starts = tqdm(starts, desc="Encode item text", ncols=100, disable=not config["show_progress"])
         blocks = (encoder.transform(texts[start : start + _TEXTS_PER_BLOCK]) for start in starts)
-        return _Source(blocks, {**encoder.settings(), "fields": fields}, ItemEncoder(encoder, tuple(fields)), content_hash)
+        item_encoder = ItemEncoder(encoder, tuple(fields))
+        return _Source(blocks, {**encoder.settings(), "fields": fields}, item_encoder, content_hash)
 
-    return _load_or_make(config["content_cache_dir"], content_hash, item_ids, encode)
+    return _load_or_make(cache_dir, content_hash, item_ids, encode)
 
 
 def content_from_vectors(
-    vectors_path: str | os.PathLike, ids_path: str | os.PathLike | None = None, cache_dir: str | os.PathLike | None = None
+    vectors_path: str | os.PathLike,
+    ids_path: str | os.PathLike | None = None,
+    cache_dir: str | os.PathLike | None = None,
 ) -> ItemContent:
     """Item content from vectors and ids alone, without any RecBole dataset; items keep the order of the file.
 
     Args:
         vectors_path: ``.npy`` or ``.safetensors``, see :class:`~recbole_r3vae.data.vectors.VectorFile`.
-        ids_path: One item id per line; the same name ending in ``.ids`` when not given.
-        cache_dir: Where the unit-norm copy is kept. Give one for vectors larger than memory: the copy is
-            written block by block and memory-mapped. Without one the vectors are held in memory.
+        ids_path: One item id per line. Default: the same name with the ending ``.ids``.
+        cache_dir: Where a unit-norm copy is kept, written block by block and memory-mapped: give one for
+            vectors larger than memory. Without one the vectors are held in memory.
 
     Returns:
         The content; the file's first item is row 1, after the padding row.
@@ -121,16 +126,14 @@ def content_from_vectors(
 
 
 def save_encoder(folder: str | os.PathLike, content: ItemContent) -> None:
-    """Put the content's text encoder into a folder, as ``item_encoder.safetensors`` and
-    ``item_encoder.json``.
+    """Put the content's text encoder into a folder: ``item_encoder.safetensors`` and ``item_encoder.json``.
 
     Args:
         folder: For instance a checkpoint's; made if it does not exist.
         content: What :func:`load_content` returned.
 
     Raises:
-        UserError: the vectors came from a file, so there is no encoder to save; or the folder cannot be
-            written.
+        UserError: the vectors came from a file, so there is no encoder; or the folder cannot be written.
     """
     if content.item_encoder is None:
         raise UserError("these item vectors came from a file: there is no text encoder to save")
@@ -139,6 +142,12 @@ def save_encoder(folder: str | os.PathLike, content: ItemContent) -> None:
 
 def load_encoder(folder: str | os.PathLike) -> ItemEncoder:
     """The text encoder that :func:`save_encoder` put into a folder, to encode new items as the old ones were.
+
+    Args:
+        folder: As given to :func:`save_encoder`.
+
+    Returns:
+        The encoder with the item fields it reads.
 
     Raises:
         UserError: it is not there, or damaged.
@@ -151,14 +160,14 @@ def _encoder_files(folder: Path) -> tuple[Path, Path]:
 
 
 def _text_encoder(config: Config) -> TextEncoder:
-    name = config["content_encoder"] or TfidfSvdEncoder.kind
+    name = str(config["content_encoder"] or TfidfSvdEncoder.kind)
     if name == TfidfSvdEncoder.kind:
-        keys = {"dim": config["content_dim"], "max_features": config["content_max_features"]}
-        return TfidfSvdEncoder(**{key: value for key, value in keys.items() if value is not None})
-    if str(name).startswith(f"{SentenceTransformerEncoder.kind}/"):
+        dim = config["content_dim"]
+        return TfidfSvdEncoder() if dim is None else TfidfSvdEncoder(dim)
+    if name.startswith(f"{SentenceTransformerEncoder.kind}/"):
         return SentenceTransformerEncoder(name, device=str(config["device"]) if config["device"] else None)
     choices = [TfidfSvdEncoder.kind, "file", f"{SentenceTransformerEncoder.kind}/<name>"]
-    raise UserError(f"unknown content_encoder '{name}'; choose {', '.join(choices)}{nearest(str(name), choices)}")
+    raise UserError(f"unknown content_encoder '{name}'; choose {', '.join(choices)}{nearest(name, choices)}")
 
 
 def _file_content(path, ids_path, cache_dir, item_ids: list[str] | None) -> ItemContent:
@@ -168,8 +177,8 @@ def _file_content(path, ids_path, cache_dir, item_ids: list[str] | None) -> Item
         item_ids, rows = [PADDING, *vectors.ids], np.arange(len(vectors.ids))
     else:
         rows = vectors.rows_of(item_ids[1:])
-    # A file larger than memory should not be read only to know whether it was read before: its name, size and time stand
-    # for it in the cache's key. The content hash is taken from the vectors themselves.
+    # A file larger than memory should not be read only to know whether it was read before: its name, size and
+    # time stand for it in the cache's key. The content hash is taken from the vectors themselves.
     stat = vectors.path.stat()
     rows_hash = hashlib.sha256(rows.tobytes()).hexdigest()
     key = hash_json([str(vectors.path.resolve()), stat.st_size, stat.st_mtime_ns, item_ids, rows_hash])
@@ -201,7 +210,7 @@ def _load_or_make(cache_dir, key: str, item_ids: list[str], make: Callable[[], _
             content = _read(entry, item_ids)
             if content is None:
                 if entry.json_path.is_file():
-                    logger.warning(f"item content: the cache entry {entry.json_path} is damaged; it is made anew")
+                    logger.warning(f"item content: {entry.json_path} is damaged or outdated; it is made anew")
                 content = _make(entry, item_ids, make)
     return content
 
@@ -210,9 +219,8 @@ def _read(entry: CacheEntry, item_ids: list[str]) -> ItemContent | None:
     cached = entry.read()
     if cached is None:
         return None
-    content = ItemContent(
-        cached.vectors, item_ids, cached.meta["encoder"], cached.meta["content_hash"], cached.item_encoder
-    )
+    encoder, content_hash = cached.meta["encoder"], cached.meta["content_hash"]
+    content = ItemContent(cached.vectors, item_ids, encoder, content_hash, cached.item_encoder)
     logger.info(f"item content: {_summary(content)}, from the cache {entry.vectors_path}")
     return content
 
@@ -221,7 +229,10 @@ def _make(entry: CacheEntry | None, item_ids: list[str], make: Callable[[], _Sou
     start = time.perf_counter()
     source, digest = make(), hashlib.sha256()
     blocks = _padded_and_hashed(source.blocks, digest)
-    embeddings = np.concatenate(list(blocks)) if entry is None else entry.write_vectors(len(item_ids), blocks)
+    if entry is None:
+        embeddings = np.concatenate(list(blocks))
+    else:
+        embeddings = entry.write_vectors(len(item_ids), blocks)
     content_hash = source.content_hash or hash_json([item_ids, str(embeddings.dtype), digest.hexdigest()])
     if entry is not None:
         entry.commit({"encoder": source.encoder, "content_hash": content_hash}, source.item_encoder)

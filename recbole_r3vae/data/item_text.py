@@ -26,15 +26,15 @@ _BETWEEN_NAMES = re.compile(r"""(?<=['"]),\s*(?=['"])""")
 def clean_text(value: FieldValue) -> str:
     """One field of one item as plain words.
 
-    Words of a sequence are joined by spaces, ``_`` (a space inside one category or tag) becomes a space,
-    comma-quoted lists of names lose their quotes and commas, so that the spellings ``Hair_Care Nails`` and
-    ``'Hair Care', 'Nails'`` of the same categories give the same text. Runs of white space become one space.
+    The words of a sequence are joined by spaces. ``_``, which stands for a space inside one category or tag,
+    becomes one, and comma-quoted lists of names lose their quotes and commas: ``Hair_Care Nails`` and
+    ``'Hair Care', 'Nails'`` are two spellings of the same categories and give the same text.
 
     Args:
         value: A string, a sequence of words, or a number (written plainly: ``19.99``, not ``1.999e+01``).
 
     Returns:
-        The text; empty for an empty field.
+        The text, without white space around it or runs of it inside; empty for an empty field.
     """
     if isinstance(value, (float, int, np.number)):
         return "" if np.isnan(value) else np.format_float_positional(np.float32(value), trim="-")
@@ -46,12 +46,11 @@ def clean_text(value: FieldValue) -> str:
 
 
 def record_text(record: Mapping[str, FieldValue], fields: Sequence[str]) -> str:
-    """The text of one item: its fields in the given order, cleaned and joined by ``". "``; missing or empty
-    ones left out.
+    """The text of one item: its fields in the given order, cleaned and joined by ``". "``.
 
     Args:
         record: Field name to value, see :func:`clean_text`.
-        fields: The fields to use, in order.
+        fields: The fields to use, in order; missing and empty ones are left out.
 
     Returns:
         The text, empty when the item has none of the fields.
@@ -71,8 +70,7 @@ def text_fields(dataset: Dataset, fields: Sequence[str]) -> list[str]:
         The fields to use; at least one.
 
     Raises:
-        UserError: there is no ``.item`` file, it was not loaded, none of the fields is in it, or one of them
-            is a vector.
+        UserError: no ``.item`` file, or it was not loaded, has none of the fields, or one is a vector.
     """
     name, features = dataset.dataset_name, dataset.item_feat
     if features is None:
@@ -80,15 +78,15 @@ def text_fields(dataset: Dataset, fields: Sequence[str]) -> list[str]:
         if os.path.isfile(path):
             raise UserError(
                 f"dataset '{name}': {path} was not loaded, so items have no text; "
-                f"set load_col to include item: [{dataset.iid_field}, {', '.join(fields)}]"
+                f"let load_col have an entry item: [{', '.join([dataset.iid_field, *fields])}]"
             )
         raise UserError(
             f"dataset '{name}' has no item text: {path} does not exist; add that file with the fields of "
             "item_text_fields, or give item vectors with content_encoder: file"
         )
-    available = [field for field in features if field != dataset.iid_field]
     present = [field for field in fields if field in features]
     if not present:
+        available = [field for field in features if field != dataset.iid_field]
         hint = nearest(fields[0], available) if fields else ""
         raise UserError(
             f"dataset '{name}' has none of the text fields {list(fields)}; its items have {available}{hint}; "
@@ -97,8 +95,8 @@ def text_fields(dataset: Dataset, fields: Sequence[str]) -> list[str]:
     for field in present:
         if dataset.field2type[field] == FeatureType.FLOAT_SEQ:
             raise UserError(
-                f"item_text_fields: field '{field}' of dataset '{name}' is a list of numbers, not text; take it out, "
-                "or give the vectors with content_encoder: file"
+                f"item_text_fields: field '{field}' of dataset '{name}' is a list of numbers, not text; "
+                "take it out, or give the vectors with content_encoder: file"
             )
     return present
 
@@ -107,9 +105,9 @@ def item_texts(dataset: Dataset, fields: Sequence[str]) -> list[str]:
     """The text of every item of a RecBole dataset, in RecBole's internal order.
 
     Args:
-        dataset: A loaded RecBole dataset, before or after ``build()``; ``token`` and ``token_seq`` fields are
-            turned back into words, ``float`` fields into plain numbers (after RecBole's own normalisation,
-            where that is configured).
+        dataset: A loaded RecBole dataset, before or after ``build()``. ``token`` and ``token_seq`` fields are
+            turned back into words, ``float`` fields into plain numbers (after RecBole's normalisation, where
+            configured).
         fields: The fields to join, in order; those that the dataset lacks are skipped.
 
     Returns:
@@ -129,8 +127,7 @@ def item_texts(dataset: Dataset, fields: Sequence[str]) -> list[str]:
 
 
 def _column(dataset: Dataset, field: str) -> list[FieldValue]:
-    """One field of all rows of ``item_feat`` as words or numbers; id 0 is RecBole's padding and means 'no
-    value'."""
+    """One field of all rows of ``item_feat`` as words or numbers; RecBole's padding id 0 means 'no value'."""
     values = _plain(dataset.item_feat[field])
     kind = dataset.field2type[field]
     if kind == FeatureType.FLOAT:
@@ -138,7 +135,7 @@ def _column(dataset: Dataset, field: str) -> list[FieldValue]:
     words = dataset.field2id_token[field]
     if kind == FeatureType.TOKEN:
         return ["" if i == 0 else str(words[i]) for i in values.astype(np.int64)]
-    return [[str(words[i]) for i in row if i != 0] for row in values]  # token_seq: ragged before build(), padded after
+    return [[str(words[i]) for i in row if i != 0] for row in values]  # token_seq; padded since build()
 
 
 def _plain(column) -> np.ndarray:

@@ -1,5 +1,4 @@
-"""Items as training data: what a tokenizer sees of item content, and the loader through which RecBole trains
-it."""
+"""Items as training data: what a tokenizer sees of them, and the loader through which RecBole trains it."""
 
 from __future__ import annotations
 
@@ -43,15 +42,15 @@ class ItemVectors:
         """The vectors of given rows.
 
         Args:
-            rows: int ``[m]``, in any order.
+            rows: int64 ``[m]``, in any order.
 
         Returns:
             float32 ``[m, d]``, a copy.
         """
-        return np.array(self.embeddings[np.asarray(rows)], dtype=np.float32)
+        return np.asarray(self.embeddings[np.asarray(rows)], dtype=np.float32)
 
     def sample(self, n: int, seed: int) -> np.ndarray:
-        """Vectors of random different items, e.g. to start k-means from.
+        """Vectors of random different items, for instance to start k-means from.
 
         Args:
             n: How many; all items when there are not that many.
@@ -64,7 +63,9 @@ class ItemVectors:
         rows = 1 + np.random.default_rng(seed).choice(self.n_items - 1, size=size, replace=False)
         return self.gather(np.sort(rows))  # sorted: a memory map is read from front to back
 
-    def batches(self, batch_size: int, show_progress: bool = False) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def batches(
+        self, batch_size: int, show_progress: bool = False
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """All items but the padding one, in row order.
 
         Args:
@@ -81,22 +82,22 @@ class ItemVectors:
 
 
 class ItemDataLoader:
-    """Batches of items for RecBole's ``Trainer``: ``Interaction``s with ``item_id`` [B] and ``item_emb`` [B,
-    d] float32.
+    """Batches of items for RecBole's ``Trainer``.
 
-    One random order is drawn from :attr:`generator` each time the loader is iterated, and nothing else is;
-    saving and restoring the generator's state therefore makes the batches of a resumed run those of an
-    uninterrupted one.
+    A batch is an ``Interaction`` of ``item_id`` int64 ``[B]`` and ``item_emb`` float32 ``[B, d]``.
+
+    All randomness comes from :attr:`generator`, at the start of each epoch. Saving and restoring its state
+    makes the batches of a resumed run those of an uninterrupted one.
 
     A last batch of a single item, on which in-batch statistics are undefined, joins the batch before it.
 
     Args:
         items: The items; the padding row is never in a batch.
-        config: Reads ``train_batch_size`` and ``seed``.
-        shuffle: A new order for every epoch; otherwise row order.
+        config: Reads ``train_batch_size``, ``seed`` and ``ITEM_ID_FIELD``.
+        shuffle: A new random order for every epoch; otherwise row order.
 
     Attributes:
-        generator: The source of the orders, seeded with ``config["seed"]``.
+        generator: ``torch.Generator``, seeded with ``config["seed"]``.
         shuffle: As given.
         dataset: The counts that RecBole's ``Collector`` asks a training set for.
 
@@ -120,24 +121,24 @@ class ItemDataLoader:
         self._bounds = [*starts, items.n_items - 1]
 
     def set_groups(self, groups: torch.Tensor | None) -> None:
-        """From the next epoch on keep items of a group together, so that in-batch regularisers find pairs in
-        deep levels.
+        """From the next epoch on, keep the items of a group together in a batch.
 
-        The groups come one after the other in random order, items in random order within each, and the line
-        is cut into
-        batches: only the groups at the two ends of a batch can be shared with its neighbours.
+        In-batch regularisers on deep code levels need items that share a prefix, which random batches hardly
+        have. The groups come one after the other in random order, the items in random order within each, and
+        the line is cut into batches: only the groups at the two ends of a batch can be shared with its
+        neighbours.
 
         Args:
-            groups: int64 ``[n_items]``, the group of each item, e.g. its code at the first level; the padding
-                row's value does not matter. ``None`` undoes the grouping.
+            groups: int64 ``[n_items]``, the group of each item, e.g. its code at the first level; the value
+                of the padding row does not matter. ``None`` undoes the grouping.
 
         Raises:
             ValueError: another shape.
         """
         if groups is not None:
             if groups.shape != (self.items.n_items,):
-                raise ValueError(f"groups of shape {list(groups.shape)}; expected one for each of {self.items.n_items} rows")
-            _, groups = groups[1:].cpu().unique(return_inverse=True)  # [n_items - 1], 0 .. number of groups - 1
+                raise ValueError(f"groups have shape {list(groups.shape)}, expected [{self.items.n_items}]")
+            _, groups = groups[1:].cpu().unique(return_inverse=True)  # [n_items - 1], numbered from 0
         self._groups = groups
 
     def __len__(self) -> int:
@@ -151,32 +152,34 @@ class ItemDataLoader:
             yield Interaction({ITEM_ID: batch, ITEM_EMB: torch.from_numpy(self.items.gather(batch))})
 
     def _order(self) -> torch.Tensor:
-        """The items, from 0 and without the padding row, in the order of this epoch; int64 [n_items - 1]."""
-        n = self.items.n_items - 1
-        order = torch.randperm(n, generator=self.generator) if self.shuffle else torch.arange(n)
+        """This epoch's order of the items, which count from 0 here; int64 ``[n_items - 1]``."""
+        order = self._permutation(self.items.n_items - 1)
         if self._groups is None:
             return order
-        n_groups = int(self._groups.max()) + 1
-        rank = torch.randperm(n_groups, generator=self.generator) if self.shuffle else torch.arange(n_groups)
-        return order[rank[self._groups[order]].argsort(stable=True)]  # stable: keeps the random order within a group
+        rank = self._permutation(int(self._groups.max()) + 1)  # [groups]: when the group's turn comes
+        return order[rank[self._groups[order]].argsort(stable=True)]  # stable: order within a group stays
+
+    def _permutation(self, n: int) -> torch.Tensor:
+        return torch.randperm(n, generator=self.generator) if self.shuffle else torch.arange(n)
 
 
 class ItemCatalogue:
-    """What RecBole's ``Collector`` asks a training set for, where the training set is the items and nobody
-    interacted.
+    """What RecBole's ``Collector`` asks a training set for, when the set is items and nobody interacted.
 
     Args:
         n_items: Number of items, padding included.
         item_field: RecBole's name of the item field.
+
+    Attributes:
+        item_counter: Interactions of each item; empty.
+        user_counter: Interactions of each user; empty.
     """
 
-    item_counter: Counter = Counter()
-    user_counter: Counter = Counter()
-
     def __init__(self, n_items: int, item_field: str) -> None:
-        self.n_items, self.item_field = n_items, item_field
+        self._n_items, self._item_field = n_items, item_field
+        self.item_counter: Counter = Counter()
+        self.user_counter: Counter = Counter()
 
     def num(self, field: str) -> int:
-        """Number of ids of a field as RecBole counts them; every field but the items' has only its padding
-        id."""
-        return self.n_items if field == self.item_field else 1
+        """Number of ids of a field as RecBole counts them; every other field has its padding id only."""
+        return self._n_items if field == self._item_field else 1

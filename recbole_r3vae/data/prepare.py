@@ -128,7 +128,7 @@ def prepare(
     """
     if dataset not in DATASETS:
         raise UserError(
-            f"unknown dataset {dataset!r}{nearest(dataset, DATASETS)}; prepare knows {', '.join(DATASETS)}"
+            f"unknown dataset {dataset!r}: prepare knows {', '.join(DATASETS)}{nearest(dataset, DATASETS)}"
         )
     raw = DATASETS[dataset].raw
     kcore = DATASETS[dataset].kcore if kcore is None else kcore
@@ -213,7 +213,7 @@ def _files(
     for role, source in sources.items():
         if role not in allowed:
             raise UserError(
-                f"{dataset} has no source {role!r}{nearest(role, allowed)}; it takes {', '.join(allowed)}"
+                f"{dataset} has no source {role!r}: it takes {', '.join(allowed)}{nearest(role, allowed)}"
             )
         named[role] = [source] if isinstance(source, (str, os.PathLike)) else list(source)
     missing = [role for role in raw.roles if raw.roles[role].required and not named.get(role)]

@@ -65,7 +65,7 @@ class TrainedTokenizer:
             return self.model.level_distances(x.to(device), self.raw.n_levels - 1).cpu()
 
         codes, sizes, report = resolve_collisions(
-            self.raw.codes[1:], self.raw.codebook_sizes, policy, seed=self.config["seed"], last_level_distances=distances
+            self.raw.codes[1:], self.raw.codebook_sizes, policy, last_level_distances=distances
         )
         codes = torch.cat([torch.full((1, codes.shape[1]), -1), codes])
         meta = {"tokenizer": self.description, "collision_policy": policy, "collisions": report}
@@ -193,7 +193,7 @@ def obtain_semantic_ids(config: Config, dataset, show_progress: bool = True) -> 
         path = Path(config["sid_file"])
         sids = SemanticIDs.load(path).align(item_ids)
         if not sids.unique and config["collision_policy"] == "suffix":
-            codes, sizes, _ = resolve_collisions(sids.codes[1:], sids.codebook_sizes, "suffix", seed=config["seed"])
+            codes, sizes, _ = resolve_collisions(sids.codes[1:], sids.codebook_sizes, "suffix")
             sids = SemanticIDs(torch.cat([torch.full((1, codes.shape[1]), -1), codes]), sizes, item_ids, sids.meta)
         logger.info(f"semantic IDs: {path} ({sids.n_items - 1} items, codebooks {list(sids.codebook_sizes)})")
         return sids, path, None

@@ -1,11 +1,10 @@
-"""How good semantic IDs are by themselves: use of the codebooks, collisions, cohesion and separation of
-clusters.
+"""How good semantic IDs are by themselves: codebook usage, collisions, cohesion and separation of clusters.
 
 All functions take the whole catalogue without the padding row (``ids.codes[1:]``, ``embeddings[1:]``) and
 return plain numbers. A cluster of level ``l`` is the set of items whose first ``l`` codes agree. Vectors may
 be tensors, arrays or memory maps of any float type; they are read once, in blocks of rows, and accumulated in
-float64. Working memory is that of the cluster sums of one level and its parent, at most ``2 * 8 * n * d``
-bytes.
+float64. Working memory is that of a level's cluster sums (float64), its parents' and its centres (float32):
+at most some ``24 * n * d`` bytes, reached where hardly any two items share a prefix.
 
 SC and PD are those of R3-VAE (arXiv 2604.11440). Both depend on the space they are measured in, so only
 values from one and the same space compare tokenizers.
@@ -30,12 +29,12 @@ _TILE = (512, 1024)  # centres by centres of one step of the exact PD
 
 
 def semantic_cohesion(codes: Tensor, x: Vectors) -> list[dict]:
-    """Semantic cohesion (SC) of R3-VAE at every prefix level: how alike the items of one cluster are. Higher
-    is better.
+    """Semantic cohesion (SC) of R3-VAE at every prefix level: how alike the items of a cluster are.
 
-    The mean over clusters ``G`` of two or more items of ``2 / (|G|^2 - |G|) * sum_{i<j in G} cos(x_i, x_j)``,
-    computed without pairs as ``(||sum_i u_i||^2 - |G|) / (|G|^2 - |G|)`` on unit vectors ``u``. A zero vector
-    has cosine 0 with everything. Every cluster weighs the same, whatever its size.
+    Higher is better. The mean over clusters ``G`` of two or more items of
+    ``2 / (|G|^2 - |G|) * sum_{i<j in G} cos(x_i, x_j)``, computed without pairs as
+    ``(||sum_i u_i||^2 - |G|) / (|G|^2 - |G|)`` on unit vectors ``u``. A zero vector has cosine 0 with all.
+    Every cluster weighs the same, whatever its size.
 
     Args:
         codes: Integers ``[n, L]``.
@@ -60,12 +59,11 @@ def preference_discrimination(
     sample_pairs: int = 10_000_000,
     seed: int = 0,
 ) -> list[dict]:
-    """Preference discrimination (PD) of R3-VAE at every prefix level: how far clusters are apart. Lower is
-    better.
+    """Preference discrimination (PD) of R3-VAE at every prefix level: how far clusters are apart.
 
-    ``log[ 2 / (M (M - 1)) * sum_{a<b} exp(-t * (1 - cos(p_a, p_b))) ]`` over the ``M`` clusters of the level,
-    with the centre ``p`` the mean of the items' unit vectors. A zero centre has cosine 0 with everything. The
-    range is ``[-2 t, 0]``; unrelated centres give ``-t``.
+    Lower is better. ``log[ 2 / (M (M - 1)) * sum_{a<b} exp(-t * (1 - cos(p_a, p_b))) ]`` over the ``M``
+    clusters of the level, with the centre ``p`` the mean of the items' unit vectors. A zero centre has cosine
+    0 with everything. The range is ``[-2 t, 0]``; orthogonal centres give ``-t``.
 
     Args:
         codes: Integers ``[n, L]``.
@@ -84,8 +82,8 @@ def preference_discrimination(
     """
     if not t > 0:
         raise ValueError(f"t must be > 0, got {t}; the paper's value is 2")
-    sampling = _Sampling(exact_up_to, sample_pairs, seed)
-    return [_discrimination(clusters, t, sampling) for clusters in _levels(codes, x)][::-1]
+    separation = _Separation(t, _Sampling(exact_up_to, sample_pairs, seed))
+    return [separation.of(clusters) for clusters in _levels(codes, x)][::-1]
 
 
 def code_usage(codes: Tensor, codebook_sizes: Sequence[int]) -> dict:
@@ -157,7 +155,8 @@ def reconstruction_error(x: Vectors, reconstruction: Vectors) -> dict:
     """
     if x.ndim != 2 or x.shape != reconstruction.shape or 0 in x.shape:
         raise ValueError(
-            f"x and reconstruction must both have one shape [n, d], got {list(x.shape)} and {list(reconstruction.shape)}"
+            f"x and reconstruction must both have one shape [n, d], got {list(x.shape)} and "
+            f"{list(reconstruction.shape)}"
         )
     error = squares = 0.0
     total = origin = None
@@ -165,12 +164,13 @@ def reconstruction_error(x: Vectors, reconstruction: Vectors) -> dict:
         error += (block - decoded).square().sum().item()
         if origin is None:
             origin, total = block[0].clone(), torch.zeros(x.shape[1], dtype=torch.float64)
-        block -= origin  # variance is free of the origin; a near one keeps the difference below from cancelling
+        block -= origin  # leaves the variance as it is, and keeps the difference below from cancelling
         total += block.sum(0)
         squares += block.square().sum().item()
     n = len(x)
     variance = max(squares / n - (total / n).square().sum().item(), 0.0)
-    return {"mse": error / n, "variance": variance, "relative": error / n / variance if variance > 0 else math.nan}
+    relative = error / n / variance if variance > 0 else math.nan
+    return {"mse": error / n, "variance": variance, "relative": relative}
 
 
 def quality_report(
@@ -180,22 +180,21 @@ def quality_report(
     reconstruction: Vectors | None = None,
     seed: int = 0,
 ) -> dict:
-    """All metrics of this module on one catalogue, as a dict that JSON can hold (undefined values are
-    ``None``).
+    """All metrics of this module on one catalogue, as a dict that JSON can hold.
 
     Args:
         codes: Integers ``[n, L]``.
         codebook_sizes: ``K_1 .. K_L``.
-        spaces: Name -> vectors ``[n, d]`` in which SC and PD are measured, for example ``{"raw": x,
-            "residual": e0}``.
+        spaces: Name -> vectors ``[n, d]`` in which SC and PD are measured, for example
+            ``{"raw": x, "residual": e0}``.
         reconstruction: ``[n, d]``, compared with ``spaces["raw"]``; default: not measured.
         seed: Of the pairs of a sampled PD.
 
     Returns:
         The keys of :func:`code_usage`, whose ``levels`` also hold ``level`` (from 1), ``clusters``,
-        ``clusters_2plus`` and
-        ``spaces``: name -> ``sc``, ``pd``, ``pd_stderr``, ``pd_sampled_pairs``; and ``reconstruction``: the
-        dict of :func:`reconstruction_error` or ``None``.
+        ``clusters_2plus`` and ``spaces``: name -> ``sc``, ``pd``, ``pd_stderr``, ``pd_sampled_pairs``; and
+        ``reconstruction``: the dict of :func:`reconstruction_error` or ``None``. Undefined values are
+        ``None``.
 
     Raises:
         UserError: codes that are not in their codebooks.
@@ -213,15 +212,15 @@ def quality_report(
             "clusters_2plus": int((counts > 1).sum()),
             "spaces": {},
         }
-    sampling = _Sampling(seed=seed)
     for name, x in spaces.items():
-        for level, clusters in zip(reversed(report["levels"]), _levels(codes, x)):
-            separation = _discrimination(clusters, 2.0, sampling)
+        separation = _Separation(2.0, _Sampling(seed=seed))
+        for level, clusters in zip(reversed(report["levels"]), _levels(codes, x, repr(name))):
+            discrimination = separation.of(clusters)
             level["spaces"][name] = {
                 "sc": _cohesion(clusters)["sc"],
-                "pd": separation["pd"],
-                "pd_stderr": separation["stderr"],
-                "pd_sampled_pairs": separation["sampled_pairs"],
+                "pd": discrimination["pd"],
+                "pd_stderr": discrimination["stderr"],
+                "pd_sampled_pairs": discrimination["sampled_pairs"],
             }
     report["reconstruction"] = (
         None if reconstruction is None else reconstruction_error(spaces["raw"], reconstruction)
@@ -273,7 +272,7 @@ def format_quality(report: dict) -> str:
     sampled = max((values["pd_sampled_pairs"] for values in measured), default=0)
     if sampled:
         worst = max(values["pd_stderr"] for values in measured)
-        lines.append(f"~ estimated from {sampled:,} random pairs of clusters, standard error at most {worst:.1g}")
+        lines.append(f"~ estimated from {sampled:,} random pairs of clusters, standard error <= {worst:.1g}")
     return "\n".join(lines)
 
 
@@ -284,6 +283,7 @@ class _Clusters:
     sums: Tensor  # [M, d] float64, sum of the items' unit vectors
     sizes: Tensor  # [M] float64, number of items
     nonzero: Tensor  # [M] float64, number of items with a direction
+    children: Tensor | None  # [M of the level below] int64, the cluster each of those is part of
 
 
 @dataclass(frozen=True)
@@ -297,8 +297,8 @@ def _groups(codes: Tensor) -> list[Tensor]:
     codes = torch.as_tensor(codes)
     if codes.dim() != 2 or 0 in codes.shape or codes.is_floating_point() or int(codes.min()) < 0:
         raise ValueError(
-            f"codes must be integers >= 0 of shape [n, L] without the padding row, got {codes.dtype} {list(codes.shape)}"
-            + (f" with minimum {codes.min().item()}" if codes.numel() else "")
+            f"codes must be integers >= 0 of shape [n, L] without the padding row, got {codes.dtype} "
+            f"{list(codes.shape)}" + (f" with minimum {codes.min().item()}" if codes.numel() else "")
         )
     return prefix_groups(codes.to("cpu", torch.int64))
 
@@ -314,12 +314,12 @@ def _row_blocks(x: Vectors) -> Iterator[tuple[int, Tensor]]:
             yield start, torch.from_numpy(np.array(block, dtype=np.float64))
 
 
-def _levels(codes: Tensor, x: Vectors) -> Iterator[_Clusters]:
-    """The clusters of every level, deepest first: only those are summed from the items, the others from their children."""
+def _levels(codes: Tensor, x: Vectors, name: str = "x") -> Iterator[_Clusters]:
+    """The clusters of every level, deepest first: summed from items there, from the level below elsewhere."""
     groups = _groups(codes)
     n = len(groups[0])
     if x.ndim != 2 or len(x) != n or x.shape[1] == 0:
-        raise ValueError(f"vectors must have shape [{n}, d], one row for each row of codes, got {list(x.shape)}")
+        raise ValueError(f"{name} must have shape [{n}, d], a row for each row of codes, got {list(x.shape)}")
     m = int(groups[-1].max()) + 1
     sums = torch.zeros(m, x.shape[1], dtype=torch.float64)
     nonzero = torch.zeros(m, dtype=torch.float64)
@@ -327,22 +327,22 @@ def _levels(codes: Tensor, x: Vectors) -> Iterator[_Clusters]:
         norms = torch.linalg.vector_norm(block, dim=1)  # [b]
         if not norms.isfinite().all():
             row = start + int((~norms.isfinite()).nonzero()[0, 0])
-            raise ValueError(f"the vector in row {row} is not finite; repair or drop that item's embedding")
+            raise ValueError(f"row {row} of {name} is not finite; repair or drop that item's embedding")
         block /= norms.clamp_min(torch.finfo(torch.float64).tiny)[:, None]  # zero rows stay zero
         group = groups[-1][start : start + len(block)]
         sums.index_add_(0, group, block)
         nonzero.index_add_(0, group, (norms > 0).double())
     sizes = torch.bincount(groups[-1]).double()
-    yield _Clusters(sums, sizes, nonzero)
-    for children, group in zip(groups[:0:-1], groups[-2::-1]):
-        parent = torch.empty(m, dtype=torch.int64)
-        parent[children] = group
+    yield _Clusters(sums, sizes, nonzero, None)
+    for below, group in zip(groups[:0:-1], groups[-2::-1]):
+        children = torch.empty(m, dtype=torch.int64)
+        children[below] = group
         m = int(group.max()) + 1
         sums, sizes, nonzero = (
-            torch.zeros(m, *value.shape[1:], dtype=torch.float64).index_add_(0, parent, value)
+            torch.zeros(m, *value.shape[1:], dtype=torch.float64).index_add_(0, children, value)
             for value in (sums, sizes, nonzero)
         )
-        yield _Clusters(sums, sizes, nonzero)
+        yield _Clusters(sums, sizes, nonzero, children)
 
 
 def _cohesion(clusters: _Clusters) -> dict:
@@ -354,40 +354,74 @@ def _cohesion(clusters: _Clusters) -> dict:
     return {"sc": sc, "clusters": len(pairs), "clusters_2plus": int(several.sum())}
 
 
-def _discrimination(clusters: _Clusters, t: float, sampling: _Sampling) -> dict:
-    """PD of one level. Pairs are rated in float32, whose error of about 1e-7 in a cosine is that of log(mean)
-    at most times ``t``, and added up in float64."""
-    m = len(clusters.sizes)
-    result = {"pd": math.nan, "stderr": 0.0, "sampled_pairs": 0, "clusters": m}
-    if m < 2:
-        return result
-    norms = torch.linalg.vector_norm(clusters.sums, dim=1)
-    # unit vectors that cancel leave a sum of rounding errors, which has no direction
-    scale = torch.where(norms > 1e-12 * clusters.sizes, 1 / norms, 0.0)
-    centres = clusters.sums.float().mul_(scale.float()[:, None])  # [M, d] unit or zero
-    if m <= sampling.exact_up_to:
-        return result | {"pd": math.log(_mean_kernel(centres, t))}
-    mean, deviation = _sampled_kernel(centres, t, sampling)
-    return result | {
-        "pd": math.log(mean),
-        "stderr": deviation / mean / math.sqrt(sampling.pairs),
-        "sampled_pairs": sampling.pairs,
-    }
+class _Separation:
+    """PD of one level after the other, deepest first.
+
+    Most clusters of a deep level hold one item and stay the same clusters at the next level up, above all
+    under a disambiguating last code. Pairs between those are counted once: where it saves work, a level's sum
+    over pairs is that of the level below, less the pairs of clusters that merge, plus the pairs of clusters
+    they merge into.
+    """
+
+    def __init__(self, t: float, sampling: _Sampling) -> None:
+        self.t = t
+        self.sampling = sampling
+        self.below: tuple[float, Tensor] | None = None  # sum over pairs and centres of the level below
+
+    def of(self, clusters: _Clusters) -> dict:
+        m = len(clusters.sizes)
+        result = {"pd": math.nan, "stderr": 0.0, "sampled_pairs": 0, "clusters": m}
+        if m < 2:
+            return result
+        norms = torch.linalg.vector_norm(clusters.sums, dim=1)
+        # unit vectors that cancel leave a sum of rounding errors, which has no direction
+        scale = torch.where(norms > 1e-12 * clusters.sizes, 1 / norms, 0.0)
+        # float32 suffices: an error of 1e-7 in every cosine is one of t * 1e-7 in the logarithm of the mean
+        centres = clusters.sums.float().mul_(scale.float()[:, None])  # [M, d], unit or zero
+        if m > self.sampling.exact_up_to:
+            mean, deviation = _sampled_kernel(centres, self.t, self.sampling)
+            stderr = deviation / mean / math.sqrt(self.sampling.pairs)
+            return result | {"pd": math.log(mean), "stderr": stderr, "sampled_pairs": self.sampling.pairs}
+        total = self._total(centres, clusters.children)
+        self.below = total, centres
+        return result | {"pd": math.log(total / (m * (m - 1) / 2))}
+
+    def _total(self, centres: Tensor, children: Tensor | None) -> float:
+        """Sum of the kernel over all pairs of centres."""
+        if self.below is not None:
+            total, centres_below = self.below
+            merged = torch.bincount(children) > 1  # [M]
+            merging = merged[children]  # [M below]
+            kept, gone, new = centres_below[~merging], centres_below[merging], centres[merged]
+            if sum(len(part) * (len(kept) + len(part) / 2) for part in (gone, new)) < len(centres) ** 2 / 2:
+                for sign, part in ((-1, gone), (1, new)):
+                    total += sign * (_pair_sum(part, self.t) + _cross_sum(part, kept, self.t))
+                return total
+        return _pair_sum(centres, self.t)
 
 
-def _mean_kernel(centres: Tensor, t: float) -> float:
-    """Mean of ``exp(-t (1 - cos))`` over all pairs of different centres, tile by tile of the upper triangle."""
-    m = len(centres)
-    rows, columns = _TILE
+def _pair_sum(centres: Tensor, t: float) -> float:
+    """Sum of ``exp(-t (1 - cos))`` over all pairs of different rows of ``centres [m, d]``."""
     total = 0.0
-    for top in range(0, m, rows):
-        scaled = centres[top : top + rows] * t
-        square = (scaled @ centres[top : top + rows].T).sub_(t).exp_()  # both triangles and the diagonal
+    for top in range(0, len(centres), _TILE[0]):
+        bottom = top + _TILE[0]
+        square = _kernel(centres[top:bottom], centres[top:bottom], t)  # every pair twice, and the diagonal
         total += (square.sum(dtype=torch.float64) - square.diagonal().sum(dtype=torch.float64)).item() / 2
-        for left in range(top + rows, m, columns):
-            tile = (scaled @ centres[left : left + columns].T).sub_(t).exp_()  # [rows, columns]
-            total += tile.sum(dtype=torch.float64).item()
-    return total / (m * (m - 1) / 2)
+        total += _cross_sum(centres[top:bottom], centres[bottom:], t)
+    return total
+
+
+def _cross_sum(a: Tensor, b: Tensor, t: float) -> float:
+    """Sum of ``exp(-t (1 - cos))`` over all pairs of a row of ``a [m, d]`` and a row of ``b [n, d]``."""
+    total = 0.0
+    for rows in a.split(_TILE[0]):
+        for columns in b.split(_TILE[1]):
+            total += _kernel(rows, columns, t).sum(dtype=torch.float64).item()
+    return total
+
+
+def _kernel(a: Tensor, b: Tensor, t: float) -> Tensor:
+    return (a @ b.T).sub_(1).mul_(t).exp_()  # [m, n]
 
 
 def _sampled_kernel(centres: Tensor, t: float, sampling: _Sampling) -> tuple[float, float]:

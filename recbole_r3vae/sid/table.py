@@ -246,8 +246,7 @@ class SemanticIDs:
         return table
 
     def align(self, item_ids: Sequence[str]) -> SemanticIDs:
-        """The same SIDs in another order of items, usually RecBole's; items that are not asked for are
-        dropped.
+        """The same SIDs in another order of items, usually RecBole's; items not asked for are dropped.
 
         Args:
             item_ids: Item tokens in the wanted order, ``item_ids[0] == "[PAD]"``; of a RecBole data set:
@@ -322,16 +321,17 @@ def _read_table(path: Path) -> tuple[list[str], Tensor]:
             if n_levels < 1 or header != _columns(n_levels):
                 raise UserError(
                     f"{path}, line 1: expected the tab-separated columns "
-                    f"{' '.join(_columns(max(n_levels, 1)))}, got {' '.join(header)!r}; rename the columns, or make the file with `tokenize`"
+                    f"{' '.join(_columns(max(n_levels, 1)))}, got {' '.join(header)!r}; rename the "
+                    "columns, or make the file with `tokenize`"
                 )
             wanted = re.compile(r"([^\t]+)\t((?:[0-9]{1,9}\t){%d}[0-9]{1,9})\n?" % (n_levels - 1))
             for number, line in enumerate(file, start=2):
                 match = wanted.fullmatch(line)
                 if match is None:
                     raise UserError(
-                        f"{path}, line {number}: expected an item id and {n_levels} codes (whole numbers of "
-                        f"at most nine digits), separated by tabs, got {line.rstrip()!r}; correct the line or "
-                        "tokenize again"
+                        f"{path}, line {number}: expected an item id and {n_levels} codes (whole numbers "
+                        f"of at most nine digits), separated by tabs, got {line.rstrip()!r}; correct the "
+                        "line or tokenize again"
                     )
                 item_ids.append(match[1])
                 codes.append([int(code) for code in match[2].split("\t")])

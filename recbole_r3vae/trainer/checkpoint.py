@@ -126,7 +126,7 @@ class Checkpointed:
             "other_parameter": self.model.other_parameter(),
             "cur_step": self.cur_step,
             "best_valid_score": float(self.best_valid_score),
-            "best_valid_result": dict(self.best_valid_result) if self.best_valid_result else None,
+            "best_valid_result": {k: float(v) for k, v in self.best_valid_result.items()} if self.best_valid_result else None,
         }
 
     def _save_checkpoint(self, epoch, verbose=True, **kwargs):

@@ -76,5 +76,5 @@ def test_schedules():
 def test_sampled_candidates_are_scored_exactly(tiny_settings):
     """uni100 goes through predict; a beam's -inf would put the target last."""
     evaluation = {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user", "mode": "uni20"}
-    result = run_recbole_r3vae("R3GR", "tiny", config_dict={**tiny_settings, "eval_args": evaluation, "topk": [5, 20]})
+    result = run_recbole_r3vae("R3GR", "tiny", config_dict={**tiny_settings, "eval_args": evaluation, "topk": [5, 10, 20]})
     assert 0 < result["test_result"]["recall@5"] < result["test_result"]["recall@20"] <= 1

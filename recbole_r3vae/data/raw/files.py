@@ -212,7 +212,6 @@ def zip_members(path: Path, names: Iterable[str]) -> list[RawFile]:
             members = archive.namelist()
     except (OSError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} cannot be opened as a zip archive: {error}; download it again") from error
-    members = [member for member in members if not member.startswith("__MACOSX/")]  # macOS's attributes
     for name in names:
         found = sorted(member for member in members if member.rsplit("/", 1)[-1] == name)
         if found:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from recbole.config import Config
@@ -13,10 +12,8 @@ from recbole.model.abstract_recommender import AbstractRecommender
 from recbole.utils import InputType, ModelType
 from torch import Tensor
 
+from recbole_r3vae.data.items import ItemVectors
 from recbole_r3vae.errors import UserError, nearest
-
-if TYPE_CHECKING:
-    from recbole_r3vae.data.items import ItemVectors
 
 TOKENIZE_ROWS = 4096
 """Items quantised at once by :meth:`SemanticTokenizer.tokenize`; bounds memory at ``[rows, K]``."""
@@ -44,16 +41,19 @@ class Quantized:
 class SemanticTokenizer(AbstractRecommender):
     """A RecBole model over items: batches of item embeddings train it, code tuples come out.
 
-    A subclass writes :meth:`quantize`, :meth:`calculate_loss` and :meth:`level_distances`, and :meth:`initialise` if it starts
-    from the data. It must be constructible from the embeddings' dimension alone, so that a checkpoint loads without them.
+    A subclass writes :meth:`quantize`, :meth:`calculate_loss` and :meth:`level_distances`, and
+    :meth:`initialise` if it starts from the data. Its constructor asks ``items`` for nothing but ``dim``,
+    so that a checkpoint loads without the embeddings.
 
     Args:
-        config: The run's configuration: ``codebook_sizes``, ``device``, ``seed`` and the subclass's keys.
+        config: The run's configuration: ``codebook_sizes``, ``device``, ``seed`` and the subclass's own keys.
         items: Embeddings of the catalogue.
 
     Attributes:
         codebook_sizes: Codes of each level, ``(K_1, …, K_L)``.
         dim: Dimension ``d`` of item embeddings.
+        last_regularizer_counts: For the log, how many pairs or clusters each regulariser of the last training
+            batch rested on: name to ``[L]``, int64. Empty without regularisers.
 
     Raises:
         UserError: ``codebook_sizes`` is not a list of whole numbers above 1.
@@ -68,14 +68,16 @@ class SemanticTokenizer(AbstractRecommender):
         self.seed = config["seed"]
         self.dim = items.dim
         sizes = config["codebook_sizes"]
-        if not isinstance(sizes, (list, tuple)) or not sizes or any(type(k) is not int or k < 2 for k in sizes):
+        if not isinstance(sizes, list) or not sizes or any(type(k) is not int or k < 2 for k in sizes):
             raise UserError(
-                f"codebook_sizes is {sizes!r}; give the number of codes of each level, such as [256, 256, 256]"
+                f"codebook_sizes is {sizes!r}; give a number of codes, 2 or more, for each level, "
+                "such as [256, 256, 256]"
             )
         self.codebook_sizes = tuple(sizes)
+        self.last_regularizer_counts: dict[str, Tensor] = {}
 
     def initialise(self, items: ItemVectors) -> None:
-        """Prepare for training with what only the data can tell; called once, before the first epoch of a new run.
+        """Prepare for training with what only the data can tell: called once, before a new run's first epoch.
 
         Args:
             items: Embeddings of the catalogue.
@@ -87,11 +89,8 @@ class SemanticTokenizer(AbstractRecommender):
         if max(self.codebook_sizes) > n:
             raise UserError(
                 f"codebook_sizes is {list(self.codebook_sizes)}, but the catalogue has only {n} items; "
-                f"give at most {n} codes to a level, --codebook_sizes={self._fitting_sizes(n)} for example"
+                f"give each level at most {n} codes"
             )
-
-    def _fitting_sizes(self, n: int) -> str:
-        return str([min(k, n) for k in self.codebook_sizes]).replace(" ", "")
 
     def calculate_loss(self, interaction: Interaction) -> Tensor | tuple[Tensor, ...]:
         """Training loss of a batch.

@@ -1,22 +1,23 @@
 r"""R3-VAE: reference-vector-guided rating residual quantisation.
 
 Reference:
-    "R3-VAE: Reference Vector-Guided Rating Residual Quantization VAE for Generative Recommendation". arXiv 2604.11440, 2026.
+    Qiang Wan et al. "R3-VAE: Reference Vector-Guided Rating Residual Quantization VAE for Generative
+    Recommendation." arXiv 2604.11440, 2026.
 
-An embedding is split into its part along one learned reference vector and a remainder. The remainder is quantised level by level
-with a differentiable rating of the codewords, and two cluster-quality terms, semantic cohesion and preference discrimination,
-regularise the codes. Where the paper leaves a choice open, ``properties/model/R3VAE.yaml`` says what was chosen and why.
+An embedding is split into its part along one learned reference vector and a remainder. The remainder is
+quantised level by level with a differentiable rating of the codewords, and two cluster-quality terms,
+semantic cohesion (SC) and preference discrimination (PD), regularise the codes. Where the paper leaves a
+choice open, ``properties/model/R3VAE.yaml`` says what was chosen.
 """
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 import torch
 from recbole.config import Config
 from recbole.data.interaction import Interaction
 from torch import Tensor, nn
 
+from recbole_r3vae.data.items import ITEM_EMB, ItemVectors
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.model.tokenizer.base import Quantized, SemanticTokenizer, choice
 from recbole_r3vae.model.tokenizer.quantize.assign import Level, NearestNeighbour, SoftmaxRating, Top1Rating
@@ -27,9 +28,6 @@ from recbole_r3vae.model.tokenizer.quantize.regularizers import (
     semantic_cohesion,
 )
 from recbole_r3vae.model.tokenizer.quantize.residual import ResidualCodes, ResidualQuantizer
-
-if TYPE_CHECKING:
-    from recbole_r3vae.data.items import ItemVectors
 
 SAMPLES_PER_CODEWORD = 256
 """Items that k-means sees for each codeword; more hardly move a centroid."""
@@ -44,9 +42,10 @@ class R3VAE(SemanticTokenizer):
 
         L = \|x - \hat{x}\|^2 - \lambda_{SC}\, SC + \lambda_{PD}\, PD
 
-    :math:`q^{(l)}` comes from the rating of the codewords of level l, in one of three ways (``rating_mode``):
-    :class:`.Top1Rating`, :class:`.SoftmaxRating`, or :class:`.NearestNeighbour` with a straight-through gradient, the paper's
-    ablation. The squared error is summed over dimensions and averaged over the batch.
+    :math:`q^{(l)}` comes from the codewords of level l in one of three ways (``rating_mode``):
+    :class:`.Top1Rating`, :class:`.SoftmaxRating`, or, as in the paper's ablation,
+    :class:`.NearestNeighbour` with a straight-through gradient. The squared error is summed over dimensions
+    and averaged over the batch.
 
     Args:
         config: Keys of ``properties/model/R3VAE.yaml``.
@@ -54,9 +53,9 @@ class R3VAE(SemanticTokenizer):
 
     Attributes:
         reference: The reference vector ``r`` ``[d]``, or ``None`` with ``reference_vector: False``.
-        prefix_grouped_batches: Whether training batches should hold items of equal prefixes together, for SC's sake.
-        last_regularizer_counts: What SC and PD of the last training batch rested on, each ``[L]``: ``sc_clusters``, ``sc_pairs``,
-            ``pd_clusters``.
+        prefix_grouped_batches: Whether the trainer is to put items of equal first codes into the same
+            batches.
+        last_regularizer_counts: ``sc_clusters`` (of two or more items), ``sc_pairs`` and ``pd_clusters``.
 
     Raises:
         UserError: a key has a value outside its range.
@@ -98,7 +97,6 @@ class R3VAE(SemanticTokenizer):
             for layer in (self.decoder[0], self.decoder[2]):
                 nn.init.xavier_uniform_(layer.weight, generator=generator)
                 nn.init.zeros_(layer.bias)
-        self.last_regularizer_counts: dict[str, Tensor] = {}
 
     def _level(self, codebook: Codebook) -> Level:
         if self.rating_mode == "top1":
@@ -109,22 +107,22 @@ class R3VAE(SemanticTokenizer):
 
     @torch.no_grad()
     def initialise(self, items: ItemVectors) -> None:
-        """Set the reference vector to the mean embedding and the codebooks, one after the other, to k-means of what is left.
+        """Set the reference vector to the mean embedding and the codebooks, level by level, to k-means.
 
         Args:
-            items: Embeddings of the catalogue; a seeded sample of them is read.
+            items: Embeddings of the catalogue, of which a seeded sample is read.
 
         Raises:
             UserError: a codebook has more codes than the catalogue has items.
         """
         super().initialise(items)
-        n = min(items.n_items - 1, SAMPLES_PER_CODEWORD * max(self.codebook_sizes))
-        x = torch.from_numpy(items.sample(n, self.seed)).to(self.device)  # [n, d]
+        sample = items.sample(SAMPLES_PER_CODEWORD * max(self.codebook_sizes), self.seed)
+        x = torch.from_numpy(sample).to(self.device)  # [n, d]
         if self.reference is not None:
             self.reference.copy_(x.mean(0))
         if self.kmeans_init:
             _, e0 = self.project(x)
-            self.quantizer.initialise(e0.clone(), self.kmeans_iterations, self.seed)
+            self.quantizer.initialise(e0, self.kmeans_iterations, self.seed)
 
     def project(self, x: Tensor) -> tuple[Tensor | None, Tensor]:
         """Split embeddings into their part along the reference vector and the remainder.
@@ -133,7 +131,7 @@ class R3VAE(SemanticTokenizer):
             x: ``[B, d]``.
 
         Returns:
-            ``alpha * r`` ``[B, d]``, or ``None`` without a reference vector, and ``e(0) = x - alpha * r`` ``[B, d]``.
+            ``alpha * r`` (``None`` without a reference vector) and ``e(0) = x - alpha * r``, each ``[B, d]``.
         """
         if self.reference is None:
             return None, x
@@ -148,11 +146,12 @@ class R3VAE(SemanticTokenizer):
         along, e0 = self.project(x)
         residual = self.quantizer(e0)
         latent = residual.quantized if along is None else along + residual.quantized  # [B, d]
-        quantized = Quantized(residual.codes, residual.quantized, along, residual.residuals, self.decoder(latent))
-        return quantized, residual
+        reconstruction = self.decoder(latent)
+        out = Quantized(residual.codes, residual.quantized, along, residual.residuals, reconstruction)
+        return out, residual
 
     def calculate_loss(self, interaction: Interaction) -> tuple[Tensor, ...]:
-        """Reconstruction, then codebook and commitment terms (``ste`` only), then SC and PD where their weight is not 0.
+        """Reconstruction; codebook and commitment with ``ste``; SC and PD unless their weight is 0.
 
         Args:
             interaction: Field ``item_emb`` ``[B, d]``.
@@ -160,7 +159,7 @@ class R3VAE(SemanticTokenizer):
         Returns:
             The weighted terms; the loss is their sum.
         """
-        x = interaction["item_emb"]
+        x = interaction[ITEM_EMB]
         out, residual = self._quantize(x)
         losses = [(x - out.reconstruction).square().sum(-1).mean()]
         if self.rating_mode == "ste":
@@ -175,7 +174,9 @@ class R3VAE(SemanticTokenizer):
             counts.update(sc_clusters=rests_on["clusters"], sc_pairs=rests_on["pairs"])
         if self.pd_weight:
             if self.pd_on == "centres":
-                discrimination, rests_on = preference_discrimination(vectors, out.codes, self.pd_temperature)
+                discrimination, rests_on = preference_discrimination(
+                    vectors, out.codes, self.pd_temperature
+                )
             else:
                 codebooks = [level.codebook.weight for level in self.quantizer.levels]
                 discrimination, rests_on = codeword_discrimination(codebooks, self.pd_temperature)

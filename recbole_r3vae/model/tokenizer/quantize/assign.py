@@ -1,7 +1,8 @@
 """How one level turns a residual into a code and a quantised vector: a codebook with an assignment rule.
 
-Every level is a module with the same two methods, so that :class:`~.residual.ResidualQuantizer` can stack any of them:
-``rating(x)`` says how well each codeword suits, and ``forward(x)`` returns the code of the best and its vector.
+Every level is a module with the same two methods, so that a :class:`.ResidualQuantizer` can stack any of
+them: ``rating(x)`` says how well each codeword suits, ``forward(x)`` returns the code of the best and what
+it makes of ``x``.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ class Level(nn.Module):
             x: Residuals ``[B, d]``.
 
         Returns:
-            ``[B, K]``, larger is better. The code of a residual is the position of its largest rating, the lowest of
-            equal ones.
+            ``[B, K]``, larger is better. A residual's code is the position of its largest rating, the
+            lowest of equal ones.
         """
         raise NotImplementedError
 
@@ -55,8 +56,8 @@ class NearestNeighbour(Level):
 
     def rating(self, x: Tensor) -> Tensor:
         codewords = self.codebook.weight
-        # ||x - c||^2 without ||x||^2, which is the same for all codewords
-        return 2 * x @ codewords.T - codewords.square().sum(-1)  # [B, K]
+        # -||x - c||^2. ||x||^2 changes no code, but two residuals can compare how near a codeword they are.
+        return 2 * x @ codewords.T - codewords.square().sum(-1) - x.square().sum(-1, keepdim=True)  # [B, K]
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
@@ -89,13 +90,15 @@ class Top1Rating(CosineLevel):
 
     .. math:: q = \cos(e, u)\, \|e\|\, u = (e \cdot u)\, u,
 
-    the orthogonal projection of the residual on that direction. The gradient reaches both the residual and the codeword
-    through the rating; nothing is estimated.
+    the orthogonal projection of the residual on that direction. The gradient reaches both the residual and
+    the codeword through the rating; nothing is estimated.
 
     Args:
         codebook: Codewords ``[K, d]``.
-        similarity: ``"cosine"``; with ``"dot"`` the rating is ``e . c``, so that a codeword's length acts as a gain.
-        scale_by_norm: ``False`` leaves out ``||e||``, the form of RecBoard's reimplementation. No effect on ``"dot"``.
+        similarity: ``"cosine"``, or ``"dot"``: the rating is ``e . c``, so that a codeword's length acts as
+            a gain.
+        scale_by_norm: ``False`` leaves out ``||e||``, the form of RecBoard's reimplementation. Not for
+            ``"dot"``.
     """
 
     def __init__(self, codebook: Codebook, similarity: str = "cosine", scale_by_norm: bool = True):
@@ -124,7 +127,8 @@ class SoftmaxRating(CosineLevel):
     Args:
         codebook: Codewords ``[K, d]``.
         similarity: ``"cosine"`` or ``"dot"``: what ``s`` is.
-        temperature: :math:`\tau`. At 1 and a few hundred codewords the weights are almost uniform and codes carry little.
+        temperature: :math:`\tau`. At 1 the weights of a few hundred codewords are almost equal: codes carry
+            little.
     """
 
     def __init__(self, codebook: Codebook, similarity: str = "cosine", temperature: float = 0.1):

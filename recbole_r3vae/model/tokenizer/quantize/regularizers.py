@@ -1,8 +1,8 @@
 """Semantic cohesion and preference discrimination of a batch, differentiable.
 
-The same two numbers judge a whole catalogue in :mod:`recbole_r3vae.sid.metrics`; here they are losses. Items that share a
-code prefix of length ``l`` form the clusters of level ``l``, for every ``l`` from 1 to the full code tuple.
-Formulas: R3-VAE, arXiv 2604.11440, its SC and PD terms, each averaged over levels.
+The same two numbers judge a whole catalogue in :mod:`recbole_r3vae.sid.metrics`; here they are terms of a
+loss. Items that share a code prefix of length ``l`` form a cluster of level ``l``, for every ``l`` from 1
+to the whole tuple. Formulas: the regularisers of R3-VAE, arXiv 2604.11440, averaged over levels.
 """
 
 from __future__ import annotations
@@ -14,23 +14,7 @@ import torch
 from torch import Tensor
 
 from recbole_r3vae.model.tokenizer.quantize.codebook import unit
-
-
-def prefix_clusters(codes: Tensor) -> list[Tensor]:
-    """Which items share which prefix.
-
-    Args:
-        codes: ``[B, L]``, int64, not negative.
-
-    Returns:
-        ``L`` tensors ``[B]``: the cluster of every item among those of prefix length 1 … L, numbered from 0.
-    """
-    clusters, parent = [], torch.zeros_like(codes[:, 0])
-    for code in codes.unbind(dim=1):
-        # B clusters at most come in, so the pair (parent, code) fits one integer whatever the number of levels.
-        parent = torch.unique(parent * (code.max() + 1) + code, return_inverse=True)[1]
-        clusters.append(parent)
-    return clusters
+from recbole_r3vae.sid.table import prefix_groups
 
 
 def semantic_cohesion(vectors: Tensor, codes: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -46,13 +30,13 @@ def semantic_cohesion(vectors: Tensor, codes: Tensor) -> tuple[Tensor, dict[str,
         codes: ``[B, L]``.
 
     Returns:
-        The scalar, 0 without gradient if no two items share a prefix, and what it rests on: ``{"clusters", "pairs"}``, each
-        ``[L]``, int64, the clusters of two or more items and the pairs of items within clusters.
+        The scalar (0 if no two items share a prefix), and what it rests on: ``clusters`` of two or more
+        items and ``pairs`` of items within them, each ``[L]``, int64.
     """
     u = unit(vectors)
-    lengths = u.square().sum(-1)  # [B]; 1, but 0 for a zero vector, which is no neighbour of itself either
+    lengths = u.square().sum(-1)  # [B]; 1, but 0 for a zero vector
     values, n_clusters, n_pairs = [], [], []
-    for cluster in prefix_clusters(codes):
+    for cluster in _clusters(codes):
         size = torch.bincount(cluster)  # [M]
         shared = size >= 2
         sums = u.new_zeros(len(size), u.shape[1]).index_add(0, cluster, u)  # [M, d]
@@ -74,7 +58,8 @@ def preference_discrimination(
 
     .. math:: PD = \log \frac{2}{M (M - 1)} \sum_{a<b} \exp(-t (1 - \cos(p_a, p_b)))
 
-    with :math:`p` the mean vector of each of :math:`M` clusters, averaged over the levels with two clusters or more.
+    with :math:`p` the mean vector of each of :math:`M` clusters, averaged over the levels with two clusters
+    or more.
 
     Args:
         vectors: ``[B, d]``.
@@ -82,11 +67,10 @@ def preference_discrimination(
         temperature: :math:`t`.
 
     Returns:
-        The scalar, 0 without gradient if all items share one code tuple, and ``{"clusters"}`` ``[L]``, int64: how many
-        clusters each level has.
+        The scalar (0 if all items share one code tuple), and the ``clusters`` of each level, ``[L]``, int64.
     """
     values, n_clusters = [], []
-    for cluster in prefix_clusters(codes):
+    for cluster in _clusters(codes):
         size = torch.bincount(cluster)  # [M]
         # The direction of a sum is that of the mean.
         sums = vectors.new_zeros(len(size), vectors.shape[1]).index_add(0, cluster, vectors)  # [M, d]
@@ -97,7 +81,9 @@ def preference_discrimination(
     return (torch.stack(values).mean() if values else vectors.new_zeros(())), counts
 
 
-def codeword_discrimination(codebooks: Iterable[Tensor], temperature: float = 2.0) -> tuple[Tensor, dict[str, Tensor]]:
+def codeword_discrimination(
+    codebooks: Iterable[Tensor], temperature: float = 2.0
+) -> tuple[Tensor, dict[str, Tensor]]:
     """Preference discrimination with the codewords of a level in place of cluster centres.
 
     Args:
@@ -105,11 +91,16 @@ def codeword_discrimination(codebooks: Iterable[Tensor], temperature: float = 2.
         temperature: ``t`` of :func:`preference_discrimination`.
 
     Returns:
-        The scalar, averaged over levels, and ``{"clusters"}`` ``[L]``: the sizes of the codebooks.
+        The scalar, averaged over levels, and ``clusters``, here the codebooks' sizes ``[L]``, int64.
     """
     codebooks = list(codebooks)
     values = [_discrimination(codewords, temperature) for codewords in codebooks]
     return torch.stack(values).mean(), {"clusters": torch.tensor([len(codewords) for codewords in codebooks])}
+
+
+def _clusters(codes: Tensor) -> list[Tensor]:
+    """The cluster of each item at every level: ``L`` tensors ``[B]``, numbered from 0."""
+    return [group.to(codes.device) for group in prefix_groups(codes.cpu())]
 
 
 def _discrimination(centres: Tensor, temperature: float) -> Tensor:

@@ -31,11 +31,11 @@ class ResidualCodes:
     levels: list[Tensor]
 
     def codebook_loss(self) -> Tensor:
-        """Pulls codewords to residuals: ``sum_l ||sg(e(l-1)) - q(l)||^2``, summed over d, averaged over the batch."""
+        """Pulls codewords to residuals: ``sum_l ||sg(e(l-1)) - q(l)||^2``, a mean over the batch."""
         return sum(_squared_error(r.detach(), q) for r, q in zip(self.residuals, self.levels))
 
     def commitment_loss(self) -> Tensor:
-        """Pulls residuals to codewords: ``sum_l ||e(l-1) - sg(q(l))||^2``, summed over d, averaged over the batch."""
+        """Pulls residuals to codewords: ``sum_l ||e(l-1) - sg(q(l))||^2``, a mean over the batch."""
         return sum(_squared_error(r, q.detach()) for r, q in zip(self.residuals, self.levels))
 
 
@@ -44,9 +44,9 @@ class ResidualQuantizer(nn.Module):
 
     Args:
         levels: A codebook with its assignment rule for each level, first to last.
-        straight_through: Estimate the gradient: what reaches the sum of all levels goes to the input unchanged, as if
-            nothing had been quantised, and the codewords learn from :meth:`ResidualCodes.codebook_loss` alone. Without
-            it the gradient goes through every level, which suits levels that are differentiable.
+        straight_through: Estimate the gradient: what reaches the sum of all levels goes on to the input as
+            if nothing had been quantised, and the codewords learn from :meth:`ResidualCodes.codebook_loss`
+            alone. Without it the gradient goes through every level, for levels that are differentiable.
     """
 
     def __init__(self, levels: Iterable[Level], straight_through: bool = False):
@@ -69,8 +69,9 @@ class ResidualQuantizer(nn.Module):
             codes.append(code)
             residuals.append(residual)
             levels.append(q)
-            # Cut here, the codewords of one level stay out of the losses of the next, and each level's commitment
-            # reaches x. (Subtracting a straight-through q would cancel x: no later level could teach an encoder.)
+            # Cut here, the codewords of a level stay out of the losses of the next, and each level's
+            # commitment reaches x. Subtracting a straight-through q would cancel x: no later level could
+            # teach an encoder.
             residual = residual - (q.detach() if self.straight_through else q)
         quantized = torch.stack(levels).sum(0)  # [B, d]
         if self.straight_through:
@@ -82,7 +83,7 @@ class ResidualQuantizer(nn.Module):
         """Start every codebook from k-means of the residuals that the levels before it leave.
 
         Args:
-            x: Sample of vectors ``[n, d]`` with ``n`` at least the largest codebook; overwritten by its residuals.
+            x: Sample of vectors ``[n, d]``, at least as many as codewords; overwritten by its residuals.
             iterations: Iterations of k-means.
             seed: Of the first level; level ``l`` uses ``seed + l``.
         """

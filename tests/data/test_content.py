@@ -1,0 +1,263 @@
+"""Item content as a whole: choice of the encoder, the cache, the encoder that travels with a checkpoint."""
+
+from __future__ import annotations
+
+import json
+import logging
+import multiprocessing
+import os
+
+import numpy as np
+import pytest
+
+from recbole_r3vae.data.content import content_from_vectors, load_content, load_encoder, save_encoder
+from recbole_r3vae.data.encoders import TfidfSvdEncoder
+from recbole_r3vae.errors import UserError
+
+FIELDS = ["title", "categories", "brand"]
+
+
+@pytest.fixture
+def cache(tmp_path):
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def vectors(tmp_path):
+    """Ten vectors in a file; the shop's items are five of them."""
+    array = np.random.default_rng(0).normal(size=(10, 4)).astype(np.float32)
+    np.save(tmp_path / "v.npy", array)
+    ids = list("zyxedcbavw")
+    (tmp_path / "v.ids").write_text("\n".join(ids) + "\n")
+    unit = array / np.linalg.norm(array, axis=1, keepdims=True)
+    return tmp_path / "v.npy", dict(zip(ids, unit))
+
+
+def test_text_content(make_dataset, cache):
+    dataset, config = make_dataset(item_text_fields=FIELDS, content_dim=3, content_cache_dir=str(cache))
+    content = load_content(dataset, config)
+    assert content.item_ids == ["[PAD]", *"eabcd"] == list(dataset.field2id_token["item_id"])
+    assert content.embeddings.shape == (6, 3) and content.embeddings.dtype == np.float32
+    assert not content.embeddings[0].any()
+    assert np.allclose(np.linalg.norm(content.embeddings[1:], axis=1), 1, atol=1e-6)
+    assert content.encoder["kind"] == "tfidf-svd" and content.encoder["fields"] == FIELDS
+    assert isinstance(content.embeddings, np.memmap) and not content.embeddings.flags.writeable
+    nail = content.item_ids.index("b"), content.item_ids.index("c")
+    assert content.embeddings[nail[0]] @ content.embeddings[nail[1]] > 0.7
+
+
+def test_second_time_comes_from_the_cache(make_dataset, cache, monkeypatch):
+    dataset, config = make_dataset(item_text_fields=FIELDS, content_dim=3, content_cache_dir=str(cache))
+    first = load_content(dataset, config)
+    monkeypatch.setattr(TfidfSvdEncoder, "fit", lambda *_: pytest.fail("encoded again"))
+    second = load_content(dataset, config)
+    assert np.array_equal(first.embeddings, second.embeddings)
+    assert (first.content_hash, first.encoder) == (second.content_hash, second.encoder)
+    new = [{"title": "Blue lipstick"}]
+    assert np.array_equal(first.item_encoder.encode(new), second.item_encoder.encode(new))
+
+
+def test_memory_and_cache_agree(make_dataset, cache):
+    dataset, config = make_dataset(item_text_fields=FIELDS, content_dim=3)
+    in_memory = load_content(dataset, config)
+    assert not isinstance(in_memory.embeddings, np.memmap) and not cache.exists()
+    config["content_cache_dir"] = str(cache)
+    cached = load_content(dataset, config)
+    assert np.array_equal(in_memory.embeddings, cached.embeddings)
+    assert in_memory.content_hash == cached.content_hash
+
+
+@pytest.mark.parametrize("build", [False, True])
+def test_hash_knows_items_text_and_encoder_only(make_dataset, shop_items, build):
+    def content_hash(changes=(), **settings):
+        text = shop_items
+        for old, new in changes:
+            text = text.replace(old, new)
+        settings = {"item_text_fields": FIELDS, "content_dim": 3, "seed": 1, **settings}
+        dataset, config = make_dataset(items=text, build=build, **settings)
+        return load_content(dataset, config).content_hash
+
+    same = content_hash()
+    assert content_hash(seed=2) == same  # the seed of a run does not touch the vectors
+    assert content_hash([("\t7.5\n", "\t9\n")]) == same  # price is not among the fields
+    assert content_hash(item_text_fields=[*FIELDS, "absent"]) == same
+    others = [
+        content_hash([("Red", "Pink")]),
+        content_hash(content_dim=2),
+        content_hash(item_text_fields=["brand", "title", "categories"]),
+    ]
+    assert len({same, *others}) == 4
+
+
+def test_items_without_text_are_counted(make_dataset, caplog):
+    dataset, config = make_dataset(item_text_fields=FIELDS, content_dim=3)
+    with caplog.at_level(logging.WARNING):
+        content = load_content(dataset, config)
+    assert "1 of 5 items have no text" in caplog.text
+    assert np.isclose(np.linalg.norm(content.embeddings[content.item_ids.index("d")]), 1)
+
+
+@pytest.mark.parametrize("name", [".npy", ".safetensors", ".vocab.json", ".json"])
+@pytest.mark.parametrize("damage", ["truncated", "one byte", "missing"])
+def test_damaged_cache_is_made_anew(make_dataset, cache, caplog, name, damage):
+    dataset, config = make_dataset(item_text_fields="title", content_dim=3, content_cache_dir=str(cache))
+    first = load_content(dataset, config)
+    expected = np.array(first.embeddings)
+    path = cache / f"{first.content_hash}{name}"
+    data = path.read_bytes()
+    path.unlink()
+    if damage == "truncated":
+        path.write_bytes(data[:-5])
+    elif damage == "one byte":
+        path.write_bytes(data[:-5] + bytes([data[-5] ^ 0x55]) + data[-4:])
+    with caplog.at_level(logging.WARNING):
+        again = load_content(dataset, config)
+    assert np.array_equal(again.embeddings, expected)
+    assert path.read_bytes() == data
+    if (name, damage) != (".json", "missing"):  # without that file there is no entry yet
+        assert "is damaged or outdated; it is made anew" in caplog.text
+
+
+def test_nothing_is_left_behind_by_a_failure(make_dataset, cache, vectors):
+    path, _ = vectors
+    array = np.load(path)
+    array[5] = np.nan
+    np.save(path, array)
+    settings = {"content_encoder": "file", "content_file": str(path), "content_cache_dir": str(cache)}
+    dataset, config = make_dataset(**settings)
+    with pytest.raises(UserError, match="item 'c'"):
+        load_content(dataset, config)
+    assert [file.suffix for file in cache.iterdir()] in ([], [".lock"])
+
+
+def test_full_cache_folder_is_read_without_writing(make_dataset, cache):
+    dataset, config = make_dataset(item_text_fields=FIELDS, content_dim=3, content_cache_dir=str(cache))
+    first = load_content(dataset, config)
+    for lock in cache.glob("*.lock"):
+        lock.unlink()
+    before = sorted(os.listdir(cache))
+    assert np.array_equal(load_content(dataset, config).embeddings, first.embeddings)
+    assert sorted(os.listdir(cache)) == before
+
+
+def test_cache_that_cannot_be_a_folder(make_dataset, tmp_path):
+    (tmp_path / "taken").write_text("")
+    dataset, config = make_dataset(item_text_fields=FIELDS, content_cache_dir=str(tmp_path / "taken"))
+    with pytest.raises(UserError, match="content_cache_dir: cannot write to .*taken"):
+        load_content(dataset, config)
+
+
+def _load_counting(dataset, config, counter, out):
+    fit = TfidfSvdEncoder.fit
+
+    def counting(self, texts):
+        with counter.get_lock():
+            counter.value += 1
+        return fit(self, texts)
+
+    TfidfSvdEncoder.fit = counting
+    out.put(load_content(dataset, config).content_hash)
+
+
+def test_processes_share_the_work(make_dataset, cache):
+    dataset, config = make_dataset(item_text_fields=FIELDS, content_dim=3, content_cache_dir=str(cache))
+    context = multiprocessing.get_context("fork")
+    counter, out = context.Value("i", 0), context.Queue()
+    workers = [context.Process(target=_load_counting, args=(dataset, config, counter, out)) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    hashes = {out.get(timeout=60) for _ in workers}
+    for worker in workers:
+        worker.join()
+    assert counter.value == 1 and len(hashes) == 1
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_file_content_follows_the_dataset(make_dataset, cache, vectors, cached):
+    path, unit = vectors
+    cache_dir = str(cache) if cached else None
+    settings = {"content_encoder": "file", "content_file": str(path), "content_cache_dir": cache_dir}
+    dataset, config = make_dataset(items=None, **settings)
+    content = load_content(dataset, config)
+    assert content.item_ids == ["[PAD]", *"eabcd"]
+    assert np.allclose(content.embeddings, [np.zeros(4), *(unit[item] for item in "eabcd")], atol=1e-7)
+    assert isinstance(content.embeddings, np.memmap) == cached
+    assert content.item_encoder is None and content.encoder == {"kind": "file", "file": "v.npy"}
+    again = load_content(dataset, config)
+    assert again.content_hash == content.content_hash and np.array_equal(again.embeddings, content.embeddings)
+
+
+def test_vectors_alone(vectors, cache, tmp_path):
+    path, unit = vectors
+    content = content_from_vectors(path)
+    assert content.item_ids == ["[PAD]", *unit]
+    assert np.allclose(content.embeddings, [np.zeros(4), *unit.values()], atol=1e-7)
+    cached = content_from_vectors(path, path.with_suffix(".ids"), cache)
+    assert isinstance(cached.embeddings, np.memmap) and np.array_equal(cached.embeddings, content.embeddings)
+    assert cached.content_hash == content.content_hash
+    moved = tmp_path / "moved.npy"
+    path.rename(moved)
+    path.with_suffix(".ids").rename(tmp_path / "moved.ids")
+    renamed = content_from_vectors(moved, cache_dir=cache)
+    assert renamed.content_hash == content.content_hash  # the vectors', not the name's
+
+
+def test_other_vectors_under_the_same_name_are_seen(vectors, cache):
+    path, _ = vectors
+    first = content_from_vectors(path, cache_dir=cache)
+    stat = path.stat()
+    np.save(path, -np.load(path))
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1000))
+    second = content_from_vectors(path, cache_dir=cache)
+    assert np.allclose(second.embeddings, -first.embeddings) and second.content_hash != first.content_hash
+
+
+def test_float16_stays_float16(vectors, cache):
+    path, unit = vectors
+    np.save(path, np.load(path).astype(np.float16))
+    content = content_from_vectors(path, cache_dir=cache)
+    assert content.embeddings.dtype == np.float16
+    assert np.allclose(content.embeddings[1:], list(unit.values()), atol=2e-3)
+
+
+def test_encoder_travels(make_dataset, tmp_path):
+    dataset, config = make_dataset(item_text_fields=FIELDS, content_dim=3)
+    content = load_content(dataset, config)
+    save_encoder(tmp_path / "saved", content)
+    assert sorted(os.listdir(tmp_path / "saved")) == ["item_encoder.json", "item_encoder.safetensors"]
+    assert json.loads((tmp_path / "saved" / "item_encoder.json").read_text())["fields"] == FIELDS
+    item = {"title": "Nail polish, blue", "categories": ["Beauty", "Nail_Polish"], "brand": "OPI"}
+    vector = load_encoder(tmp_path / "saved").encode([item])
+    assert np.array_equal(vector, content.embeddings[[content.item_ids.index("c")]])
+
+
+def test_no_encoder_to_save_or_load(vectors, tmp_path):
+    with pytest.raises(UserError, match="came from a file"):
+        save_encoder(tmp_path, content_from_vectors(vectors[0]))
+    with pytest.raises(UserError, match="cannot read the item encoder"):
+        load_encoder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"content_encoder": "tfidf_svd"}, "unknown .* 'tfidf_svd'; choose .*did you mean 'tfidf-svd'"),
+        ({"content_encoder": "file"}, "needs content_file"),
+        ({"content_encoder": "file", "content_file": "none.npy"}, "none.npy does not exist"),
+        ({"item_text_fields": ["nothing"]}, "none of the text fields"),
+        ({"content_dim": 0, "item_text_fields": ["title"]}, "content_dim is 0"),
+        ({"content_encoder": "sentence-transformers/", "item_text_fields": ["title"]}, "names no model"),
+    ],
+)
+def test_bad_configuration(make_dataset, settings, message):
+    dataset, config = make_dataset(**settings)
+    with pytest.raises(UserError, match=message):
+        load_content(dataset, config)
+
+
+def test_dataset_lacks_vectors(make_dataset, tmp_path):
+    np.save(tmp_path / "v.npy", np.ones((2, 3), np.float32))
+    (tmp_path / "v.ids").write_text("a\nz\n")
+    dataset, config = make_dataset(content_encoder="file", content_file=str(tmp_path / "v.npy"))
+    with pytest.raises(UserError, match="lacks 4 of the dataset's 5 items, e.g. e, b, c"):
+        load_content(dataset, config)

@@ -1,0 +1,121 @@
+"""Saving, loading and using fitted encoders; the optional sentence encoder."""
+
+from __future__ import annotations
+
+import json
+import sys
+import types
+
+import numpy as np
+import pytest
+
+from recbole_r3vae.data.encoders import ItemEncoder, SentenceTransformerEncoder, TfidfSvdEncoder
+from recbole_r3vae.errors import UserError
+
+TEXTS = ["Red lipstick. Beauty", "Blue soap. Beauty", "Red hair dye. Hair Care", "Blue hair dye. Hair Care"]
+
+
+@pytest.fixture
+def item_encoder() -> ItemEncoder:
+    return ItemEncoder(TfidfSvdEncoder(dim=3).fit(TEXTS), ("title", "categories"))
+
+
+@pytest.fixture
+def sentence_transformers(monkeypatch):
+    """A stand-in for the optional package that records what it is asked."""
+    calls = []
+
+    class SentenceTransformer:
+        def __init__(self, name, device=None):
+            if name.endswith("no-such-model"):
+                raise OSError("no-such-model is not a local folder\nand is not a model on the hub")
+            calls.append((name, device))
+
+        def encode(self, texts, convert_to_numpy, normalize_embeddings, show_progress_bar):
+            assert convert_to_numpy and normalize_embeddings and not show_progress_bar
+            vectors = np.array([[len(text), 1.0] for text in texts])
+            return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+    module = types.ModuleType("sentence_transformers")
+    module.SentenceTransformer = SentenceTransformer
+    monkeypatch.setitem(sys.modules, "sentence_transformers", module)
+    return calls
+
+
+def test_new_items_are_encoded_like_old_ones(item_encoder):
+    items = [
+        {"title": "Red lipstick", "categories": "Beauty"},
+        {"categories": ["Hair_Care"], "title": ["Blue", "hair", "dye"]},
+    ]
+    assert np.array_equal(item_encoder.encode(items), item_encoder.encoder.transform([TEXTS[0], TEXTS[3]]))
+
+
+def test_item_without_any_of_the_fields(item_encoder):
+    with pytest.raises(UserError, match=r"item 1 has none .*\['title', 'categories'\]; it has \['titel'\]"):
+        item_encoder.encode([{"title": "Red"}, {"titel": "Red"}])
+
+
+def test_save_and_load(item_encoder, tmp_path):
+    paths = tmp_path / "new" / "x.safetensors", tmp_path / "new" / "x.json"
+    item_encoder.save(*paths)
+    again = ItemEncoder.load(*paths)
+    assert again.fields == ("title", "categories")
+    items = [{"title": text} for text in TEXTS]
+    assert np.array_equal(again.encode(items), item_encoder.encode(items))
+
+
+@pytest.mark.parametrize(
+    "damage", ["missing", "truncated tensors", "truncated json", "other vocabulary", "unknown kind"]
+)
+def test_damaged_files_are_one_clear_error(item_encoder, tmp_path, damage):
+    tensors, meta = tmp_path / "x.safetensors", tmp_path / "x.json"
+    item_encoder.save(tensors, meta)
+    if damage == "missing":
+        tensors.unlink()
+    elif damage == "truncated tensors":
+        tensors.write_bytes(tensors.read_bytes()[:-10])
+    elif damage == "truncated json":
+        meta.write_bytes(meta.read_bytes()[:-10])
+    else:
+        change = {"vocabulary": ["red"]} if damage == "other vocabulary" else {"kind": "other"}
+        meta.write_text(json.dumps({**json.loads(meta.read_text()), **change}))
+    with pytest.raises(UserError, match=r"cannot read .*x\.safetensors with x\.json: .+") as error:
+        ItemEncoder.load(tensors, meta)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "name, model",
+    [
+        ("sentence-transformers/sentence-t5-base", "sentence-transformers/sentence-t5-base"),
+        ("sentence-t5-base", "sentence-transformers/sentence-t5-base"),
+        ("sentence-transformers/BAAI/bge-small-en-v1.5", "BAAI/bge-small-en-v1.5"),
+        ("sentence-transformers//models/mine", "/models/mine"),
+    ],
+)
+def test_sentence_encoder(sentence_transformers, tmp_path, name, model):
+    encoder = SentenceTransformerEncoder(name, device="cpu")
+    assert not sentence_transformers  # nothing is loaded before it is needed
+    vectors = encoder.fit(["a"]).transform(["a", "bb"])
+    assert sentence_transformers == [(model, "cpu")]
+    assert vectors.dtype == np.float32 and np.allclose(vectors[1], np.array([2, 1]) / 5**0.5)
+    paths = tmp_path / "x.safetensors", tmp_path / "x.json"
+    ItemEncoder(encoder, ("title",)).save(*paths)
+    assert np.array_equal(ItemEncoder.load(*paths).encode([{"title": "bb"}]), vectors[1:])
+
+
+def test_sentence_encoder_that_cannot_be_loaded(sentence_transformers):
+    with pytest.raises(UserError, match="cannot load .*'sentence-transformers/no-such-model'") as error:
+        SentenceTransformerEncoder("no-such-model").transform(["a"])
+    assert "\n" not in str(error.value)
+
+
+def test_sentence_encoder_not_installed(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
+    with pytest.raises(UserError, match=r"pip install 'recbole-r3vae\[text\]'"):
+        SentenceTransformerEncoder("sentence-t5-base").transform(["a"])
+
+
+def test_sentence_encoder_without_a_name():
+    with pytest.raises(UserError, match="names no model"):
+        SentenceTransformerEncoder("sentence-transformers/")

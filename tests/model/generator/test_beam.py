@@ -1,0 +1,294 @@
+"""Beam search against exhaustive enumeration and against a beam search written with Python lists."""
+
+from __future__ import annotations
+
+import itertools
+from functools import lru_cache
+
+import numpy as np
+import pytest
+import torch
+
+from recbole_r3vae.errors import UserError
+from recbole_r3vae.model.generator.decoding.beam import beam_search
+from recbole_r3vae.sid.prefix_tree import PrefixTree
+
+USERS = (5, 0, 3)
+
+
+class ToyGenerator:
+    """Log-probabilities that depend on the user and on every code of the prefix, looked up in random tables.
+
+    The prefix of a beam is known only from what this model cached when it decoded the beam's ancestors, as an
+    attention cache is: ``parents`` must re-order it and ``tokens`` extend it.
+    """
+
+    def __init__(self, sizes, dtype=torch.float32, tied=False, device="cpu"):
+        self.sizes, self.dtype, self.tied, self.device = sizes, dtype, tied, device
+        self.log_probs = lru_cache(maxsize=None)(self._log_probs)
+        self.floats = lru_cache(maxsize=None)(lambda *prefix: self.log_probs(*prefix).float().numpy())
+
+    def _log_probs(self, user: int, prefix: tuple[int, ...]) -> torch.Tensor:
+        seed = hash((user, *prefix)) % 2**32  # of integers: the same in every process
+        size, generator = self.sizes[len(prefix)], torch.Generator().manual_seed(seed)
+        if self.tied:  # few values, of both signs and zero: most scores are shared
+            return torch.randint(-2, 3, (size,), generator=generator).to(self.dtype)
+        return (2 * torch.randn(size, generator=generator)).log_softmax(0).to(self.dtype)
+
+    def start(self, users):
+        return {"users": users, "cache": None}
+
+    def step(self, state, tokens, parents):
+        if state["cache"] is None:
+            assert tokens is None and parents is None
+            state["cache"] = [[()] for _ in state["users"]]
+        else:
+            assert tokens.dtype == parents.dtype == torch.int64 and tokens.shape == parents.shape
+            state["cache"] = [
+                [beams[parent] + (token,) for parent, token in zip(*row)]
+                for beams, *row in zip(state["cache"], parents.tolist(), tokens.tolist())
+            ]
+        rows = [
+            torch.stack([self.log_probs(user, prefix) for prefix in beams])
+            for user, beams in zip(state["users"], state["cache"])
+        ]
+        return torch.stack(rows).to(self.device)
+
+    def score(self, user, codes) -> np.float32:
+        score = np.float32(0)
+        for level, code in enumerate(codes):
+            score += self.floats(user, tuple(codes[:level]))[code]
+        return score
+
+
+def random_table(seed: int) -> tuple[torch.Tensor, tuple[int, ...]]:
+    """Codes with a padding row, depth 1 to 5 in turn; some codebooks are full, some items share all codes."""
+    rng = np.random.default_rng(seed)
+    sizes = tuple(int(size) for size in rng.integers(2, 7, size=1 + seed % 5))
+    codes = torch.from_numpy(rng.integers(0, sizes, size=(int(rng.integers(12, 50)), len(sizes))))
+    codes[0] = -1
+    return codes, sizes
+
+
+def exhaustive(model, tree, codes, user, k, flags=None):
+    """Every allowed item scored and sorted: by score, semantic ID, then leaf order."""
+    place = {item: place for place, item in enumerate(tree.leaf_items.tolist())}
+    scored = [
+        (-model.score(user, row), row, place[item], item)
+        for item, row in enumerate(codes.tolist())
+        if item and (flags is None or flags[item])
+    ]
+    best = sorted(scored)[:k]
+    return [item for *_, item in best], [-score for score, *_ in best]
+
+
+def listed_beam(model, tree, codes, user, num_beams, k, flags=None):
+    """The textbook beam search over prefixes, one user, with the same order of ties."""
+    rows = list(map(tuple, codes.tolist()))
+    is_open = [item > 0 and (flags is None or bool(flags[item])) for item in range(len(rows))]
+    beams = [(np.float32(0), ())]
+    for level in range(codes.shape[1]):
+        prefixes = {row[: level + 1] for item, row in enumerate(rows) if is_open[item]}
+        extended = [
+            (score - model.floats(user, prefix)[code], (*prefix, code))
+            for score, prefix in beams
+            for code in range(model.sizes[level])
+            if (*prefix, code) in prefixes
+        ]
+        beams = sorted(extended)[:num_beams]
+    in_order = tree.leaf_items.tolist()
+    found = [(item, -score) for score, row in beams for item in in_order if is_open[item] and rows[item] == row]
+    return [item for item, _ in found[:k]], [score for _, score in found[:k]]
+
+
+def restrictions(n_items: int, seed: int):
+    """No restriction, one for all users and one for each user; at least eight items stay allowed."""
+    generator = torch.Generator().manual_seed(seed)
+    flags = torch.rand(1 + len(USERS), n_items, generator=generator) < 0.4
+    flags[:, 1:9] = True
+    flags[:, 0] = True  # the padding item's flag must not matter
+    return {"all": None, "shared": flags[0], "by user": flags[1:]}
+
+
+def flags_of(allowed, row):
+    return allowed if allowed is None or allowed.dim() == 1 else allowed[row]
+
+
+def assert_found(items, scores, row, expected_items, expected_scores):
+    assert items[row].tolist() == expected_items
+    assert scores[row].tolist() == [float(score) for score in expected_scores]
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("seed", range(10))
+def test_wide_beam_equals_exhaustive_scoring(seed, dtype, tied):
+    codes, sizes = random_table(seed)
+    tree, model = PrefixTree.from_codes(codes, sizes, seed=seed), ToyGenerator(sizes, dtype, tied)
+    for allowed, k in itertools.product(restrictions(len(codes), seed).values(), (1, 8)):
+        num_beams = max(k, *tree.n_nodes)
+        items, scores = beam_search(model, model.start(USERS), tree, num_beams, k, allowed)
+        assert (items.dtype, scores.dtype) == (torch.int64, torch.float32)
+        assert items.shape == scores.shape == (len(USERS), k)
+        for row, user in enumerate(USERS):
+            expected = exhaustive(model, tree, codes, user, k, flags_of(allowed, row))
+            assert_found(items, scores, row, *expected)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("seed", range(10, 25))
+def test_narrow_beam_equals_the_textbook(seed, tied):
+    codes, sizes = random_table(seed)
+    tree, model = PrefixTree.from_codes(codes, sizes, seed=seed), ToyGenerator(sizes, tied=tied)
+    for num_beams, allowed in itertools.product((1, 2, 5, 9), restrictions(len(codes), seed).values()):
+        k = min(num_beams, 8)
+        items, scores = beam_search(model, model.start(USERS), tree, num_beams, k, allowed)
+        for row, user in enumerate(USERS):
+            expected = listed_beam(model, tree, codes, user, num_beams, k, flags_of(allowed, row))
+            assert_found(items, scores, row, *expected)
+
+
+@pytest.mark.parametrize("fan_outs", [(3, 4, 2), (12, 1, 1), (1, 1, 12)])
+def test_trees_with_the_same_fan_out_everywhere(fan_outs):
+    """Levels without padding take shorter paths: all codes present, or one child a node."""
+    sizes = (*fan_outs[:-1], fan_outs[-1] + 3)
+    codes = torch.tensor([(-1,) * 3, *itertools.product(*map(range, fan_outs))])
+    tree, model = PrefixTree.from_codes(codes, sizes), ToyGenerator(sizes)
+    for num_beams, allowed in itertools.product((4, 24), restrictions(len(codes), 0).values()):
+        items, scores = beam_search(model, model.start(USERS), tree, num_beams, 4, allowed)
+        for row, user in enumerate(USERS):
+            expected = listed_beam(model, tree, codes, user, num_beams, 4, flags_of(allowed, row))
+            assert_found(items, scores, row, *expected)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("seed", range(5))
+def test_a_gpu_gives_what_the_cpu_gives(seed, dtype):
+    codes, sizes = random_table(seed)
+    tree = PrefixTree.from_codes(codes, sizes)
+    for tied, allowed in itertools.product((False, True), restrictions(len(codes), seed).values()):
+        here, there = (ToyGenerator(sizes, dtype, tied, device) for device in ("cpu", "cuda"))
+        expected = beam_search(here, here.start(USERS), tree, 9, 8, allowed)
+        found = beam_search(there, there.start(USERS), tree.to("cuda"), 9, 8, allowed)
+        assert all(tensor.is_cuda for tensor in found)
+        assert torch.equal(found[0].cpu(), expected[0]) and torch.equal(found[1].cpu(), expected[1])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_batch_gives_what_its_users_get_alone(seed):
+    codes, sizes = random_table(seed)
+    tree, model = PrefixTree.from_codes(codes, sizes), ToyGenerator(sizes, tied=True)
+    users = tuple(range(12))
+    allowed = torch.rand(len(users), len(codes), generator=torch.Generator().manual_seed(seed)) < 0.5
+    items, scores = beam_search(model, model.start(users), tree, 6, 6, allowed, strict=False)
+    for row, user in enumerate(users):
+        alone = beam_search(model, model.start((user,)), tree, 6, 6, allowed[row : row + 1], strict=False)
+        assert torch.equal(items[row], alone[0][0]) and torch.equal(scores[row], alone[1][0])
+
+
+def test_a_restriction_serves_many_batches():
+    codes, sizes = random_table(7)
+    tree, model = PrefixTree.from_codes(codes, sizes), ToyGenerator(sizes)
+    allowed = restrictions(len(codes), 7)["shared"]
+    restriction = tree.restrict(allowed)
+    for users in ((1, 2), (3,)):
+        once = beam_search(model, model.start(users), tree, 10, 8, restriction)
+        anew = beam_search(model, model.start(users), tree, 10, 8, allowed)
+        assert torch.equal(once[0], anew[0]) and torch.equal(once[1], anew[1])
+
+
+def test_items_of_a_shared_leaf_share_its_score():
+    codes = torch.tensor([[-1, -1]] + [[0, 1]] * 6 + [[1, 0]] * 6)
+    tree, model = PrefixTree.from_codes(codes, (2, 2), seed=1), ToyGenerator((2, 2))
+    items, scores = beam_search(model, model.start((0,)), tree, 12, 12)
+    first = [0, 1] if model.score(0, [0, 1]) > model.score(0, [1, 0]) else [1, 0]
+    in_order = [item for item in tree.leaf_items.tolist() if codes[item].tolist() == first]
+    assert items[0, :6].tolist() == in_order  # leaf order, though a single beam holds all six
+    assert scores[0].unique().numel() == 2 and scores[0, :6].unique().numel() == 1
+
+
+@pytest.mark.parametrize("num_beams", [4, 100])
+def test_too_few_items_are_an_error_or_filled_up(num_beams):
+    codes, sizes = random_table(13)
+    tree, model = PrefixTree.from_codes(codes, sizes), ToyGenerator(sizes)
+    allowed = torch.zeros(len(USERS), len(codes), dtype=torch.bool)
+    allowed[0, [2, 5, 6, 7, 9]] = True
+    allowed[1, [3, 8, 0]] = True  # two: item 0 is padding
+    with pytest.raises(UserError, match="user 1 of the batch has only 2 possible items for k=4"):
+        beam_search(model, model.start(USERS), tree, num_beams, 4, allowed)
+    items, scores = beam_search(model, model.start(USERS), tree, num_beams, 4, allowed, strict=False)
+    for row, n in enumerate((4, 2, 0)):
+        expected = listed_beam(model, tree, codes, USERS[row], num_beams, n, allowed[row])
+        assert_found(items[:, :n], scores[:, :n], row, *expected)
+        assert items[row, n:].tolist() == [0] * (4 - n)
+        assert (scores[row, n:] == -torch.inf).all() and scores[row, :n].isfinite().all()
+
+
+def test_nothing_allowed_for_anybody():
+    codes, sizes = random_table(13)
+    tree, model = PrefixTree.from_codes(codes, sizes), ToyGenerator(sizes)
+    none = torch.zeros(len(codes), dtype=torch.bool)
+    items, scores = beam_search(model, model.start(USERS), tree, 4, 4, none, strict=False)
+    assert not items.any() and (scores == -torch.inf).all()
+
+
+def test_codes_of_probability_zero_lead_nowhere():
+    codes = torch.tensor([[-1, -1], [0, 0], [0, 1], [1, 0], [1, 1]])
+    tree, model = PrefixTree.from_codes(codes, (2, 2)), ToyGenerator((2, 2))
+    model.log_probs = lambda user, prefix: torch.tensor([-2, -3.0] if prefix == (0,) else [-torch.inf, -1.0])
+    items, scores = beam_search(model, model.start((0,)), tree, 4, 4, strict=False)
+    assert items.tolist() == [[4, 0, 0, 0]] and scores.tolist() == [[-2.0] + [-torch.inf] * 3]
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_nan_is_an_error_whatever_its_sign(sign):
+    codes, sizes = random_table(2)
+    tree, model = PrefixTree.from_codes(codes, sizes), ToyGenerator(sizes)
+    bad = torch.full((sizes[1],), torch.nan).copysign(torch.tensor(float(sign)))
+    plain = model.log_probs
+    model.log_probs = lambda user, prefix: bad if user == 3 and len(prefix) == 1 else plain(user, prefix)
+    with pytest.raises(UserError, match="NaN.*learning_rate"):
+        beam_search(model, model.start(USERS), tree, 4, 4, strict=False)
+
+
+@pytest.mark.parametrize(("num_beams", "k"), [(4, 5), (4, 0)])
+def test_k_must_fit_the_beam(num_beams, k):
+    codes, sizes = random_table(2)
+    tree, model = PrefixTree.from_codes(codes, sizes), ToyGenerator(sizes)
+    with pytest.raises(UserError, match=f"between 1 and num_beams=4, got {k}"):
+        beam_search(model, model.start(USERS), tree, num_beams, k)
+
+
+def test_a_restriction_for_other_users_is_refused():
+    codes, sizes = random_table(2)
+    tree, model = PrefixTree.from_codes(codes, sizes), ToyGenerator(sizes)
+    with pytest.raises(UserError, match="2 rows for 3 users"):
+        beam_search(model, model.start(USERS), tree, 4, 4, torch.ones(2, len(codes), dtype=torch.bool))
+
+
+def test_log_probabilities_of_another_codebook_are_refused():
+    codes, sizes = random_table(2)
+    tree, model = PrefixTree.from_codes(codes, sizes), ToyGenerator((sizes[0], sizes[1] + 1, *sizes[2:]))
+    with pytest.raises(ValueError, match=r"level 1, got"):
+        beam_search(model, model.start(USERS), tree, 4, 4)
+
+
+def test_no_wider_than_the_level_and_the_restriction():
+    """A model never decodes beams that cannot be alive: width is bounded by the open nodes of the level."""
+    codes, sizes = random_table(4)
+    tree, model = PrefixTree.from_codes(codes, sizes), ToyGenerator(sizes)
+    widths = []
+    step = model.step
+
+    def counting(state, tokens, parents):
+        widths.append(1 if tokens is None else tokens.shape[1])
+        return step(state, tokens, parents)
+
+    model.step = counting
+    allowed = torch.zeros(len(codes), dtype=torch.bool)
+    allowed[:6] = True
+    for restriction in (None, tree.restrict(allowed)):
+        widths.clear()
+        beam_search(model, model.start(USERS), tree, 20, 5, restriction)
+        assert widths == [min(20, n) for n in (restriction or tree).n_nodes[:-1]]

@@ -1,0 +1,66 @@
+"""Small synthetic catalogues and tokenizers on them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from recbole_r3vae.config import load_yaml, properties
+from recbole_r3vae.data.content import ItemContent
+from recbole_r3vae.data.items import ItemVectors
+from recbole_r3vae.model.tokenizer.r3vae import R3VAE
+
+
+@pytest.fixture(scope="session")
+def catalogue():
+    """A function from numbers of items and dimensions to their vectors: unit rows in a hierarchy of clusters.
+
+    All share a mean direction, as text embeddings do.
+    """
+
+    def make(n=600, d=16, seed=0) -> ItemVectors:
+        random = np.random.default_rng(seed)
+        topics, subtopics = random.normal(size=(12, d)), random.normal(size=(12, 6, d))
+        topic, subtopic = random.integers(12, size=n), random.integers(6, size=n)
+        x = 1.5 + topics[topic] + 0.5 * subtopics[topic, subtopic] + 0.2 * random.normal(size=(n, d))
+        x = x / np.linalg.norm(x, axis=1, keepdims=True)
+        embeddings = np.concatenate([np.zeros((1, d)), x]).astype(np.float32)
+        ids = ["[PAD]", *(f"item{i}" for i in range(n))]
+        return ItemVectors(ItemContent(embeddings, ids, encoder={"kind": "test"}, content_hash=""))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def build():
+    """A function from items and settings, on top of the YAML's, to a tokenizer."""
+
+    def make(items: ItemVectors, **settings) -> R3VAE:
+        defaults = {"codebook_sizes": [16, 16, 16], "device": torch.device("cpu"), "seed": 2020}
+        return R3VAE({**load_yaml(properties() / "model" / "R3VAE.yaml"), **defaults, **settings}, items)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def train():
+    """A function that trains a tokenizer as RecBole's trainer would and returns the loss of every epoch."""
+
+    def fit(model, items: ItemVectors, epochs: int, batch_size=128, learning_rate=5e-4) -> list[float]:
+        x = torch.from_numpy(items.embeddings[1:])
+        optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate)
+        generator = torch.Generator().manual_seed(0)
+        history = []
+        for _ in range(epochs):
+            total = 0.0
+            for rows in torch.randperm(len(x), generator=generator).split(batch_size):
+                optimizer.zero_grad()
+                loss = sum(model.calculate_loss({"item_emb": x[rows]}))
+                loss.backward()
+                optimizer.step()
+                total += loss.item() * len(rows)
+            history.append(total / len(x))
+        return history
+
+    return fit

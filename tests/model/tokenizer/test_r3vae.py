@@ -1,0 +1,313 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from recbole_r3vae.errors import UserError
+from recbole_r3vae.model.tokenizer import base
+from recbole_r3vae.model.tokenizer.quantize.codebook import kmeans
+
+MODES = ["top1", "softmax", "ste"]
+
+
+def rows(items):
+    return torch.from_numpy(items.embeddings[1:])
+
+
+def usage(model, items):
+    codes = model.tokenize(rows(items))
+    return [len(codes[:, level].unique()) / size for level, size in enumerate(model.codebook_sizes)]
+
+
+# -- reference vector ----------------------------------------------------------------------------------------
+
+
+def test_projection_splits_an_embedding_along_the_reference(catalogue, build):
+    items = catalogue()
+    model, x = build(items), rows(items)
+    along, rest = model.project(x)
+    r = model.reference.detach()
+    torch.testing.assert_close(along + rest, x)
+    torch.testing.assert_close(rest @ r, torch.zeros(len(x)), atol=1e-5, rtol=0)
+    alpha = (x @ r) / (r @ r)
+    torch.testing.assert_close(along, alpha.unsqueeze(1) * r)
+
+
+def test_reference_starts_at_the_mean_and_leaves_no_common_direction(catalogue, build):
+    items = catalogue()
+    model, x = build(items), rows(items)
+    model.initialise(items)
+    torch.testing.assert_close(model.reference.detach(), x.mean(0))
+
+    def mean_cosine(v):
+        u = torch.nn.functional.normalize(v)
+        return ((u.sum(0).square().sum() - len(u)) / (len(u) ** 2 - len(u))).item()
+
+    assert mean_cosine(x) > 0.5
+    assert abs(mean_cosine(model.project(x)[1])) < 0.02
+
+
+def test_without_reference_the_embedding_itself_is_quantised(catalogue, build):
+    items = catalogue()
+    model, x = build(items, reference_vector=False), rows(items)
+    out = model.quantize(x)
+    assert model.reference is None and out.reference is None
+    assert torch.equal(out.residuals[0], x)
+    torch.testing.assert_close(out.reconstruction, out.quantized)
+
+
+def test_a_zero_reference_gives_no_nan(catalogue, build):
+    items = catalogue()
+    model = build(items)
+    torch.nn.init.zeros_(model.reference)
+    sum(model.calculate_loss({"item_emb": rows(items)})).backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters())
+
+
+# -- initialisation ------------------------------------------------------------------------------------------
+
+
+def test_initialise_runs_kmeans_on_the_projected_embeddings(catalogue, build):
+    items = catalogue()
+    model = build(items)
+    model.initialise(items)
+    _, e0 = model.project(rows(items))
+    expected = kmeans(e0.detach().numpy(), 16, 25, seed=2020)
+    np.testing.assert_allclose(model.quantizer.levels[0].codebook.weight.detach(), expected, atol=1e-5)
+
+
+def test_initialise_reads_a_sample_of_large_catalogues_only(catalogue, build, monkeypatch):
+    items = catalogue(1100)
+    asked = []
+    sample = items.sample
+    monkeypatch.setattr(items, "sample", lambda n, seed: asked.append((n, seed)) or sample(n, seed))
+    build(items, codebook_sizes=[2, 4]).initialise(items)
+    assert asked == [(1024, 2020)]
+
+
+def test_without_kmeans_codebooks_keep_their_seeded_random_start(catalogue, build):
+    items = catalogue()
+    model = build(items, kmeans_init=False)
+    before = [level.codebook.weight.clone() for level in model.quantizer.levels]
+    model.initialise(items)
+    assert all(torch.equal(a, level.codebook.weight) for a, level in zip(before, model.quantizer.levels))
+    torch.testing.assert_close(model.reference.detach(), rows(items).mean(0))
+
+
+def test_kmeans_alone_uses_all_codes_and_tells_more_items_apart_than_chance(catalogue, build):
+    items, unique = catalogue(), {}
+    for start in (True, False):
+        model = build(items, codebook_sizes=[32, 32, 32], kmeans_init=start)
+        model.initialise(items)
+        unique[start] = len(model.tokenize(rows(items)).unique(dim=0)) / 600
+        if start:
+            assert usage(model, items) == [1.0, 1.0, 1.0]
+    assert unique[True] > 0.65 > unique[False]
+
+
+# -- codes ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_tokenize_gives_the_codes_of_quantize_whatever_the_chunks(catalogue, build, monkeypatch, mode):
+    items = catalogue()
+    model, x = build(items, rating_mode=mode, codebook_sizes=[8, 4, 16]), rows(items)
+    model.initialise(items)
+    codes = model.tokenize(x)
+    assert codes.shape == (600, 3) and codes.dtype == torch.int64
+    assert torch.equal(codes, model.quantize(x).codes)
+    assert (codes >= 0).all() and (codes < torch.tensor([8, 4, 16])).all()
+    monkeypatch.setattr(base, "TOKENIZE_ROWS", 37)
+    assert torch.equal(codes, model.tokenize(x))
+
+
+@pytest.mark.parametrize("sim", ["cosine", "dot"])
+@pytest.mark.parametrize("mode", MODES)
+def test_an_items_own_code_is_its_nearest_at_every_level(catalogue, build, mode, sim):
+    items = catalogue()
+    model, x = build(items, rating_mode=mode, rating_sim=sim, codebook_sizes=[8, 4, 16]), rows(items)
+    model.initialise(items)
+    codes = model.tokenize(x)
+    for level, size in enumerate(model.codebook_sizes):
+        distances = model.level_distances(x, level)
+        assert distances.shape == (600, size) and not distances.requires_grad
+        assert torch.equal(distances.argmin(-1), codes[:, level])
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_same_seed_same_codes_whatever_ran_before(catalogue, build, train, mode):
+    items = catalogue()
+    results = []
+    for noise in (1, 2):
+        torch.manual_seed(noise)
+        np.random.seed(noise)
+        model = build(items, rating_mode=mode, decoder="mlp")
+        model.initialise(items)
+        train(model, items, epochs=2)
+        results.append((model.tokenize(rows(items)), model.state_dict()))
+    assert torch.equal(results[0][0], results[1][0])
+    assert all(torch.equal(value, results[1][1][key]) for key, value in results[0][1].items())
+    other = build(items, rating_mode=mode, seed=1)
+    other.initialise(items)
+    assert not torch.equal(other.tokenize(rows(items)), results[0][0])
+
+
+def test_a_checkpoint_needs_the_dimension_only(catalogue, build, train):
+    items = catalogue()
+    model = build(items)
+    model.initialise(items)
+    train(model, items, epochs=2)
+
+    class Dimension:
+        dim = items.dim
+
+    copy = build(Dimension())
+    copy.load_state_dict(model.state_dict())
+    assert torch.equal(copy.tokenize(rows(items)), model.tokenize(rows(items)))
+
+
+# -- training ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "settings, n_terms",
+    [
+        ({}, 3),
+        ({"reference_vector": False}, 3),
+        ({"scale_by_norm": False}, 3),
+        ({"rating_sim": "dot"}, 3),
+        ({"rating_mode": "softmax"}, 3),
+        ({"rating_mode": "softmax", "rating_sim": "dot"}, 3),
+        ({"rating_mode": "ste"}, 5),
+        ({"sc_weight": 0}, 2),
+        ({"pd_weight": 0}, 2),
+        ({"pd_on": "codewords"}, 3),
+        ({"metric_space": "projected"}, 3),
+        ({"decoder": "mlp"}, 3),
+        ({"kmeans_init": False}, 3),
+    ],
+    ids=str,
+)
+def test_every_switch_trains(catalogue, build, train, settings, n_terms):
+    items = catalogue()
+    model = build(items, **settings)
+    model.initialise(items)
+    assert len(model.calculate_loss({"item_emb": rows(items)})) == n_terms
+    history = train(model, items, epochs=5)
+    assert history[-1] < history[0] - 1e-4
+
+
+def test_the_loss_is_what_its_docstring_says(catalogue, build):
+    items = catalogue()
+    weights = {"sc_weight": 0.3, "pd_weight": 0.7, "codebook_weight": 2.0, "commitment_weight": 0.5}
+    model, x = build(items, rating_mode="ste", **weights), rows(items)[:50]
+    model.initialise(items)
+    out, terms = model.quantize(x), model.calculate_loss({"item_emb": x})
+    rest = x - out.reconstruction
+    assert terms[0].item() == pytest.approx(sum(float(v @ v) for v in rest.detach()) / 50, rel=1e-5)
+    levels = sum(
+        (r - level.codebook.weight[out.codes[:, i]]).square().sum().item() / 50
+        for i, (r, level) in enumerate(zip(out.residuals, model.quantizer.levels))
+    )
+    assert [terms[1].item(), terms[2].item()] == pytest.approx([2.0 * levels, 0.5 * levels], rel=1e-5)
+    cohesion = base_cohesion(out.quantized.detach(), out.codes)
+    assert terms[3].item() == pytest.approx(-0.3 * cohesion, rel=1e-4)
+
+
+def base_cohesion(vectors, codes):
+    """SC pair by pair."""
+    cosines = torch.nn.functional.cosine_similarity(vectors[:, None], vectors[None], dim=-1)
+    levels = []
+    for level in range(1, codes.shape[1] + 1):
+        means = []
+        for prefix in codes[:, :level].unique(dim=0):
+            members = (codes[:, :level] == prefix).all(1).nonzero().flatten()
+            pairs = [cosines[i, j].item() for i in members for j in members if i < j]
+            if pairs:
+                means.append(sum(pairs) / len(pairs))
+        if means:
+            levels.append(sum(means) / len(means))
+    return sum(levels) / len(levels)
+
+
+def test_counts_tell_what_the_regularizers_rested_on(catalogue, build):
+    items = catalogue()
+    model, x = build(items), rows(items)[:64]
+    model.initialise(items)
+    model.calculate_loss({"item_emb": x})
+    codes = model.tokenize(x)
+    for level in range(3):
+        sizes = codes[:, : level + 1].unique(dim=0, return_counts=True)[1]
+        counts = {name: values[level].item() for name, values in model.last_regularizer_counts.items()}
+        assert counts == {
+            "sc_clusters": (sizes > 1).sum().item(),
+            "sc_pairs": (sizes * (sizes - 1) // 2).sum().item(),
+            "pd_clusters": len(sizes),
+        }
+
+
+@pytest.mark.parametrize("space, reached", [("quantized", True), ("projected", False)])
+def test_metric_space_decides_whether_codebooks_feel_the_regularizers(catalogue, build, space, reached):
+    items = catalogue()
+    model = build(items, metric_space=space)
+    model.initialise(items)
+    sum(model.calculate_loss({"item_emb": rows(items)})[1:]).backward()
+    assert model.reference.grad.abs().sum() > 0
+    assert all((level.codebook.weight.grad is not None) == reached for level in model.quantizer.levels)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_zero_and_repeated_embeddings_train_without_nan(catalogue, build, train, mode):
+    items = catalogue(100)
+    items.embeddings[1:30] = 0.0
+    items.embeddings[30:80] = items.embeddings[30]
+    model = build(items, rating_mode=mode, decoder="mlp")
+    model.initialise(items)
+    assert np.isfinite(train(model, items, epochs=3)).all()
+    assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
+    assert len(model.tokenize(rows(items)[:29]).unique(dim=0)) == 1
+
+
+def test_without_kmeans_rating_keeps_codes_alive_that_straight_through_loses(catalogue, build, train):
+    items, used = catalogue(1000, 32), {}
+    for mode in MODES:
+        model = build(items, rating_mode=mode, kmeans_init=False, codebook_sizes=[48, 48, 48])
+        model.initialise(items)
+        train(model, items, epochs=12, learning_rate=1e-3)
+        used[mode] = min(usage(model, items))
+    # Softmax moves every codeword; top1 moves winners only and, in tight clusters, loses some.
+    assert used["softmax"] > 0.75 and used["top1"] > 0.45 and used["ste"] < 0.3, used
+
+
+# -- settings ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "settings, words",
+    [
+        ({"rating_mode": "top2"}, ["rating_mode", "'top2'", "did you mean 'top1'", "softmax"]),
+        ({"rating_sim": "l2"}, ["rating_sim", "'l2'", "cosine, dot"]),
+        ({"metric_space": "raw"}, ["metric_space", "quantized, projected"]),
+        ({"pd_on": "centers"}, ["pd_on", "did you mean 'centres'"]),
+        ({"decoder": "linear"}, ["decoder", "identity, mlp"]),
+        ({"rating_temperature": 0}, ["rating_temperature", "0", "above 0"]),
+        ({"codebook_sizes": 256}, ["codebook_sizes", "256", "[256, 256, 256]"]),
+        ({"codebook_sizes": []}, ["codebook_sizes", "[]"]),
+        ({"codebook_sizes": [256, 1]}, ["codebook_sizes", "[256, 1]", "2 or more"]),
+        ({"codebook_sizes": [256, 8.5]}, ["codebook_sizes", "8.5"]),
+    ],
+    ids=str,
+)
+def test_bad_settings_are_named(catalogue, build, settings, words):
+    with pytest.raises(UserError) as error:
+        build(catalogue(), **settings)
+    assert all(word in str(error.value) for word in words), error.value
+
+
+@pytest.mark.parametrize("kmeans_init", [True, False])
+def test_a_codebook_larger_than_the_catalogue_is_refused(catalogue, build, kmeans_init):
+    items = catalogue(40)
+    with pytest.raises(UserError, match=r"codebook_sizes is \[16, 41\].*only 40 items"):
+        build(items, codebook_sizes=[16, 41], kmeans_init=kmeans_init).initialise(items)
+    build(items, codebook_sizes=[16, 40], kmeans_init=kmeans_init).initialise(items)

@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from recbole_r3vae.model.tokenizer.quantize import residual as residual_module
+from recbole_r3vae.model.tokenizer.quantize.assign import NearestNeighbour, SoftmaxRating, Top1Rating
+from recbole_r3vae.model.tokenizer.quantize.codebook import Codebook, kmeans
+from recbole_r3vae.model.tokenizer.quantize.residual import ResidualQuantizer
+
+SIZES = (7, 5, 9)
+
+
+def quantizer(rule, straight_through=False, d=6):
+    generator = torch.Generator().manual_seed(0)
+    levels = [rule(Codebook(size, d, generator)) for size in SIZES]
+    return ResidualQuantizer(levels, straight_through).double()
+
+
+def vectors(n=30, d=6, seed=1):
+    return torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    "rule, straight_through", [(Top1Rating, False), (SoftmaxRating, False), (NearestNeighbour, True)]
+)
+def test_every_level_quantises_what_the_levels_before_left(rule, straight_through):
+    model, x = quantizer(rule, straight_through), vectors()
+    out = model(x)
+    assert out.codes.shape == (30, 3) and out.codes.dtype == torch.int64
+    for i in range(len(x)):  # one item after the other
+        rest, total = x[i : i + 1], torch.zeros(1, 6).double()
+        for number, level in enumerate(model.levels):
+            torch.testing.assert_close(out.residuals[number][i : i + 1], rest)
+            code, q = level(rest)
+            assert out.codes[i, number] == code
+            torch.testing.assert_close(out.levels[number][i : i + 1], q)
+            rest, total = rest - q, total + q
+        torch.testing.assert_close(out.quantized[i : i + 1], total)
+
+
+def test_top1_never_lengthens_the_residual():
+    out = quantizer(Top1Rating)(vectors())
+    lengths = torch.stack([r.norm(dim=-1) for r in out.residuals])
+    assert (lengths[1:] <= lengths[:-1]).all()
+
+
+def test_differentiable_levels_pass_the_gradient_to_every_codebook():
+    model, x = quantizer(Top1Rating), vectors()
+    (x - model(x).quantized).square().sum().backward()
+    for level in model.levels:
+        assert level.codebook.weight.grad.abs().sum() > 0
+
+
+def test_straight_through_gives_the_sum_of_levels_and_hands_its_gradient_to_the_input():
+    model, x = quantizer(NearestNeighbour, True), vectors().requires_grad_()
+    out = model(x)
+    torch.testing.assert_close(out.quantized, sum(out.levels))
+    weight = vectors(seed=5)
+    (out.quantized * weight).sum().backward()
+    torch.testing.assert_close(x.grad, weight)
+    assert all(level.codebook.weight.grad is None for level in model.levels)
+
+
+def test_codebook_loss_moves_each_level_by_its_own_residuals_only():
+    model, x = quantizer(NearestNeighbour, True), vectors().requires_grad_()
+    out = model(x)
+    loss = out.codebook_loss()
+    loss.backward()
+    assert x.grad is None
+    expected_loss = 0.0
+    for number, level in enumerate(model.levels):
+        expected = torch.zeros_like(level.codebook.weight)
+        for code, r in zip(out.codes[:, number], out.residuals[number]):
+            expected[code] += 2 * (level.codebook.weight[code] - r) / len(x)
+            expected_loss += (level.codebook.weight[code] - r).square().sum().item() / len(x)
+        torch.testing.assert_close(level.codebook.weight.grad, expected.detach())
+    assert loss.item() == pytest.approx(expected_loss)
+
+
+def test_commitment_loss_reaches_the_input_from_every_level():
+    model, x = quantizer(NearestNeighbour, True), vectors().requires_grad_()
+    out = model(x)
+    loss = out.commitment_loss()
+    loss.backward()
+    expected = sum(2 * (r - q) / len(x) for r, q in zip(out.residuals, out.levels))
+    torch.testing.assert_close(x.grad, expected.detach())
+    assert all(level.codebook.weight.grad is None for level in model.levels)
+    assert loss.item() == pytest.approx(out.codebook_loss().item())
+
+
+@pytest.mark.parametrize("rule", [Top1Rating, NearestNeighbour])
+def test_initialise_is_kmeans_of_the_running_residual(rule, monkeypatch):
+    monkeypatch.setattr(residual_module, "CHUNK_ROWS", 7)  # several chunks
+    model, x = quantizer(rule).float(), vectors(200).float()
+    rest = x.clone()
+    model.initialise(x, iterations=10, seed=3)
+    for number, level in enumerate(model.levels):
+        expected = torch.from_numpy(kmeans(rest.numpy(), SIZES[number], 10, seed=3 + number))
+        torch.testing.assert_close(level.codebook.weight.detach(), expected, atol=1e-5, rtol=1e-4)
+        rest = rest - level(rest)[1].detach()
+    torch.testing.assert_close(x, rest)  # documented: the sample is overwritten
