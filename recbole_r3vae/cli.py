@@ -132,3 +132,7 @@ def _quality(options, rest: list[str]) -> None:
     if options.json:
         write_json(options.json, report)
         print(json.dumps({"written": options.json}))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -263,7 +263,9 @@ class Config(RecBoleConfig):
 
     def _load_internal_config_dict(self, model, model_class, dataset):
         super()._load_internal_config_dict(model, model_class, dataset)
-        ours = properties()
+        ours, recboles_columns = properties(), self.internal_config_dict.get("load_col")
+        if not (recbole_properties() / "dataset" / f"{dataset}.yaml").is_file():
+            recboles_columns = None
         for path in (
             ours / "overall.yaml",
             ours / "model" / f"{model}.yaml",
@@ -272,6 +274,8 @@ class Config(RecBoleConfig):
         ):
             if path.is_file():
                 self.internal_config_dict.update(load_yaml(path))
+        if recboles_columns and model_class.type in (ModelType.CONTEXT, ModelType.DECISIONTREE, ModelType.KNOWLEDGE):
+            self.internal_config_dict["load_col"] = recboles_columns  # with the labels that click models are trained on
         self._report_unknown_keys()
         if model not in own_models():
             self._fit_recbole_model()

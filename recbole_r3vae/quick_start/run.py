@@ -19,7 +19,7 @@ from recbole_r3vae.quick_start.lookup import create_dataset, data_preparation, g
 from recbole_r3vae.quick_start.semantic_ids import bundle_tokenizer, obtain_semantic_ids, train_tokenizer
 from recbole_r3vae.sid.metrics import format_quality
 from recbole_r3vae.sid.table import SemanticIDs
-from recbole_r3vae.trainer.checkpoint import Checkpointed, load_checkpoint, write_json
+from recbole_r3vae.trainer.checkpoint import Checkpointed, from_plain, load_checkpoint, write_json
 from recbole_r3vae.trainer.tokenizer import summary
 
 
@@ -74,7 +74,7 @@ def run_recbole_r3vae(
     config["run_dir"] = run_dir
     init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
     network = config.model_class(config, train_data.dataset).to(config["device"])
-    if tokenizer and saved:
+    if tokenizer and saved and config["local_rank"] == 0:
         bundle_tokenizer(tokenizer, run_dir)
     n_parameters = sum(p.numel() for p in network.parameters() if p.requires_grad)
     logger.info(f"{name}: {n_parameters:,} parameters on {config['device']}, loss {loss_name(config)}, seed {config['seed']}, {run_dir}")
@@ -151,7 +151,7 @@ def load_data_and_model(checkpoint: str | Path, config_dict: dict[str, Any] | No
     init_seed(config["seed"], config["reproducibility"])
     model = config.model_class(config, train_data.dataset).to(config["device"])
     model.load_state_dict(state["model"])
-    model.load_other_parameter(state["other_parameter"])
+    model.load_other_parameter(from_plain(state["other_parameter"]))
     return config, model.eval(), dataset, train_data, valid_data, test_data
 
 

@@ -1,13 +1,12 @@
 """The prefix tree of all semantic IDs as flat tensors: what constrained decoding walks.
 
 The layout follows STATIC (Su et al., "Vectorizing the Trie: Efficient Constrained Decoding for LLM-based
-Generative Retrieval on Accelerators", 2026, arXiv 2602.22647): compressed sparse rows (CSR) instead of linked
-nodes, and no index at all where a level is dense, so that a step over many nodes is a few gathers.
+Generative Retrieval on Accelerators", 2026, arXiv 2602.22647): instead of linked nodes, dense child tables
+for the first levels and compressed sparse rows (CSR) below, so that a step over many nodes is a few gathers.
 
 The nodes of depth d are the distinct prefixes of d codes in lexicographic order, and a node's id is its rank
 within its depth. Hence the children of a node are contiguous and sorted by code, and where every possible
-child exists, the child with code c is the c-th. STATIC also keeps dense tables of the first levels; here they
-would hardly pay: children are read as one window, and the empty cells of a dense row would have to be ranked.
+child exists, the child with code c is the c-th and needs no table.
 """
 
 from __future__ import annotations
@@ -23,6 +22,8 @@ from torch import Tensor
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.sid.table import checked_codes
 
+DENSE_CELLS = 2**24  # largest dense child table: 64 MB, and as much for its mask
+
 
 @dataclass(frozen=True, eq=False)
 class Restriction:
@@ -31,12 +32,15 @@ class Restriction:
     Attributes:
         penalty: L of float32 ``[n_{l+1} + F_l - 1]``, 0 for each node of depth l + 1 that leads to an allowed
             item, else ``-inf``; with a leading ``[B]`` where the users differ. The end is padding.
+        cell_penalty: L of float32 ``[n_l, K_l]``, the same for the cells of the tree's ``child_table``;
+            ``None`` where it has none or the users differ.
         items_before: int32 ``[n_items]`` or ``[B, n_items]``, how many of the first p items in leaf order are
             allowed.
         n_nodes: ``L + 1`` numbers of open nodes, one a depth; of the user who has most.
     """
 
     penalty: tuple[Tensor, ...]
+    cell_penalty: tuple[Tensor | None, ...]
     items_before: Tensor
     n_nodes: tuple[int, ...]
 
@@ -60,6 +64,10 @@ class PrefixTree:
             ``first_child[l][v] … first_child[l][v + 1] - 1`` of depth l + 1.
         codes: L of int32 ``[n_{l+1} + F_l - 1]``, the last code of each node of depth l + 1. Zeros pad the
             end, so that F_l codes can be read from any first child.
+        child_table: L of int32 ``[n_l, K_l]``, each node's child by its code, -1 where it has none. ``None``
+            where more than half of the cells would be empty (reading them and ranking them in a beam search
+            costs more than CSR), where none would be (no table needed), and beyond ``DENSE_CELLS``.
+        cell_penalty: L of float32 ``[n_l, K_l]``, 0 where ``child_table`` has a child, else ``-inf``.
         leaf_start: int32 ``[n_L + 1]``; leaf v holds ``leaf_items[leaf_start[v] : leaf_start[v + 1]]``.
         leaf_items: int32 ``[n_items - 1]``, item ids by leaf; within a leaf by a seeded hash of the id, so
             that ties favour nobody.
@@ -70,6 +78,8 @@ class PrefixTree:
     max_children: tuple[int, ...]
     first_child: tuple[Tensor, ...]
     codes: tuple[Tensor, ...]
+    child_table: tuple[Tensor | None, ...]
+    cell_penalty: tuple[Tensor | None, ...]
     leaf_start: Tensor
     leaf_items: Tensor
 
@@ -102,7 +112,7 @@ class PrefixTree:
         is_new = torch.zeros(n, dtype=torch.bool)  # does the prefix differ from that of the item before?
         is_new[0] = True
         starts = [torch.zeros(1, dtype=torch.int64)]  # for each depth d: [n_d], place of a node's first item
-        first_child, last_codes, max_children = [], [], []
+        first_child, last_codes, tables, max_children = [], [], [], []
         for level in range(len(sizes)):
             column = codes[:, level].index_select(0, order)  # [n]
             is_new[1:] |= column[1:] != column[:-1]
@@ -110,13 +120,17 @@ class PrefixTree:
             node = is_new.cumsum(0, dtype=torch.int32) - 1  # [n], of depth l + 1, of each item
             first_child.append(_closed(node[starts[level]], len(starts[-1])))  # [n_l + 1]
             max_children.append(int(first_child[-1].diff().max()))
-            last_codes.append(F.pad(column[starts[-1]].int(), (0, max_children[-1] - 1)))
+            column = column[starts[-1]].int()  # [n_{l+1}]
+            tables.append(_child_table(first_child[-1], column, sizes[level]))
+            last_codes.append(F.pad(column, (0, max_children[-1] - 1)))
         return cls(
             codebook_sizes=sizes,
             n_nodes=tuple(map(len, starts)),
             max_children=tuple(max_children),
             first_child=tuple(first_child),
             codes=tuple(last_codes),
+            child_table=tuple(tables),
+            cell_penalty=tuple(None if table is None else _penalty(table >= 0) for table in tables),
             leaf_start=_closed(starts[-1].int(), n),
             leaf_items=(order + 1).int(),
         )
@@ -150,7 +164,8 @@ class PrefixTree:
     @property
     def nbytes(self) -> int:
         """Memory of all tensors in bytes."""
-        return sum(t.nbytes for t in (*self.first_child, *self.codes, self.leaf_start, self.leaf_items))
+        levels = (*self.first_child, *self.codes, *self.child_table, *self.cell_penalty)
+        return sum(t.nbytes for t in (*levels, self.leaf_start, self.leaf_items) if t is not None)
 
     # -- walking ---------------------------------------------------------------------------------------------
 
@@ -197,10 +212,10 @@ class PrefixTree:
     def candidates(
         self, level: int, nodes: Tensor, restriction: Restriction | None = None
     ) -> tuple[Tensor | None, Tensor | None]:
-        """How a beam search extends its beams: slot s of a beam is the s-th child of its node.
+        """How a beam search extends its beams: S slots for the children of each beam's node.
 
-        Only children that exist are ever read or ranked, padded to the largest fan-out of the level. A level
-        where every node has a child for every code needs neither padding nor a list of codes.
+        On a dense level slot s stands for code s, and S = K_l. On any other it stands for the s-th child, so
+        that only children that exist are read and ranked, padded to the level's largest fan-out S = F_l.
 
         Args:
             level: 0 … L-1.
@@ -208,14 +223,17 @@ class PrefixTree:
             restriction: The open part of the tree; default: all of it.
 
         Returns:
-            float32 ``[B, W, F_l]`` to be added to the scores, 0 for an open child and ``-inf`` elsewhere, or
-            ``None`` if all are open; and int64 ``[B, W, F_l]``, the code of each slot, or ``None`` if slot s
+            float32 ``[B, W, S]`` to be added to the scores, 0 for an open child and ``-inf`` elsewhere, or
+            ``None`` if all are open; and int64 ``[B, W, S]``, the code of each slot, or ``None`` if slot s
             has code s.
         """
         fan_out = self.max_children[level]
         all_open = restriction is None and self.n_nodes[level + 1] == self.n_nodes[level] * fan_out
         if all_open and fan_out == self.codebook_sizes[level]:
             return None, None
+        cells = (self if restriction is None else restriction).cell_penalty[level]
+        if cells is not None:
+            return cells.index_select(0, nodes.flatten()).view(*nodes.shape, -1), None  # [B, W, K]
         first, count = self._child_range(level, nodes)  # [B, W]
         codes = _windows(self.codes[level], first, fan_out).long()  # [B, W, F]
         if all_open:
@@ -230,17 +248,21 @@ class PrefixTree:
             penalty += _windows(table.flatten(), first, fan_out)
         return penalty, codes
 
-    def child(self, level: int, nodes: Tensor, slots: Tensor) -> Tensor:
-        """The ``slots``-th children of nodes, as :meth:`candidates` counts them.
+    def child(self, level: int, nodes: Tensor, slots: Tensor, by_code: bool) -> Tensor:
+        """The children in given slots of :meth:`candidates`.
 
         Args:
             level: 0 … L-1.
             nodes: int64 ``[...]``, ids of depth ``level``.
-            slots: int64 ``[...]``, 0 … F_l - 1.
+            slots: int64 ``[...]``, one slot of each node.
+            by_code: Whether :meth:`candidates` gave slots by code, that is, no codes of the slots.
 
         Returns:
             int64 ``[...]``: ids of depth ``level + 1``; some other node of it where there is no such child.
         """
+        table = self.child_table[level]
+        if by_code and table is not None:
+            return table[nodes, slots].long().clamp_(min=0)
         return (self.first_child[level][nodes] + slots).clamp_(max=self.n_nodes[level + 1] - 1)
 
     def _child_range(self, level: int, nodes: Tensor) -> tuple[Tensor, Tensor]:
@@ -277,8 +299,14 @@ class PrefixTree:
             is_open = counts[..., 1:] > counts[..., :-1]  # [..., n_d]: is one of the node's children open?
             before = _counts_before(is_open)
             n_nodes.append(before[..., -1].max())
-            penalty.append(F.pad(is_open.float().log_(), (0, fan_out - 1)))  # log 1 = 0, log 0 = -inf
-        return Restriction(tuple(penalty[::-1]), items_before, (1, *torch.stack(n_nodes[::-1]).tolist()))
+            penalty.append(F.pad(_penalty(is_open), (0, fan_out - 1)))
+        penalty.reverse()
+        cells = [None] * self.n_levels
+        for level, table in enumerate(self.child_table):
+            if table is not None and allowed.dim() == 1:  # B tables would cost more than they save
+                cells[level] = penalty[level][table.long()].masked_fill_(table < 0, -torch.inf)
+        open_nodes = torch.stack(n_nodes[::-1]).tolist()
+        return Restriction(tuple(penalty), tuple(cells), items_before, (1, *open_nodes))
 
     def expand(
         self, leaves: Tensor, alive: Tensor, k: int, restriction: Restriction | None = None
@@ -332,6 +360,22 @@ def _hash(n: int, seed: int) -> np.ndarray:
         x ^= x >> np.uint64(shift)
         x *= np.uint64(factor)
     return x ^ (x >> np.uint64(31))
+
+
+def _child_table(first_child: Tensor, codes: Tensor, size: int) -> Tensor | None:
+    """int32 [n_l, K_l] of children by code, -1 for none; ``None`` where it would not pay."""
+    n_nodes = len(first_child) - 1
+    if not len(codes) < n_nodes * size <= min(2 * len(codes), DENSE_CELLS):
+        return None
+    table = torch.full((n_nodes, size), -1, dtype=torch.int32)
+    parents = torch.repeat_interleave(first_child.diff())  # [n_{l+1}]
+    table[parents, codes] = torch.arange(len(codes), dtype=torch.int32)
+    return table
+
+
+def _penalty(is_open: Tensor) -> Tensor:
+    """float32: log 1 = 0 where open, log 0 = -inf elsewhere. On a CPU, adding it beats a masked fill."""
+    return is_open.float().log_()
 
 
 def _closed(starts: Tensor, end: int) -> Tensor:

@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy.sparse
 import torch
+from recbole.evaluator import Evaluator
+from recbole.evaluator.collector import DataStruct
 from recbole.trainer import Trainer
 from recbole.utils import set_color
 
@@ -57,6 +60,29 @@ def load_checkpoint(path: str | os.PathLike, device: torch.device | str = "cpu")
     return state
 
 
+def to_plain(value: Any) -> Any:
+    """Arrays and sparse matrices, in which RecBole's non-gradient models keep what they learned, as tensors and plain data."""
+    if isinstance(value, dict):
+        return {key: to_plain(entry) for key, entry in value.items()}
+    if scipy.sparse.issparse(value):
+        matrix = value.tocsr()
+        parts = [torch.from_numpy(np.array(part)) for part in (matrix.data, matrix.indices, matrix.indptr)]
+        return {"sparse_format": value.format, "csr": parts, "shape": list(matrix.shape)}
+    if isinstance(value, np.ndarray):
+        return {"array": torch.from_numpy(np.array(value))}
+    return value
+
+
+def from_plain(value: Any) -> Any:
+    """What :func:`to_plain` was given."""
+    if isinstance(value, dict) and "sparse_format" in value:
+        parts = tuple(part.cpu().numpy() for part in value["csr"])
+        return scipy.sparse.csr_matrix(parts, shape=value["shape"]).asformat(value["sparse_format"])
+    if isinstance(value, dict) and set(value) == {"array"}:
+        return value["array"].cpu().numpy()
+    return {key: from_plain(entry) for key, entry in value.items()} if isinstance(value, dict) else value
+
+
 def random_state() -> dict[str, Any]:
     """The state of torch's, numpy's and Python's generators as tensors and plain data."""
     name, keys, position, has_gauss, cached = np.random.get_state()
@@ -79,6 +105,29 @@ def set_random_state(state: dict[str, Any]) -> None:
     random.setstate((version, tuple(internal), gauss))
 
 
+class ExactEvaluator(Evaluator):
+    """RecBole's evaluator over all processes' users at once.
+
+    RecBole averages the processes' metrics, weighs them by four a batch, and counts the users that pad the last process twice. Here the
+    collected rows are put back into the dataset's order, the padding is cut off, and the metrics are computed once.
+
+    Attributes:
+        n_rows: users of the dataset under evaluation.
+    """
+
+    n_rows = 0
+
+    def evaluate(self, dataobject: DataStruct):
+        """Metrics of what all processes collected; the same on every process."""
+        world_size = torch.distributed.get_world_size()
+        for key in [key for key in dataobject._data_dict if key.startswith(("rec.", "data.label"))]:
+            parts = [None] * world_size
+            torch.distributed.all_gather_object(parts, dataobject[key])
+            # DistributedSampler deals rows out in turn, so row i of process p is row i * world_size + p of the dataset.
+            dataobject.set(key, torch.stack(parts, dim=1).flatten(0, 1)[: self.n_rows])
+        return super().evaluate(dataobject)
+
+
 class Checkpointed:
     """Mixin for a RecBole trainer: ``best.pth`` and ``last.pth`` in the run's folder, exact resumption, a time budget.
 
@@ -95,6 +144,7 @@ class Checkpointed:
         super().__init__(config, model)
         config["single_spec"] = single
         if not single:
+            self.evaluator = ExactEvaluator(config)
             on_gpu = self.device.type == "cuda"
             self.distributed_model = torch.nn.parallel.DistributedDataParallel(
                 self.model, device_ids=[self.device.index] if on_gpu else None
@@ -123,7 +173,7 @@ class Checkpointed:
         return {
             "config": self.config.declared,
             "model": self.model.state_dict(),
-            "other_parameter": self.model.other_parameter(),
+            "other_parameter": to_plain(self.model.other_parameter()),
             "cur_step": self.cur_step,
             "best_valid_score": float(self.best_valid_score),
             "best_valid_result": {k: float(v) for k, v in self.best_valid_result.items()} if self.best_valid_result else None,
@@ -160,12 +210,20 @@ class Checkpointed:
             train_data.generator.set_state(self._loader_state.cpu())
             self._loader_state = None
         self.finished_epochs = epoch_idx
-        budget = self.config["max_minutes"]
-        if budget is not None and self.seconds() > 60 * budget:
+        if self._budget_used_up():
             self.stopped_at_budget = True
             raise BudgetReached
         self._save_last(epoch_idx, train_data, finished=False)
         return super()._train_epoch(train_data, epoch_idx, loss_func=loss_func, show_progress=show_progress)
+
+    def _budget_used_up(self) -> bool:
+        budget = self.config["max_minutes"]
+        if budget is None:
+            return False
+        used_up = torch.tensor(self.seconds() > 60 * budget, device=self.device)
+        if not self.config["single_spec"]:
+            torch.distributed.broadcast(used_up, src=0)  # clocks differ; one process must not leave the others waiting
+        return bool(used_up)
 
     def fit(self, train_data, valid_data=None, verbose=True, saved=True, show_progress=False, callback_fn=None):
         """Train as RecBole's trainer does, from ``last.pth`` if :meth:`resume` found one.
@@ -212,7 +270,7 @@ class Checkpointed:
         except (RuntimeError, ValueError, KeyError) as error:
             first = str(error).splitlines()[0]
             raise UserError(f"checkpoint {self.last_file} does not fit this model ({first}); train again") from error
-        self.model.load_other_parameter(state["other_parameter"])
+        self.model.load_other_parameter(from_plain(state["other_parameter"]))
         self.cur_step, self.best_valid_score = state["cur_step"], state["best_valid_score"]
         self.best_valid_result, self.train_loss_dict = state["best_valid_result"], state["train_loss"]
         self.start_epoch = self.finished_epochs = state["epoch"]
@@ -234,7 +292,12 @@ class Checkpointed:
         """RecBole's evaluation; the best checkpoint is read without executing anything in it."""
         if eval_data and load_best_model:
             self.load_best(model_file)
+        if isinstance(self.evaluator, ExactEvaluator):
+            self.evaluator.n_rows = eval_data.sample_size
         return super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
+
+    def _map_reduce(self, result, num_sample):
+        return result  # already that of all processes
 
     def load_best(self, model_file: str | os.PathLike | None = None) -> None:
         """Put the weights of ``model_file`` (default: this run's ``best.pth``) into the model."""
@@ -242,7 +305,7 @@ class Checkpointed:
             torch.distributed.barrier()
         state = load_checkpoint(model_file or self.saved_model_file, self.device)
         self.model.load_state_dict(state["model"])
-        self.model.load_other_parameter(state["other_parameter"])
+        self.model.load_other_parameter(from_plain(state["other_parameter"]))
 
 
 def checkpointed(trainer_class: type[Trainer]) -> type[Trainer]:

@@ -32,6 +32,8 @@ class TokenizerTrainer(Checkpointed, Trainer):
             return super().fit(train_data, valid_data, verbose, saved, False, callback_fn)
 
     def _train_epoch(self, train_data, epoch_idx, loss_func=None, show_progress=False):
+        if self.model.prefix_grouped_batches:
+            train_data.set_groups(self._first_codes(train_data.items))
         loss = super()._train_epoch(train_data, epoch_idx, loss_func, show_progress)
         self._bar.update()
         parts = loss if isinstance(loss, tuple) else (loss,)
@@ -40,6 +42,13 @@ class TokenizerTrainer(Checkpointed, Trainer):
             for level, count in enumerate(counts, start=1):
                 self.tensorboard.add_scalar(f"{name}/level{level}", count, epoch_idx)
         return loss
+
+    @torch.no_grad()
+    def _first_codes(self, items: ItemVectors) -> torch.Tensor:
+        """First code of every item, ``[n_items]``; 0 for the padding row."""
+        self.model.eval()
+        codes = [self.model.tokenize(x)[:, 0] for _, x in items.batches(8192)]
+        return torch.cat([torch.zeros(1, dtype=torch.int64), *codes])
 
     def _generate_train_loss_output(self, epoch_idx, s_time, e_time, losses):
         return f"epoch {epoch_idx} training [{e_time - s_time:.2f}s, loss {losses if not isinstance(losses, tuple) else sum(losses):.4f}]"

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from recbole_r3vae.errors import UserError
+from recbole_r3vae.sid import prefix_tree
 from recbole_r3vae.sid.prefix_tree import PrefixTree
 from recbole_r3vae.sid.table import SemanticIDs
 
@@ -109,7 +110,8 @@ def test_candidates_are_the_open_children(seed):
             nodes = torch.randint(tree.n_nodes[level], (3, 4), generator=generator)
             penalty, slot_codes = tree.candidates(level, nodes, restriction)
             parents = prefixes_of(codes, level)
-            if slot_codes is None:  # slot s is code s
+            by_code = slot_codes is None
+            if by_code:  # slot s is code s
                 slot_codes = torch.arange(sizes[level]).expand(3, 4, -1)
             if penalty is None:
                 penalty = torch.zeros(slot_codes.shape)
@@ -124,7 +126,7 @@ def test_candidates_are_the_open_children(seed):
                 assert slot_codes[user, beam][is_open].tolist() == sorted(below)
                 assert (penalty[user, beam][~is_open] == -torch.inf).all()
                 slots = is_open.nonzero().squeeze(1)
-                reached = tree.child(level, nodes[user, beam].expand_as(slots), slots).tolist()
+                reached = tree.child(level, nodes[user, beam].expand_as(slots), slots, by_code).tolist()
                 lower = prefixes_of(codes, level + 1)
                 assert [lower[node] for node in reached] == [(*prefix, code) for code in sorted(below)]
 
@@ -135,9 +137,27 @@ def test_every_slot_leads_to_some_node(seed):
     codes, sizes = random_table(seed)
     tree = PrefixTree.from_codes(codes, sizes)
     for level in range(tree.n_levels):
-        nodes = torch.arange(tree.n_nodes[level])[:, None].expand(-1, tree.max_children[level])
-        reached = tree.child(level, nodes, torch.arange(tree.max_children[level]).expand_as(nodes))
-        assert sorted(set(reached.flatten().tolist())) == list(range(tree.n_nodes[level + 1]))
+        nodes = torch.arange(tree.n_nodes[level])[:, None]  # [n_l, 1]
+        slots = {False: torch.arange(tree.max_children[level])}
+        if tree.candidates(level, nodes)[1] is None:
+            slots[True] = torch.arange(sizes[level])
+        for by_code, slot in slots.items():
+            reached = tree.child(level, *torch.broadcast_tensors(nodes, slot), by_code)
+            assert sorted(set(reached.flatten().tolist())) == list(range(tree.n_nodes[level + 1]))
+
+
+def test_dense_levels_are_those_at_least_half_but_not_wholly_taken(monkeypatch):
+    def tree_of(n_children):  # of each of three nodes, with eight codes each
+        rows = [(a, b) for a, n in enumerate(n_children) for b in range(n)]
+        return PrefixTree.from_codes(torch.tensor([(-1, -1), *rows]), (4, 8))
+
+    assert tree_of((8, 3, 1)).child_table[1].tolist()[1:] == [[8, 9, 10] + [-1] * 5, [11] + [-1] * 7]
+    assert tree_of((8, 3, 1)).child_table[0].tolist() == [[0, 1, 2, -1]]
+    assert tree_of((8, 2, 1)).child_table[1] is None
+    assert tree_of((8, 8, 8)).child_table[1] is None
+    assert tree_of((8, 8, 7)).cell_penalty[1].tolist() == [[0] * 8, [0] * 8, [0] * 7 + [-torch.inf]]
+    monkeypatch.setattr(prefix_tree, "DENSE_CELLS", 23)
+    assert [table is None for table in tree_of((8, 8, 7)).child_table] == [False, True]
 
 
 def test_full_levels_need_no_mask_and_no_codes():
@@ -234,17 +254,19 @@ def test_large_catalogue_against_numpy():
     leaf = np.repeat(np.arange(tree.n_nodes[-1]), tree.leaf_start.diff().numpy())
     assert np.array_equal(np.unique(key, return_inverse=True)[1][tree.leaf_items.long() - 1], leaf)
     stored = 2 * sum(tree.n_nodes[1:]) + tree.n_items  # a node's code and where its children or items begin
+    assert [table is not None for table in tree.child_table] == [False, True, False, False]
+    stored += 2 * 256 * 256
     assert 4 * stored <= tree.nbytes <= 4 * (stored + 1000)
     assert f"{tree.nbytes / 1e6:.1f} MB" in repr(tree)
 
 
 def test_moving_takes_every_tensor_along():
-    tree = PrefixTree.from_codes(*random_table(4))
+    tree = PrefixTree.from_codes(torch.tensor([(-1, -1), (0, 1), (0, 2), (1, 0)]), (2, 3))
     assert tree.to("cpu") is tree
     moved = tree.to("meta")
-    assert moved.n_nodes == tree.n_nodes
-    tensors = (*moved.first_child, *moved.codes, moved.leaf_start, moved.leaf_items)
-    assert all(tensor.is_meta for tensor in tensors)
+    assert moved.n_nodes == tree.n_nodes and moved.child_table[0] is None
+    tables = (moved.child_table[1], moved.cell_penalty[1], moved.leaf_start, moved.leaf_items)
+    assert all(tensor.is_meta for tensor in (*moved.first_child, *moved.codes, *tables))
 
 
 def test_table_builds_its_tree_with_its_seed():

@@ -162,3 +162,15 @@ def test_random_state_round_trip(tmp_path):
     random.seed(5), np.random.seed(5), torch.manual_seed(5)
     set_random_state(load_checkpoint(tmp_path / "s.pth"))
     assert draw() == expected
+
+
+def test_arrays_and_sparse_matrices_survive_as_tensors(tmp_path):
+    import scipy.sparse
+
+    matrix = scipy.sparse.random(30, 20, 0.2, format="coo", random_state=0)
+    learned = {"w": matrix, "pred": matrix.tocsr(), "array": np.arange(6.0).reshape(2, 3), "plain": [1, "a"]}
+    save_checkpoint(tmp_path / "s.pth", {"other_parameter": module.to_plain(learned)})
+    back = module.from_plain(load_checkpoint(tmp_path / "s.pth")["other_parameter"])
+    assert back["w"].format == "coo" and back["pred"].format == "csr" and back["plain"] == [1, "a"]
+    assert (back["w"] != matrix).nnz == 0 and (back["pred"] != matrix).nnz == 0
+    assert np.array_equal(back["array"], learned["array"])

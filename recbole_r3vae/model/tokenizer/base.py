@@ -61,6 +61,7 @@ class SemanticTokenizer(AbstractRecommender):
 
     type = ModelType.GENERAL
     input_type = InputType.POINTWISE
+    prefix_grouped_batches = False  # whether training batches should hold items of equal first codes together
 
     def __init__(self, config: Config, items: ItemVectors):
         super().__init__()

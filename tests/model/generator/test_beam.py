@@ -96,8 +96,8 @@ def listed_beam(model, tree, codes, user, num_beams, k, flags=None):
             if (*prefix, code) in prefixes
         ]
         beams = sorted(extended)[:num_beams]
-    in_order = tree.leaf_items.tolist()
-    found = [(item, -score) for score, row in beams for item in in_order if is_open[item] and rows[item] == row]
+    in_order = [item for item in tree.leaf_items.tolist() if is_open[item]]
+    found = [(item, -score) for score, row in beams for item in in_order if rows[item] == row]
     return [item for item, _ in found[:k]], [score for _, score in found[:k]]
 
 

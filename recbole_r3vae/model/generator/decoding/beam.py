@@ -92,12 +92,13 @@ def beam_search(
             raise ValueError(f"step must return log-probabilities {expected} at level {level}, got {got}")
         is_nan |= log_probs[..., 0].isnan().any()  # a softmax with one NaN is NaN everywhere
 
-        extended = _extend(tree, level, nodes, scores, log_probs, restriction)  # [B, W, F]
+        penalty, codes = tree.candidates(level, nodes, restriction)  # [B, W, S] for S slots, or None
+        extended = _extend(scores, log_probs, penalty, codes)  # [B, W, S]
         width = max(1, min(num_beams, n_nodes[level + 1]))  # no beam without a node to stand on
-        places = _best(extended.flatten(1), width)  # [B, W'], in W * F
-        parents = places // extended.shape[2]
+        places = _best(extended.flatten(1), width)  # [B, W'], in W * S
+        parents, slots = places // extended.shape[2], places % extended.shape[2]
         scores = extended.flatten(1).gather(1, places)
-        nodes = tree.child(level, nodes.gather(1, parents), places % extended.shape[2])
+        nodes = tree.child(level, nodes.gather(1, parents), slots, by_code=codes is None)
         tokens = tree.codes[level][nodes].long()
 
     scores, ranking = scores.sort(dim=1, descending=True, stable=True)  # [B, W]
@@ -117,18 +118,10 @@ def beam_search(
     return items, scores.gather(1, column).masked_fill_(items == 0, -torch.inf)
 
 
-def _extend(
-    tree: PrefixTree,
-    level: int,
-    nodes: Tensor,
-    scores: Tensor,
-    log_probs: Tensor,
-    restriction: Restriction | None,
-) -> Tensor:
-    """float32 [B, W, F]: the score of every child of every beam, -inf where there is none."""
-    penalty, codes = tree.candidates(level, nodes, restriction)
+def _extend(scores: Tensor, log_probs: Tensor, penalty: Tensor | None, codes: Tensor | None) -> Tensor:
+    """float32 [B, W, S]: the score of every slot of every beam, -inf where there is no child."""
     if codes is not None:
-        log_probs = log_probs.gather(2, codes)  # [B, W, F]
+        log_probs = log_probs.gather(2, codes)  # [B, W, K] -> [B, W, S]
     log_probs, scores = log_probs.float(), scores.unsqueeze(2)
     return log_probs + scores if penalty is None else penalty.add_(log_probs).add_(scores)
 

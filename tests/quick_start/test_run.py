@@ -1,0 +1,166 @@
+"""The main job end to end on the small real slice, and what a RecBole user expects around it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from recbole_r3vae.config import Config
+from recbole_r3vae.data.content import load_encoder
+from recbole_r3vae.quick_start import load_data_and_model, run_recbole_r3vae
+from recbole_r3vae.quick_start.semantic_ids import load_tokenizer
+from recbole_r3vae.sid.table import SemanticIDs
+from recbole_r3vae.trainer.tokenizer import TokenizerTrainer
+
+
+def run(settings, model="R3GR", **more):
+    return run_recbole_r3vae(model, "tiny", config_dict={**settings, **more})
+
+
+def test_end_to_end(tiny_settings):
+    result = run(tiny_settings, epochs=10, learning_rate=0.01)
+    assert result["name"] == "R3GR[R3VAE]"
+    assert set(result["test_result"]) == {f"{m}@{k}" for m in ("recall", "ndcg") for k in (5, 10, 20)}
+    assert result["best_valid_score"] == result["best_valid_result"]["ndcg@10"]
+    folder = Path(result["run_dir"])
+    sids = SemanticIDs.load(result["sid_file"])
+    assert sids.unique and sids.n_items == 149 and sids.codebook_sizes[:3] == (8, 8, 8)
+    stored = json.loads((folder / "result.json").read_text())
+    assert stored["test_result"] == result["test_result"] and stored["config"]["seed"] == 2020
+    assert {"recbole", "torch"} <= set(stored["versions"]) and stored["loss"] == "NLL of semantic ID"
+    bundled = {path.name for path in (folder / "tokenizer").iterdir()}
+    assert {"model.safetensors", "tokenizer.json", "raw.sid", "encoder"} <= bundled
+    assert not any(path.suffix in (".pkl", ".pickle") for path in folder.rglob("*"))
+    losses = torch.load(folder / "last.pth", weights_only=True)["train_loss"]
+    assert losses[9] < 0.8 * losses[0]
+
+
+def test_semantic_ids_are_trained_once_and_only_for_what_they_depend_on(tiny_settings, monkeypatch):
+    first = run(tiny_settings)
+    monkeypatch.setattr(TokenizerTrainer, "fit", lambda *a, **k: pytest.fail("the tokenizer was trained again"))
+    assert run(tiny_settings)["sid_file"] == first["sid_file"]
+    # The generator's own settings and other collision policies leave the tokenizer alone.
+    run(tiny_settings, learning_rate=0.01, epochs=1)
+    shared = run(tiny_settings, collision_policy="share", epochs=1)
+    assert Path(shared["sid_file"]).parent == Path(first["sid_file"]).parent
+    for change in ({"tokenizer_learning_rate": 0.01}, {"codebook_sizes": [9, 8, 8]}, {"seed": 3}, {"item_text_fields": ["class"]}):
+        with pytest.raises(pytest.fail.Exception, match="trained again"):
+            run(tiny_settings, **change)
+
+
+@pytest.mark.parametrize("policy", ["suffix", "reassign", "share"])
+def test_collision_policies(tiny_settings, policy):
+    result = run(tiny_settings, collision_policy=policy, epochs=1, item_text_fields=["class"], codebook_sizes=[8, 8, 16])
+    sids = SemanticIDs.load(result["sid_file"])
+    assert sids.unique == (policy != "share")
+    assert sids.n_levels == (4 if policy == "suffix" else 3)
+    assert 0 <= result["test_result"]["recall@20"] <= 1
+
+
+def test_a_given_sid_file_is_used_as_it_is(tiny_settings, tmp_path, monkeypatch):
+    first = run(tiny_settings, epochs=1)
+    monkeypatch.setattr(TokenizerTrainer, "fit", lambda *a, **k: pytest.fail("a tokenizer was trained"))
+    copy = tmp_path / "mine.sid"
+    SemanticIDs.load(first["sid_file"]).save(copy)
+    again = run(tiny_settings, sid_file=str(copy), epochs=1)
+    assert again["name"] == "R3GR[mine]" and again["test_result"] == first["test_result"]
+
+
+def test_a_tokenizer_as_the_model_is_scored_alone(tiny_settings):
+    result = run({**tiny_settings, "epochs": 4}, model="R3VAE")
+    assert result["name"] == "R3VAE"
+    assert set(result["test_result"]) == {"reconstruction", "unique_ratio", "usage", "sc", "pd"}
+    assert 0 < result["test_result"]["unique_ratio"] <= 1
+
+
+def test_tokenizer_keys_reach_the_tokenizer_alone(tiny_settings):
+    result = run(tiny_settings, epochs=2, tokenizer_epochs=1, tokenizer_learning_rate=0.123)
+    stored = json.loads((Path(result["run_dir"]) / "tokenizer" / "tokenizer.json").read_text())["config"]
+    assert stored["epochs"] == 1 and stored["learning_rate"] == 0.123
+    assert json.loads((Path(result["run_dir"]) / "result.json").read_text())["config"]["learning_rate"] == 0.001
+
+
+def test_same_seed_same_everything(tiny_settings, tmp_path):
+    a, b = (run(tiny_settings, checkpoint_dir=str(tmp_path / name), content_cache_dir=str(tmp_path / f"{name}-cache")) for name in "ab")
+    assert a["test_result"] == b["test_result"]
+    assert Path(a["sid_file"]).read_bytes() == Path(b["sid_file"]).read_bytes()
+    weights = [torch.load(Path(r["run_dir"]) / "best.pth", weights_only=True)["model"] for r in (a, b)]
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+
+
+def test_the_bundle_tokenizes_new_items(tiny_settings, tmp_path):
+    """From the files beside the checkpoint alone: text to vector to codes, as the catalogue's own items were."""
+    result = run(tiny_settings, epochs=1)
+    folder = Path(result["run_dir"]) / "tokenizer"
+    tokenizer, encoder = load_tokenizer(folder), load_encoder(folder / "encoder")
+    items = pd.read_csv(Path(tiny_settings["data_path"]) / "tiny" / "tiny.item", sep="\t", dtype=str, keep_default_na=False)
+    records = [
+        {"movie_title": row["movie_title:token_seq"], "class": row["class:token_seq"]} for row in items.to_dict("records")
+    ]
+    codes = tokenizer.model.tokenize(torch.from_numpy(encoder.encode(records)))
+    expected = tokenizer.raw.align(["[PAD]", *items["item_id:token"]]).codes[1:]
+    assert torch.equal(codes, expected)
+
+
+@pytest.mark.parametrize("model, more", [("SASRec", {"loss_type": "CE"}), ("BPR", {}), ("Pop", {}), ("GRU4Rec", {}), ("LightGCN", {}), ("ItemKNN", {})])
+def test_recboles_models_run_on_the_same_data(tiny_settings, model, more):
+    result = run({**tiny_settings, "epochs": 1}, model, **more)
+    assert result["name"] == model and set(result["test_result"]) == {f"{m}@{k}" for m in ("recall", "ndcg") for k in (5, 10, 20)}
+
+
+def test_recboles_context_models_keep_their_labels():
+    """RecBole's own settings for ml-100k load ratings for click models; ours for texts must not take them away."""
+    config = Config("FM", "ml-100k")
+    assert "rating" in config["load_col"]["inter"]
+
+
+def test_case_study_works_on_a_loaded_model(tiny_settings):
+    from recbole.utils.case_study import full_sort_topk
+
+    result = run(tiny_settings, epochs=1)
+    _, model, dataset, _, _, test_data = load_data_and_model(Path(result["run_dir"]) / "best.pth")
+    users = dataset.token2id("user_id", dataset.field2id_token["user_id"][1:4])
+    scores, items = full_sort_topk(users, model, test_data, k=10, device="cpu")
+    assert items.shape == (3, 10) and torch.isfinite(scores).all() and (items > 0).all()
+
+
+def test_hypertuning_works(tiny_settings, tmp_path):
+    pytest.importorskip("hyperopt", reason="RecBole's HyperTuning needs the [tune] extra")
+    from recbole.trainer import HyperTuning
+
+    def objective(config_dict=None, config_file_list=None):
+        result = run(tiny_settings, **(config_dict or {}), show_progress=False)
+        return {"model": result["name"], **{key: result[key] for key in ("best_valid_score", "valid_score_bigger", "best_valid_result", "test_result")}}
+
+    space = tmp_path / "r3gr.hyper"
+    space.write_text("learning_rate choice [0.001,0.01]\ntokenizer_learning_rate choice [0.0005]\n")
+    tuning = HyperTuning(objective, algo="random", params_file=str(space), max_evals=2)
+    tuning.run()
+    assert tuning.best_params["learning_rate"] in (0.001, 0.01)
+
+
+def torchrun(arguments, folder, n=2):
+    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={n}", "--standalone", "-m", "recbole_r3vae.cli", *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_two_processes_train_one_model_and_measure_it_exactly(tiny_settings, tmp_path):
+    """torchrun with gloo: the metrics of two processes are those of one process on the same checkpoint."""
+    settings = {**tiny_settings, "epochs": 2, "eval_batch_size": 7}
+    arguments = [f"--{key}={json.dumps(value)}" for key, value in settings.items()]
+    torchrun(["run", "--model=R3GR", "--dataset=tiny", *arguments], tmp_path)
+    stored = json.loads(next((tmp_path / "saved" / "tiny").glob("R3GR-*/result.json")).read_text())
+    config, model, _, _, _, test_data = load_data_and_model(Path(stored["run_dir"]) / "best.pth")
+    from recbole_r3vae.quick_start.lookup import get_trainer
+
+    alone = get_trainer(config)(config, model).evaluate(test_data, load_best_model=False)
+    assert {k: float(v) for k, v in alone.items()} == stored["test_result"]
