@@ -14,12 +14,14 @@ from recbole.utils import init_logger, init_seed
 
 from recbole_r3vae.config import MODEL_ROOMS, Config, identity, own_models
 from recbole_r3vae.data.content import load_content
+from recbole_r3vae.errors import UserError
 from recbole_r3vae.model.generator.base import SIDGenerator
 from recbole_r3vae.quick_start.lookup import create_dataset, data_preparation, get_trainer
 from recbole_r3vae.quick_start.semantic_ids import bundle_tokenizer, obtain_semantic_ids, train_tokenizer
 from recbole_r3vae.sid.metrics import format_quality
 from recbole_r3vae.sid.table import SemanticIDs
 from recbole_r3vae.trainer.checkpoint import Checkpointed, from_plain, load_checkpoint, write_json
+from recbole_r3vae.trainer.generator import check_settings
 from recbole_r3vae.trainer.tokenizer import summary
 
 
@@ -51,7 +53,10 @@ def run_recbole_r3vae(
     """
     config = Config(model, dataset, config_file_list, config_dict, arguments)
     init_seed(config["seed"], config["reproducibility"])
-    init_logger(config)
+    is_generator = issubclass(config.model_class, SIDGenerator)
+    if is_generator:
+        check_settings(config)
+    start_logging(config)
     logger = logging.getLogger()
     data = create_dataset(config)
     logger.info(
@@ -62,7 +67,7 @@ def run_recbole_r3vae(
         return _run_tokenizer(config, data)
 
     sid_file, tokenizer, name, hashes = None, None, config.model, {}
-    if issubclass(config.model_class, SIDGenerator):
+    if is_generator:
         sids, sid_file, tokenizer = obtain_semantic_ids(config, data, show_progress=config["show_progress"])
         name = f"{config.model}[{tokenizer.config.model if tokenizer else Path(sid_file).stem}]"
         hashes = {"semantic_ids": sids.content_hash}
@@ -141,7 +146,7 @@ def load_data_and_model(checkpoint: str | Path, config_dict: dict[str, Any] | No
     state = load_checkpoint(checkpoint)
     config = Config(config_dict={**state["config"], "resume": False, **(config_dict or {})})
     init_seed(config["seed"], config["reproducibility"])
-    init_logger(config)
+    start_logging(config)
     dataset = create_dataset(config)
     if issubclass(config.model_class, SIDGenerator):
         known = state["other_parameter"]
@@ -153,6 +158,16 @@ def load_data_and_model(checkpoint: str | Path, config_dict: dict[str, Any] | No
     model.load_state_dict(state["model"])
     model.load_other_parameter(from_plain(state["other_parameter"]))
     return config, model.eval(), dataset, train_data, valid_data, test_data
+
+
+def start_logging(config: Config) -> None:
+    """RecBole's logger. Its folders are made first, because RecBole's own check for them fails when two processes start at once."""
+    for folder in (Path("log") / config.model, Path("log_tensorboard"), Path(config["checkpoint_dir"])):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot make {folder.absolute()}: {error.strerror}; run in a folder you may write to") from error
+    init_logger(config)
 
 
 def loss_name(config: Config) -> str:

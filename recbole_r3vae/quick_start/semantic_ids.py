@@ -21,7 +21,7 @@ from recbole_r3vae.data.content import ItemContent, load_content, save_encoder
 from recbole_r3vae.data.items import ItemDataLoader, ItemVectors
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.io import atomic_write
-from recbole_r3vae.sid.collisions import resolve_collisions
+from recbole_r3vae.sid.collisions import POLICIES, resolve_collisions
 from recbole_r3vae.sid.metrics import format_quality
 from recbole_r3vae.sid.table import SemanticIDs
 from recbole_r3vae.trainer.checkpoint import write_json
@@ -188,10 +188,15 @@ def obtain_semantic_ids(config: Config, dataset, show_progress: bool = True) -> 
         UserError: the file is of another dataset, or there is no usable item content.
     """
     logger = logging.getLogger()
+    if config["collision_policy"] not in POLICIES:
+        raise UserError(f"collision_policy {config['collision_policy']!r} is unknown; choose {', '.join(POLICIES)}")
     item_ids = [str(token) for token in dataset.field2id_token[dataset.iid_field]]
     if config["sid_file"]:
         path = Path(config["sid_file"])
-        sids = SemanticIDs.load(path).align(item_ids)
+        try:
+            sids = SemanticIDs.load(path).align(item_ids)
+        except UserError as error:
+            raise UserError(f"sid_file {path} does not fit dataset {config.dataset}: {error}") from error
         if not sids.unique and config["collision_policy"] == "suffix":
             codes, sizes, _ = resolve_collisions(sids.codes[1:], sids.codebook_sizes, "suffix")
             sids = SemanticIDs(torch.cat([torch.full((1, codes.shape[1]), -1), codes]), sizes, item_ids, sids.meta)

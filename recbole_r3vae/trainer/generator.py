@@ -8,13 +8,13 @@ import torch
 from recbole.data.dataloader import FullSortEvalDataLoader
 from recbole.evaluator import Collector
 from recbole.trainer import Trainer
-from recbole.utils import EvaluatorType
 
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.trainer.checkpoint import Checkpointed
 
 SPARSE_METRICS = {"recall", "ndcg", "mrr", "hit", "map", "precision"}
 COVERAGE_METRICS = {"itemcoverage", "averagepopularity", "giniindex", "shannonentropy", "tailpercentage"}
+SCHEDULES = ("constant", "cosine", "inverse_sqrt")
 
 
 class TopKCollector(Collector):
@@ -48,6 +48,26 @@ class TopKCollector(Collector):
             self.data_struct.update_tensor("rec.topk", torch.cat([hits, n_relevant], dim=1))
 
 
+def check_settings(config) -> None:
+    """Refuse what a generator cannot be trained or scored with, before anything is trained.
+
+    Raises:
+        UserError: a beam narrower than the largest cut-off, a metric that a top-k list cannot give, an unknown schedule.
+    """
+    widest = max(config["topk"])
+    for key in ("valid_num_beams", "num_beams"):
+        if config[key] < widest:
+            raise UserError(f"{key}={config[key]} is below the largest topk={widest}; use --{key}={widest} or more")
+    refused = [metric for metric in config["metrics"] if metric.lower() not in SPARSE_METRICS | COVERAGE_METRICS]
+    if refused:
+        raise UserError(
+            f"metric {refused[0]} needs a score for every item; a beam search ranks only its best. "
+            "Choose among Recall, NDCG, MRR, Hit, MAP, Precision, ItemCoverage, GiniIndex, AveragePopularity"
+        )
+    if config["lr_schedule"] not in SCHEDULES:
+        raise UserError(f"lr_schedule {config['lr_schedule']!r} is unknown; choose {', '.join(SCHEDULES)}")
+
+
 class GeneratorTrainer(Checkpointed, Trainer):
     """RecBole's trainer for a generator of semantic IDs.
 
@@ -55,22 +75,12 @@ class GeneratorTrainer(Checkpointed, Trainer):
     while validating (``valid_num_beams``) than when testing (``num_beams``), and evaluation on the ranked items of the beam search.
 
     Raises:
-        UserError: a beam is narrower than the largest cut-off, or a metric is asked for that a top-k list cannot give.
+        UserError: as :func:`check_settings`.
     """
 
     def __init__(self, config, model):
         super().__init__(config, model)
-        widest = max(config["topk"])
-        for key in ("valid_num_beams", "num_beams"):
-            if config[key] < widest:
-                raise UserError(f"{key}={config[key]} is below the largest topk={widest}; use --{key}={widest} or more")
-        if config["eval_type"] == EvaluatorType.RANKING:
-            refused = [m for m in config["metrics"] if m.lower() not in SPARSE_METRICS | COVERAGE_METRICS]
-            if refused:
-                raise UserError(
-                    f"metric {refused[0]} needs a score for every item; a beam search ranks only its best. "
-                    f"Choose among Recall, NDCG, MRR, Hit, MAP, Precision, ItemCoverage, GiniIndex, AveragePopularity"
-                )
+        check_settings(config)
         self.eval_collector = TopKCollector(config)
         self._step = 0
 
@@ -83,9 +93,7 @@ class GeneratorTrainer(Checkpointed, Trainer):
             return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
         if schedule == "inverse_sqrt":
             return self.learning_rate * math.sqrt(max(1, warmup) / (step + 1))
-        if schedule == "constant":
-            return self.learning_rate
-        raise UserError(f"lr_schedule {schedule!r} is unknown; choose constant, cosine or inverse_sqrt")
+        return self.learning_rate
 
     def _train_epoch(self, train_data, epoch_idx, loss_func=None, show_progress=False):
         self._step = epoch_idx * len(train_data)  # the schedule is a function of the step alone, so it resumes by itself

@@ -150,7 +150,7 @@ def torchrun(arguments, folder, n=2):
     command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={n}", "--standalone", "-m", "recbole_r3vae.cli", *arguments]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == 0, done.stderr[-6000:]
 
 
 def test_two_processes_train_one_model_and_measure_it_exactly(tiny_settings, tmp_path):

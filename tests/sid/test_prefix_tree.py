@@ -156,6 +156,10 @@ def test_dense_levels_are_those_at_least_half_but_not_wholly_taken(monkeypatch):
     assert tree_of((8, 2, 1)).child_table[1] is None
     assert tree_of((8, 8, 8)).child_table[1] is None
     assert tree_of((8, 8, 7)).cell_penalty[1].tolist() == [[0] * 8, [0] * 8, [0] * 7 + [-torch.inf]]
+    allowed = torch.ones(24, dtype=torch.bool)
+    allowed[[1, 23]] = False  # a restriction for all users has dense masks of its own
+    cells = tree_of((8, 8, 7)).restrict(allowed).cell_penalty[1]
+    assert cells.isinf().nonzero().tolist() == [[0, 0], [2, 6], [2, 7]]
     monkeypatch.setattr(prefix_tree, "DENSE_CELLS", 23)
     assert [table is None for table in tree_of((8, 8, 7)).child_table] == [False, True]
 
