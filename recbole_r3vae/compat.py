@@ -5,6 +5,7 @@ RecBole's files are never changed; names that newer libraries removed are given 
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import sys
 import types
@@ -41,3 +42,22 @@ def _dok_update(matrix: scipy.sparse.dok_matrix, entries: dict) -> None:
 
 def _missing_kmeans(*args, **kwargs):
     raise ImportError("RecBole's LDiffRec needs the package kmeans-pytorch: pip install kmeans-pytorch")
+
+
+def collector_class() -> type:
+    """RecBole's ``Collector`` without the fault of version 1.2.1, whose metrics of coverage fail on counts that are no tensors."""
+    from recbole.evaluator import Collector
+
+    class SafeCollector(Collector):
+        """RecBole's ``Collector``; see :func:`collector_class`."""
+
+        def get_data_struct(self):
+            collected = copy.deepcopy(self.data_struct)
+            for key, value in collected._data_dict.items():
+                if hasattr(value, "cpu"):
+                    collected._data_dict[key] = value.cpu()
+            for key in [key for key in self.data_struct._data_dict if key.startswith(("rec.", "data.label"))]:
+                del self.data_struct[key]
+            return collected
+
+    return SafeCollector

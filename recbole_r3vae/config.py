@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import copy
-import hashlib
-import importlib
-import json
 import logging
 import os
-import pkgutil
-import re
 from collections.abc import Iterable
-from importlib import resources
-from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from recbole.config import Config as RecBoleConfig
 from recbole.utils import EvaluatorType, ModelType
-from recbole.utils import get_model as recbole_get_model
 
+from recbole_r3vae import compat
 from recbole_r3vae.errors import UserError, nearest
-
-MODEL_ROOMS = ("recbole_r3vae.model.tokenizer", "recbole_r3vae.model.generator", "recbole_r3vae.model.baseline")
-"""Packages whose modules hold one model each: module ``r3gr`` holds class ``R3GR``."""
+from recbole_r3vae.models import MODEL_ROOMS, get_model, own_models
+from recbole_r3vae.settings import (
+    YamlLoader,
+    fingerprint,
+    load_yaml,
+    parse_arguments,
+    parse_value,
+    properties,
+    recbole_properties,
+)
 
 # Keys that say where and how loudly a run happens, never what it computes: they take no part in a run's identity.
 # `epochs` and the two stopping keys are among them so that a finished run can be resumed and trained longer.
@@ -39,166 +38,13 @@ TOKENIZER_METRICS = {"reconstruction": False, "unique_ratio": True, "usage": Tru
 """What a tokenizer may be selected by, and whether bigger is better."""
 
 
-class YamlLoader(yaml.SafeLoader):
-    """Safe YAML whose floats may be written ``1e-3``, as RecBole's are."""
-
-
-YamlLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(
-        r"^(?:[-+]?(?:[0-9][0-9_]*)\.[0-9_]*(?:[eE][-+]?[0-9]+)?|[-+]?(?:[0-9][0-9_]*)(?:[eE][-+]?[0-9]+)"
-        r"|\.[0-9_]+(?:[eE][-+][0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
-    ),
-    list("-+0123456789."),
-)
-
-
-def properties() -> Path:
-    """The folder of this package's YAML files: inside the installed package, or at the top of a checkout."""
-    package = Path(str(resources.files("recbole_r3vae")))
-    installed = package / "properties"
-    return installed if installed.is_dir() else package.parent / "properties"
-
-
-def load_yaml(path: str | os.PathLike) -> dict[str, Any]:
-    """Read one YAML file of settings.
-
-    Args:
-        path: A file that holds a mapping of keys to values; an empty file is an empty mapping.
-
-    Returns:
-        The mapping.
-
-    Raises:
-        UserError: the file is absent, is not plain YAML (tags that would build Python objects are refused) or is not a mapping.
-    """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"cannot read configuration file {path}: {reason}; check the path") from error
-    try:
-        values = yaml.load(text, Loader=YamlLoader)
-    except yaml.YAMLError as error:
-        where = f", line {error.problem_mark.line + 1}" if getattr(error, "problem_mark", None) else ""
-        problem = getattr(error, "problem", None) or str(error)
-        raise UserError(f"configuration file {path}{where}: {problem}; write plain `key: value` lines") from error
-    if values is None:
-        return {}
-    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-        raise UserError(f"configuration file {path} must hold `key: value` lines, it holds a {type(values).__name__}")
-    return values
-
-
-def parse_value(key: str, text: str) -> Any:
-    """Turn a command-line string into a value by YAML's rules; nothing is ever evaluated.
-
-    Args:
-        key: The key it is meant for. RecBole's ``*_interval`` keys are strings such as ``[5,inf)`` and stay as they are.
-        text: What the user wrote.
-
-    Returns:
-        A number, boolean, list, dict, ``None`` (also for ``None``) or, failing those, ``text`` itself.
-    """
-    if key.endswith("_interval"):
-        return text
-    if text == "None":
-        return None
-    try:
-        return yaml.load(text, Loader=YamlLoader)
-    except yaml.YAMLError:
-        return text
-
-
-def parse_arguments(arguments: Iterable[str]) -> dict[str, Any]:
-    """Read ``--key=value`` and ``--key value`` pairs; a key without a value is ``True``.
-
-    Args:
-        arguments: Words as the shell hands them over.
-
-    Returns:
-        Key to parsed value.
-
-    Raises:
-        UserError: a word belongs to no key, or a key is given twice with different values.
-    """
-    words, values = list(arguments), {}
-    while words:
-        word = words.pop(0)
-        if not word.startswith("--") or len(word) == 2:
-            raise UserError(f"argument {word!r} belongs to no option; write --key=value or --key value")
-        key, equals, text = word[2:].partition("=")
-        if not equals:
-            text = words.pop(0) if words and not words[0].startswith("--") else "True"
-        value = parse_value(key, text)
-        if key in values and values[key] != value:
-            raise UserError(f"--{key} is given twice, as {values[key]!r} and {value!r}; give it once")
-        values[key] = value
-    return values
-
-
-def own_models(room: str | None = None) -> dict[str, type]:
-    """Every model class of this package by name.
-
-    Args:
-        room: One of :data:`MODEL_ROOMS`, or ``None`` for all of them.
-
-    Returns:
-        Name, as written on the command line, to class. A module is a model when it defines a class whose lower-cased name is
-        the module's name, so a new model is found by its file alone.
-    """
-    found = {}
-    for package in [room] if room else MODEL_ROOMS:
-        try:
-            module = importlib.import_module(package)
-        except ModuleNotFoundError as error:
-            if error.name != package:
-                raise
-            continue
-        for info in pkgutil.iter_modules(module.__path__):
-            if info.ispkg:
-                continue
-            candidate = importlib.import_module(f"{package}.{info.name}")
-            for name, value in vars(candidate).items():
-                if isinstance(value, type) and value.__module__ == candidate.__name__ and name.lower() == info.name:
-                    found[name] = value
-    return found
-
-
-def get_model(name: str) -> type:
-    """The class of a model of this package or of RecBole.
-
-    Args:
-        name: ``R3GR``, ``R3VAE``, ``SASRec`` …
-
-    Raises:
-        UserError: neither has it; the message names the nearest models.
-    """
-    ours = own_models()
-    if name in ours:
-        return ours[name]
-    try:
-        return recbole_get_model(name)
-    except (ValueError, AttributeError, ModuleNotFoundError) as error:
-        raise UserError(f"there is no model {name!r}{nearest(name, [*ours, *recbole_models()])}") from error
-
-
-def recbole_models() -> list[str]:
-    """Names of the models whose settings RecBole ships."""
-    return sorted(path.stem for path in (recbole_properties() / "model").glob("*.yaml"))
-
-
-def recbole_properties() -> Path:
-    return Path(str(resources.files("recbole") / "properties"))
-
-
 class Config(RecBoleConfig):
     """RecBole's ``Config`` that knows this package's models and property files.
 
     Precedence is RecBole's: ``arguments`` over ``config_dict`` over ``config_file_list`` over the YAML for this model on this dataset
-    (``quick_start/``) over the dataset's over the model's over ``overall.yaml``; this package's YAML files win over RecBole's of the same name. What differs: the command line is
-    passed in rather than read from ``sys.argv``, strings are parsed as YAML and never evaluated, unknown keys are reported, and ``device``
-    (``auto``, ``cpu``, ``cuda``, ``cuda:1``) means what it says.
+    (``quick_start/``) over the dataset's over the model's over ``overall.yaml``; this package's YAML files win over RecBole's of
+    the same name. What differs: the command line is passed in rather than read from ``sys.argv``, strings are parsed as YAML and never
+    evaluated, unknown keys are reported, and ``device`` (``auto``, ``cpu``, ``cuda``, ``cuda:1``) means what it says.
 
     Args:
         model: Model name, or ``None`` if a file or argument gives it.
@@ -375,8 +221,6 @@ class Config(RecBoleConfig):
 
     def compatibility_settings(self):
         """numpy's removed aliases that RecBole 1.2's own code uses; see :mod:`recbole_r3vae.compat`."""
-        from recbole_r3vae import compat
-
         compat.apply()
         super().compatibility_settings()
 
@@ -415,16 +259,6 @@ def tokenizer_config(config: Config) -> Config:
         if key.startswith("tokenizer_"):
             values[key.removeprefix("tokenizer_")] = value
     return Config(model=config["tokenizer"], dataset=config.dataset, config_dict=values)
-
-
-def fingerprint(values: dict[str, Any]) -> str:
-    """A short stable hash of plain settings, whatever the order of their keys.
-
-    Returns:
-        Twelve hexadecimal digits.
-    """
-    text = json.dumps(values, sort_keys=True, default=str, ensure_ascii=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def identity(config: Config, **more: Any) -> str:

@@ -11,10 +11,11 @@ from recbole.trainer import Trainer
 from recbole.utils import ModelType
 from recbole.utils import get_trainer as recbole_get_trainer
 
-from recbole_r3vae.config import Config, properties
+from recbole_r3vae.config import Config
 from recbole_r3vae.data.sequences import time_ordered
 from recbole_r3vae.errors import UserError, nearest
 from recbole_r3vae.model.generator.base import SIDGenerator
+from recbole_r3vae.settings import properties
 from recbole_r3vae.trainer.checkpoint import checkpointed
 from recbole_r3vae.trainer.generator import GeneratorTrainer
 

@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from recbole.utils import init_logger, init_seed
 
-from recbole_r3vae.config import MODEL_ROOMS, Config, identity, own_models
+from recbole_r3vae.config import Config, identity
 from recbole_r3vae.data.content import load_content
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.model.generator.base import SIDGenerator
+from recbole_r3vae.models import MODEL_ROOMS, own_models
 from recbole_r3vae.quick_start.lookup import create_dataset, data_preparation, get_trainer
 from recbole_r3vae.quick_start.semantic_ids import bundle_tokenizer, obtain_semantic_ids, train_tokenizer
 from recbole_r3vae.sid.metrics import format_quality

@@ -16,11 +16,12 @@ from filelock import FileLock
 from recbole.utils import init_seed
 from safetensors.torch import load_file, save
 
-from recbole_r3vae.config import Config, fingerprint, tokenizer_config, tokenizer_defaults
+from recbole_r3vae.config import Config, tokenizer_config, tokenizer_defaults
 from recbole_r3vae.data.content import ItemContent, load_content, save_encoder
 from recbole_r3vae.data.items import ItemDataLoader, ItemVectors
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.io import atomic_write
+from recbole_r3vae.settings import fingerprint
 from recbole_r3vae.sid.collisions import POLICIES, resolve_collisions
 from recbole_r3vae.sid.metrics import format_quality
 from recbole_r3vae.sid.table import SemanticIDs

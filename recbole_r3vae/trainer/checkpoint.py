@@ -17,10 +17,12 @@ from recbole.evaluator.collector import DataStruct
 from recbole.trainer import Trainer
 from recbole.utils import set_color
 
+from recbole_r3vae.compat import collector_class
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.io import atomic_write
 
 SCHEMA = 1
+Collector = collector_class()
 
 
 class BudgetReached(Exception):
@@ -143,6 +145,7 @@ class Checkpointed:
         config["single_spec"] = True
         super().__init__(config, model)
         config["single_spec"] = single
+        self.eval_collector = Collector(config)
         if not single:
             self.evaluator = ExactEvaluator(config)
             on_gpu = self.device.type == "cuda"

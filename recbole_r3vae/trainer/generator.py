@@ -6,11 +6,10 @@ import math
 
 import torch
 from recbole.data.dataloader import FullSortEvalDataLoader
-from recbole.evaluator import Collector
 from recbole.trainer import Trainer
 
 from recbole_r3vae.errors import UserError
-from recbole_r3vae.trainer.checkpoint import Checkpointed
+from recbole_r3vae.trainer.checkpoint import Checkpointed, Collector
 
 SPARSE_METRICS = {"recall", "ndcg", "mrr", "hit", "map", "precision"}
 COVERAGE_METRICS = {"itemcoverage", "averagepopularity", "giniindex", "shannonentropy", "tailpercentage"}

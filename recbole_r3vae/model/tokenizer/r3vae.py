@@ -21,16 +21,14 @@ from recbole_r3vae.data.items import ITEM_EMB, ItemVectors
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.model.tokenizer.base import Quantized, SemanticTokenizer, choice
 from recbole_r3vae.model.tokenizer.quantize.assign import Level, NearestNeighbour, SoftmaxRating, Top1Rating
-from recbole_r3vae.model.tokenizer.quantize.codebook import Codebook, unit
+from recbole_r3vae.model.tokenizer.quantize.codebook import SAMPLES_PER_CODEWORD, Codebook, unit
+from recbole_r3vae.model.tokenizer.quantize.gradient import straight_through
 from recbole_r3vae.model.tokenizer.quantize.regularizers import (
     codeword_discrimination,
     preference_discrimination,
     semantic_cohesion,
 )
-from recbole_r3vae.model.tokenizer.quantize.residual import ResidualCodes, ResidualQuantizer
-
-SAMPLES_PER_CODEWORD = 256
-"""Items that k-means sees for each codeword; more hardly move a centroid."""
+from recbole_r3vae.model.tokenizer.quantize.residual import LevelCodes, ResidualQuantizer
 
 
 class R3VAE(SemanticTokenizer):
@@ -87,7 +85,7 @@ class R3VAE(SemanticTokenizer):
             self.reference = nn.Parameter(torch.randn(self.dim, generator=generator))
         self.quantizer = ResidualQuantizer(
             [self._level(Codebook(size, self.dim, generator)) for size in self.codebook_sizes],
-            straight_through=self.rating_mode == "ste",
+            straight_through if self.rating_mode == "ste" else None,
         )
         self.decoder = nn.Identity()
         if choice(config, "decoder", ("identity", "mlp")) == "mlp":
@@ -142,7 +140,7 @@ class R3VAE(SemanticTokenizer):
     def quantize(self, x: Tensor) -> Quantized:
         return self._quantize(x)[0]
 
-    def _quantize(self, x: Tensor) -> tuple[Quantized, ResidualCodes]:
+    def _quantize(self, x: Tensor) -> tuple[Quantized, LevelCodes]:
         along, e0 = self.project(x)
         residual = self.quantizer(e0)
         latent = residual.quantized if along is None else along + residual.quantized  # [B, d]

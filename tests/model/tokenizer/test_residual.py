@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from recbole_r3vae.model.tokenizer.quantize import gradient
 from recbole_r3vae.model.tokenizer.quantize import residual as residual_module
 from recbole_r3vae.model.tokenizer.quantize.assign import NearestNeighbour, SoftmaxRating, Top1Rating
 from recbole_r3vae.model.tokenizer.quantize.codebook import Codebook, kmeans
@@ -14,7 +15,7 @@ SIZES = (7, 5, 9)
 def quantizer(rule, straight_through=False, d=6):
     generator = torch.Generator().manual_seed(0)
     levels = [rule(Codebook(size, d, generator)) for size in SIZES]
-    return ResidualQuantizer(levels, straight_through).double()
+    return ResidualQuantizer(levels, gradient.straight_through if straight_through else None).double()
 
 
 def vectors(n=30, d=6, seed=1):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from recbole_r3vae.model.tokenizer.quantize.codebook import Codebook, unit
+from recbole_r3vae.sid.sinkhorn import sinkhorn
 
 
 class Level(nn.Module):
@@ -47,11 +48,21 @@ class Level(nn.Module):
         """
         raise NotImplementedError
 
+    def initialise(self, x: Tensor, iterations: int, seed: int) -> None:
+        """Start from k-means of what this level will quantise.
+
+        Args:
+            x: ``[n, d]`` with ``n >= K``.
+            iterations: Lloyd iterations.
+            seed: Of k-means.
+        """
+        self.codebook.initialise(x, iterations, seed)
+
 
 class NearestNeighbour(Level):
     """Plain vector quantisation: the nearest codeword, by Euclidean distance, stands for the residual.
 
-    The choice has no gradient; see ``straight_through`` of :class:`~.residual.ResidualQuantizer`.
+    The choice has no gradient; see ``estimator`` of :class:`~.residual.ResidualQuantizer`.
     """
 
     def rating(self, x: Tensor) -> Tensor:
@@ -62,6 +73,32 @@ class NearestNeighbour(Level):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
             codes = self.rating(x).argmax(-1)  # [B]
+        return codes, self.codebook(codes)  # [B, d]
+
+
+class SinkhornNearestNeighbour(NearestNeighbour):
+    """Nearest neighbour whose training batches are spread evenly over the codes.
+
+    While training, a batch is assigned by the largest share in its :func:`~recbole_r3vae.sid.sinkhorn.sinkhorn`
+    plan, so that no codeword goes without items; otherwise every residual gets its nearest codeword. LC-Rec
+    and LETTER (arXiv 2405.07314) do this at the last level, so that fewer items collide.
+
+    Args:
+        codebook: Codewords ``[K, d]``.
+        epsilon: Of the plan; small values come close to a hard assignment.
+        iterations: Of the plan.
+    """
+
+    def __init__(self, codebook: Codebook, epsilon: float = 0.003, iterations: int = 100):
+        super().__init__(codebook)
+        self.epsilon = epsilon
+        self.iterations = iterations
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        if not self.training:
+            return super().forward(x)
+        with torch.no_grad():
+            codes = sinkhorn(-self.rating(x), self.epsilon, self.iterations).argmax(-1)  # [B]
         return codes, self.codebook(codes)  # [B, d]
 
 

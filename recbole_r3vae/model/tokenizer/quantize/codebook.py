@@ -12,6 +12,9 @@ from torch import Tensor, nn
 EPS = 1e-8
 """Vectors shorter than this count as zero."""
 
+SAMPLES_PER_CODEWORD = 256
+"""Items that k-means sees for each codeword; more hardly move a centroid."""
+
 
 def unit(x: Tensor) -> Tensor:
     """Scale vectors to unit length; a zero vector stays zero and gets a zero gradient instead of NaN.

@@ -1,8 +1,8 @@
-"""The residual loop shared by every tokenizer that quantises level by level."""
+"""Stacks of levels: one after the other on what is left of a vector, or side by side on its parts."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -14,15 +14,19 @@ CHUNK_ROWS = 65536
 """Rows quantised at once while codebooks are initialised; bounds the ``[rows, K]`` ratings in memory."""
 
 
+Estimator = Callable[[Tensor, Tensor], Tensor]
+"""Gives the quantised vector ``[B, d]`` a gradient towards the input ``[B, d]``; see :mod:`.gradient`."""
+
+
 @dataclass
-class ResidualCodes:
-    """What a residual quantizer makes of ``B`` vectors.
+class LevelCodes:
+    """What a stack of levels makes of ``B`` vectors.
 
     Attributes:
         codes: ``[B, L]``, int64.
-        quantized: The sum over all levels ``[B, d]``.
-        residuals: What entered each level, ``L`` tensors ``[B, d]``.
-        levels: What each level made of it, ``L`` tensors ``[B, d]`` with the gradient of its codewords.
+        quantized: All levels together ``[B, d]``.
+        residuals: What entered each level, ``L`` tensors: residuals ``[B, d]``, or parts of the vector.
+        levels: What each level made of it, ``L`` tensors of those shapes with the gradient of its codewords.
     """
 
     codes: Tensor
@@ -44,17 +48,17 @@ class ResidualQuantizer(nn.Module):
 
     Args:
         levels: A codebook with its assignment rule for each level, first to last.
-        straight_through: Estimate the gradient: what reaches the sum of all levels goes on to the input as
-            if nothing had been quantised, and the codewords learn from :meth:`ResidualCodes.codebook_loss`
-            alone. Without it the gradient goes through every level, for levels that are differentiable.
+        estimator: How what reaches the sum of all levels goes on to the input, for levels without a gradient
+            of their own; the codewords then learn from :meth:`LevelCodes.codebook_loss` alone. ``None``: the
+            gradient goes through every level, for levels that are differentiable.
     """
 
-    def __init__(self, levels: Iterable[Level], straight_through: bool = False):
+    def __init__(self, levels: Iterable[Level], estimator: Estimator | None = None):
         super().__init__()
         self.levels = nn.ModuleList(levels)
-        self.straight_through = straight_through
+        self.estimator = estimator
 
-    def forward(self, x: Tensor) -> ResidualCodes:
+    def forward(self, x: Tensor) -> LevelCodes:
         """Quantise vectors.
 
         Args:
@@ -72,11 +76,11 @@ class ResidualQuantizer(nn.Module):
             # Cut here, the codewords of a level stay out of the losses of the next, and each level's
             # commitment reaches x. Subtracting a straight-through q would cancel x: no later level could
             # teach an encoder.
-            residual = residual - (q.detach() if self.straight_through else q)
+            residual = residual - (q if self.estimator is None else q.detach())
         quantized = torch.stack(levels).sum(0)  # [B, d]
-        if self.straight_through:
-            quantized = x + (quantized - x).detach()
-        return ResidualCodes(torch.stack(codes, dim=1), quantized, residuals, levels)
+        if self.estimator is not None:
+            quantized = self.estimator(x, quantized)
+        return LevelCodes(torch.stack(codes, dim=1), quantized, residuals, levels)
 
     @torch.no_grad()
     def initialise(self, x: Tensor, iterations: int, seed: int) -> None:
@@ -88,9 +92,53 @@ class ResidualQuantizer(nn.Module):
             seed: Of the first level; level ``l`` uses ``seed + l``.
         """
         for number, level in enumerate(self.levels):
-            level.codebook.initialise(x, iterations, seed + number)
+            level.initialise(x, iterations, seed + number)
             for rows in x.split(CHUNK_ROWS):
                 rows -= level(rows)[1]
+
+
+class ParallelQuantizer(nn.Module):
+    """Quantise the parts of a vector side by side: product quantisation. No code says more than another.
+
+    Args:
+        levels: A codebook with its assignment rule for each part; the dimensions of their codewords add up
+            to that of the vectors.
+        estimator: As in :class:`ResidualQuantizer`.
+    """
+
+    def __init__(self, levels: Iterable[Level], estimator: Estimator | None = None):
+        super().__init__()
+        self.levels = nn.ModuleList(levels)
+        self.estimator = estimator
+        self.part_sizes = [level.codebook.weight.shape[1] for level in self.levels]
+
+    def forward(self, x: Tensor) -> LevelCodes:
+        """Quantise vectors.
+
+        Args:
+            x: ``[B, d]``.
+
+        Returns:
+            Codes, the quantised parts joined, and what entered and left each level.
+        """
+        parts = x.split(self.part_sizes, dim=-1)  # L of [B, d_l]
+        codes, levels = zip(*(level(part) for level, part in zip(self.levels, parts)))
+        quantized = torch.cat(levels, dim=-1)  # [B, d]
+        if self.estimator is not None:
+            quantized = self.estimator(x, quantized)
+        return LevelCodes(torch.stack(codes, dim=1), quantized, list(parts), list(levels))
+
+    @torch.no_grad()
+    def initialise(self, x: Tensor, iterations: int, seed: int) -> None:
+        """Start every codebook from k-means of its part.
+
+        Args:
+            x: Sample of vectors ``[n, d]``, at least as many as codewords.
+            iterations: Iterations of k-means.
+            seed: Of the first level; level ``l`` uses ``seed + l``.
+        """
+        for number, (level, part) in enumerate(zip(self.levels, x.split(self.part_sizes, dim=-1))):
+            level.initialise(part, iterations, seed + number)
 
 
 def _squared_error(a: Tensor, b: Tensor) -> Tensor:
