@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         parser = _parser()
         options, rest = parser.parse_known_args(arguments)
-        if rest and options.action is not _run:
+        if rest and options.action not in (_run, _embed):
             raise UserError(f"unrecognised argument {rest[0]}; see recbole-r3vae {arguments[0]} --help")
         options.action(options, rest)
     except UserError as error:
@@ -80,6 +80,11 @@ def _parser() -> argparse.ArgumentParser:
     tokenize.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="keys of the tokenizer, such as epochs=20")
     tokenize.set_defaults(action=_tokenize)
 
+    embed = commands.add_parser("embed", help="write a dataset's item vectors to a file, with their ids", allow_abbrev=False)
+    embed.add_argument("--dataset", "-d", required=True, help="name of a folder of atomic files")
+    embed.add_argument("--output", required=True, help="the .npy file to write; the ids go beside it, with the ending .ids")
+    embed.set_defaults(action=_embed)
+
     quality = commands.add_parser("quality", help="score the semantic IDs of any .sid file", allow_abbrev=False)
     quality.add_argument("--sid", required=True, help="the .sid file, from any tool")
     quality.add_argument("--embeddings", required=True, help=".npy or .safetensors of item vectors [n, d]")
@@ -117,6 +122,23 @@ def _tokenize(options, rest: list[str]) -> None:
     sids.save(options.output)
     print(format_quality(tokenizer.description["quality"]))
     print(f"tokenizer: {tokenizer.folder}\nsemantic IDs: {options.output}")
+
+
+def _embed(options, rest: list[str]) -> None:
+    import numpy as np
+
+    from recbole_r3vae.config import Config
+    from recbole_r3vae.data.content import load_content
+    from recbole_r3vae.io import atomic_write
+    from recbole_r3vae.quick_start.lookup import create_dataset
+
+    config = Config("R3VAE", options.dataset, arguments=rest)
+    content = load_content(create_dataset(config), config)
+    with atomic_write(Path(options.output).with_suffix(".ids")) as file:
+        file.writelines(f"{item}\n" for item in content.item_ids[1:])
+    with atomic_write(options.output, "wb") as file:
+        np.save(file, content.embeddings[1:])
+    print(f"{len(content.item_ids) - 1} item vectors: {options.output}")
 
 
 def _quality(options, rest: list[str]) -> None:

@@ -179,6 +179,21 @@ def test_tokenize_and_quality_need_no_interactions(tmp_path, capfd):
     assert json.loads((tmp_path / "q.json").read_text())["unique_ratio"] == 1.0
 
 
+def test_embed_writes_what_quality_reads(words, tmp_path, capfd):
+    generators_own = ("--hidden_size", "--inner_size", "--n_heads", "--warmup_steps", "--valid_num_beams", "--num_beams")
+    words = [word for word in words if not word.startswith(generators_own)]
+    run = ["run", "--model=R3VAE", "--dataset=tiny", *words, "--epochs=1"]
+    assert main(run) == 0
+    sid = next(Path("saved/tiny").glob("R3VAE-*/raw.sid"))
+    assert main(["embed", "--dataset=tiny", f"--output={tmp_path / 'v.npy'}", *words]) == 0
+    assert main(["quality", "--sid", str(sid), "--embeddings", str(tmp_path / "v.npy"), "--json", str(tmp_path / "q.json")]) == 0
+    stored = json.loads((sid.parent / "tokenizer.json").read_text())["quality"]
+    scored = json.loads((tmp_path / "q.json").read_text())
+    for ours, theirs in zip(scored["levels"], stored["levels"]):
+        assert ours["spaces"]["raw"]["sc"] == pytest.approx(theirs["spaces"]["raw"]["sc"], abs=1e-6)
+        assert ours["spaces"]["raw"]["pd"] == pytest.approx(theirs["spaces"]["raw"]["pd"], abs=1e-6)
+
+
 def test_debug_shows_the_traceback(words, capfd):
     assert main(["run", "--model=Nothing", "--dataset=tiny", *words, "--debug"]) == 2
     assert "Traceback" in capfd.readouterr().err

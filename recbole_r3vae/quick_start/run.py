@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import platform
 from collections.abc import Iterable
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 from recbole.utils import init_logger, init_seed
 
+from recbole_r3vae import __version__
 from recbole_r3vae.config import Config, identity
 from recbole_r3vae.data.content import load_content
 from recbole_r3vae.errors import UserError
@@ -178,15 +179,31 @@ def loss_name(config: Config) -> str:
     return str(config["loss_type"] or config["MODEL_INPUT_TYPE"].name.lower())
 
 
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide a result."""
+    packages = ("recbole-r3vae", "recbole", "torch", "numpy", "pandas", "scikit-learn", "faiss-cpu")
+    installed = {}
+    for name in packages:
+        try:
+            installed[name] = version(name)
+        except PackageNotFoundError:  # this package itself, run from a checkout that is not installed
+            installed[name] = __version__
+    return {"python": platform.python_version(), **installed}
+
+
 def provenance(config: Config) -> dict[str, Any]:
     """What a result must carry to be checked: configuration, versions, machine."""
-    packages = ("recbole", "torch", "numpy", "pandas", "scikit-learn", "faiss-cpu")
+    plain = (int, float, str, bool, list, dict, type(None))
     return {
-        "config": {key: value if isinstance(value, (int, float, str, bool, list, dict, type(None))) else str(value)
-                   for key, value in config.declared.items()},
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+        "config": {key: value if isinstance(value, plain) else str(value) for key, value in config.declared.items()},
+        "versions": versions(),
         "hardware": {"machine": platform.machine(), "threads": torch.get_num_threads(), "device": str(config["device"])},
     }
+
+
+def provenance_line() -> str:
+    """Versions and machine in one line, for tables."""
+    return f"{platform.machine()}, {torch.get_num_threads()} thread(s); " + ", ".join(f"{k} {v}" for k, v in versions().items())
 
 
 def metric_table(valid: dict[str, float] | None, test: dict[str, float] | None) -> str:

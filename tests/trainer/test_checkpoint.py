@@ -175,3 +175,25 @@ def test_arrays_and_sparse_matrices_survive_as_tensors(tmp_path):
     assert back["w"].format == "coo" and back["pred"].format == "csr" and back["plain"] == [1, "a"]
     assert (back["w"] != matrix).nnz == 0 and (back["pred"] != matrix).nnz == 0
     assert np.array_equal(back["array"], learned["array"])
+
+
+def test_a_killed_tokenizer_is_taken_up_by_the_next_run(tiny_settings, tmp_path, monkeypatch):
+    """Without being asked: it has no name of its own to resume by. The semantic IDs are those of an uninterrupted training."""
+    whole = run(tiny_settings, epochs=1, checkpoint_dir=str(tmp_path / "whole"))
+    train_epoch, epochs = Trainer._train_epoch, []
+
+    def train_and_die(self, data, epoch_idx, *args, **kwargs):
+        epochs.append(epoch_idx)
+        loss = train_epoch(self, data, epoch_idx, *args, **kwargs)
+        if len(epochs) == 3:
+            raise Killed
+        return loss
+
+    monkeypatch.setattr(Trainer, "_train_epoch", train_and_die)
+    killed = {**tiny_settings, "epochs": 1, "checkpoint_dir": str(tmp_path / "killed")}
+    with pytest.raises(Killed):
+        run(killed)
+    again = run(killed)
+    assert epochs == [0, 1, 2, 2, 3, 0]  # the tokenizer's third epoch once more, its fourth, then the generator's only one
+    assert open(again["sid_file"], "rb").read() == open(whole["sid_file"], "rb").read()
+    assert again["test_result"] == whole["test_result"]

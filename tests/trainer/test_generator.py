@@ -76,3 +76,10 @@ def test_sampled_candidates_are_scored_exactly(tiny_settings):
     evaluation = {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user", "mode": "uni20"}
     result = run_recbole_r3vae("R3GR", "tiny", config_dict={**tiny_settings, "eval_args": evaluation, "topk": [5, 10, 20]})
     assert 0 < result["test_result"]["recall@5"] < result["test_result"]["recall@20"] <= 1
+
+
+def test_bfloat16_trains_and_ranks(tiny_settings):
+    exact = run_recbole_r3vae("R3GR", "tiny", config_dict=tiny_settings)
+    mixed = run_recbole_r3vae("R3GR", "tiny", config_dict={**tiny_settings, "enable_amp": True})
+    assert mixed["run_dir"] != exact["run_dir"]
+    assert 0 <= mixed["test_result"]["recall@20"] <= 1 and np.isfinite(mixed["best_valid_score"])

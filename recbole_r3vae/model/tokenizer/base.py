@@ -138,6 +138,29 @@ class SemanticTokenizer(AbstractRecommender):
         return torch.cat(chunks)
 
 
+class FittedTokenizer(SemanticTokenizer):
+    """A tokenizer without trainable parameters: :meth:`initialise` fits it, and no epochs follow.
+
+    A subclass writes :meth:`quantize`, :meth:`level_distances` and :meth:`initialise`, and keeps what it
+    fits in buffers or frozen parameters, so that checkpoints hold it.
+
+    Args:
+        config: As for :class:`SemanticTokenizer`, with ``epochs: 0``.
+        items: Embeddings of the catalogue.
+
+    Raises:
+        UserError: ``epochs`` is not 0, or as for :class:`SemanticTokenizer`.
+    """
+
+    def __init__(self, config: Config, items: ItemVectors):
+        super().__init__(config, items)
+        if config["epochs"] != 0:
+            raise UserError(
+                f"epochs is {config['epochs']!r}, but {type(self).__name__} has nothing to train in epochs: "
+                "it is fitted to the catalogue in one go; leave epochs at 0"
+            )
+
+
 def choice(config: Config, key: str, options: Sequence[str]) -> str:
     """The value of a key that must be one of a few words.
 

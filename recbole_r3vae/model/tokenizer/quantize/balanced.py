@@ -9,8 +9,8 @@ from torch import Tensor
 from recbole_r3vae.model.tokenizer.quantize.assign import NearestNeighbour
 from recbole_r3vae.model.tokenizer.quantize.codebook import Codebook
 
-# Steps of the auction's bids as shares of the mean distance to the nearest codeword. Large steps find rough
-# prices fast, small ones the assignment: at the last, its cost is within a hundredth of a percent of the least.
+# Steps of the auction's bids as shares of the mean cost. Large steps find rough prices fast, small ones the
+# assignment.
 _STEPS = (0.1, 0.01, 0.001, 0.0001)
 _PRICE_SWEEPS = 20  # amazon-beauty, 256 codes: 0.2 % of items off their cluster after 1, none after 20
 
@@ -54,10 +54,9 @@ class BalancedNearestNeighbour(NearestNeighbour):
         prices, before = np.zeros(k), None
         for iteration in range(self.iterations):
             cost = -super().rating(x).cpu().numpy()  # [n, K]
-            unit = float(cost.min(1).mean()) or 1.0
-            # The prices of the last iteration are almost right: large steps would spoil them.
+            # The prices of the iteration before are almost right: large steps would spoil them.
             for step in _STEPS if iteration == 0 else _STEPS[1:]:
-                codes, prices = auction(cost, capacity, prices, step * unit)
+                codes, prices = auction(cost, capacity, prices, step * float(cost.mean()) or step)
             if before is not None and (codes == before).all() or iteration == self.iterations - 1:
                 break
             before = codes
@@ -95,8 +94,7 @@ def auction(
         total = cost[waiting] + prices  # [w, K]
         rows, best = np.arange(len(waiting)), total.argmin(1)
         least = total[rows, best]
-        if k > 1:
-            total[rows, best] = np.inf
+        total[rows, best] = np.inf
         codes[waiting] = best
         bids[waiting] = prices[best] + total.min(1) - least + step
         wanted = np.zeros(k, dtype=bool)

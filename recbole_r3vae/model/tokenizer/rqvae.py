@@ -1,0 +1,184 @@
+r"""RQ-VAE: an autoencoder whose latent vector is quantised residual by residual; the tokenizer of TIGER.
+
+References:
+    Shashank Rajput et al. "Recommender Systems with Generative Retrieval." NeurIPS 2023, arXiv 2305.05065.
+    Doyup Lee et al. "Autoregressive Image Generation using Residual Quantization." CVPR 2022.
+"""
+
+from __future__ import annotations
+
+import torch
+from recbole.config import Config
+from recbole.data.interaction import Interaction
+from torch import Tensor, nn
+
+from recbole_r3vae.data.items import ITEM_EMB, ItemVectors
+from recbole_r3vae.errors import UserError
+from recbole_r3vae.model.tokenizer.base import Quantized, SemanticTokenizer, choice
+from recbole_r3vae.model.tokenizer.layers import mlp
+from recbole_r3vae.model.tokenizer.quantize.assign import Level, NearestNeighbour, SinkhornNearestNeighbour
+from recbole_r3vae.model.tokenizer.quantize.codebook import SAMPLES_PER_CODEWORD, Codebook
+from recbole_r3vae.model.tokenizer.quantize.ema import EMACodebook
+from recbole_r3vae.model.tokenizer.quantize.gradient import ESTIMATORS
+from recbole_r3vae.model.tokenizer.quantize.residual import Estimator, LevelCodes, ResidualQuantizer
+from recbole_r3vae.model.tokenizer.quantize.simvq import SimVQCodebook
+
+
+class RQVAE(SemanticTokenizer):
+    r"""The RQ-VAE tokenizer.
+
+    .. math::
+        z = \mathrm{enc}(x), \quad r_1 = z, \quad c_l = \arg\min_k \|r_l - e^{(l)}_k\|, \quad
+        r_{l+1} = r_l - e^{(l)}_{c_l}, \quad \hat x = \mathrm{dec}(\textstyle\sum_l e^{(l)}_{c_l})
+
+        L = \|x - \hat x\|^2 + \sum_l \|\mathrm{sg}(r_l) - e^{(l)}_{c_l}\|^2
+            + \beta \|r_l - \mathrm{sg}(e^{(l)}_{c_l})\|^2
+
+    Squared errors are summed over dimensions and averaged over the batch. The decoder's gradient reaches the
+    encoder by one of :data:`.ESTIMATORS`. Codebooks learn from the loss, as moving averages
+    (:class:`.EMACodebook`), or together (:class:`.SimVQCodebook`).
+
+    A subclass adds its terms to :meth:`losses`, or stacks levels differently in :meth:`stack`.
+
+    Args:
+        config: Keys of ``properties/model/RQVAE.yaml``.
+        items: Embeddings of the catalogue.
+
+    Attributes:
+        encoder: ``[B, d] -> [B, latent_dim]``.
+        quantizer: The levels.
+        decoder: ``[B, latent_dim] -> [B, d]``.
+
+    Raises:
+        UserError: a key has a value outside its range.
+    """
+
+    def __init__(self, config: Config, items: ItemVectors):
+        super().__init__(config, items)
+        self.codebook_learning = choice(config, "codebook_learning", ("loss", "ema", "simvq"))
+        self.kmeans_init = config["kmeans_init"]
+        self.kmeans_iterations = config["kmeans_iterations"]
+        self.codebook_weight = config["codebook_weight"]
+        self.commitment_weight = config["commitment_weight"]
+        self.ema_decay = config["ema_decay"]
+        self.restart_below = config["restart_below"]
+        self.sinkhorn_levels = config["sinkhorn_levels"]
+        self.sinkhorn_epsilon = config["sinkhorn_epsilon"]
+        self.sinkhorn_iterations = config["sinkhorn_iterations"]
+        sizes = [self.dim, *config["hidden_sizes"], config["latent_dim"]]
+        if any(type(size) is not int or size < 1 for size in sizes):
+            raise UserError(
+                f"hidden_sizes is {config['hidden_sizes']!r} and latent_dim {config['latent_dim']!r}; give "
+                "whole numbers above 0, such as [512, 256, 128] and 32"
+            )
+        if not 0 < self.ema_decay < 1:
+            raise UserError(f"ema_decay is {self.ema_decay!r}; give a number between 0 and 1, such as 0.99")
+        if not set(self.sinkhorn_levels) <= set(range(1, len(self.codebook_sizes) + 1)):
+            raise UserError(
+                f"sinkhorn_levels is {self.sinkhorn_levels!r}; give numbers from 1 to "
+                f"{len(self.codebook_sizes)}, the levels of codebook_sizes, or [] for none"
+            )
+        if not self.sinkhorn_epsilon > 0:
+            raise UserError(
+                f"sinkhorn_epsilon is {self.sinkhorn_epsilon!r}; give a number above 0, such as 0.003"
+            )
+
+        # A generator of its own: equal seeds give equal weights whatever ran before.
+        generator = torch.Generator().manual_seed(self.seed)
+        estimator = ESTIMATORS[choice(config, "gradient_estimator", tuple(ESTIMATORS))]
+        self.encoder = mlp(sizes, generator)
+        self.quantizer = self.stack(sizes[-1], estimator, generator)
+        self.decoder = mlp(sizes[::-1], generator)
+
+    def stack(self, dim: int, estimator: Estimator, generator: torch.Generator) -> nn.Module:
+        """The levels between encoder and decoder.
+
+        Args:
+            dim: Of the latent vectors.
+            estimator: Of the gradient through the codes.
+            generator: Source of the random codewords.
+        """
+        levels = [self.level(l, dim, generator) for l in range(len(self.codebook_sizes))]
+        return ResidualQuantizer(levels, estimator)
+
+    def level(self, number: int, dim: int, generator: torch.Generator) -> Level:
+        """Codebook and assignment rule of one level.
+
+        Args:
+            number: From 0.
+            dim: Of its codewords.
+            generator: Source of the random codewords.
+        """
+        size = self.codebook_sizes[number]
+        if self.codebook_learning == "ema":
+            codebook = EMACodebook(size, dim, generator, self.ema_decay, self.restart_below)
+        else:
+            codebook = (SimVQCodebook if self.codebook_learning == "simvq" else Codebook)(size, dim, generator)
+        if number + 1 in self.sinkhorn_levels:
+            return SinkhornNearestNeighbour(codebook, self.sinkhorn_epsilon, self.sinkhorn_iterations)
+        return NearestNeighbour(codebook)
+
+    @torch.no_grad()
+    def initialise(self, items: ItemVectors) -> None:
+        """Start the codebooks from k-means of what the untrained encoder makes of the items.
+
+        Args:
+            items: Embeddings of the catalogue, of which a seeded sample is read.
+
+        Raises:
+            UserError: a codebook has more codes than the catalogue has items.
+        """
+        super().initialise(items)
+        if not self.kmeans_init:
+            return
+        self.eval()  # balanced assignment is for training batches
+        sample = items.sample(SAMPLES_PER_CODEWORD * max(self.codebook_sizes), self.seed)
+        latent = [self.encoder(rows.to(self.device)) for rows in torch.from_numpy(sample).split(8192)]
+        self.quantizer.initialise(torch.cat(latent), self.kmeans_iterations, self.seed)
+
+    def quantize(self, x: Tensor) -> Quantized:
+        return self._quantize(x)[0]
+
+    def _quantize(self, x: Tensor) -> tuple[Quantized, LevelCodes]:
+        levels = self.quantizer(self.encoder(x))
+        reconstruction = self.decoder(levels.quantized)
+        return Quantized(levels.codes, levels.quantized, None, levels.residuals, reconstruction), levels
+
+    def calculate_loss(self, interaction: Interaction) -> tuple[Tensor, ...]:
+        """The terms of :meth:`losses`; moves the codebooks with ``codebook_learning: ema``.
+
+        Args:
+            interaction: Field ``item_emb`` ``[B, d]``.
+
+        Returns:
+            The weighted terms; the loss is their sum.
+        """
+        x = interaction[ITEM_EMB]
+        out, levels = self._quantize(x)
+        losses = self.losses(x, out, levels)
+        if self.codebook_learning == "ema" and self.training:
+            for level, entered, codes in zip(self.quantizer.levels, levels.residuals, levels.codes.unbind(1)):
+                level.codebook.update(entered.detach(), codes)
+        return tuple(losses)
+
+    def losses(self, x: Tensor, out: Quantized, levels: LevelCodes) -> list[Tensor]:
+        """Reconstruction, commitment and, unless codebooks are moving averages, codebook term.
+
+        Args:
+            x: Embeddings ``[B, d]``.
+            out: What became of them.
+            levels: What each level made of them.
+
+        Returns:
+            Weighted scalars.
+        """
+        losses = [(x - out.reconstruction).square().sum(-1).mean()]
+        losses.append(self.commitment_weight * levels.commitment_loss())
+        if self.codebook_learning != "ema":
+            losses.append(self.codebook_weight * levels.codebook_loss())
+        return losses
+
+    @torch.no_grad()
+    def level_distances(self, x: Tensor, level: int) -> Tensor:
+        entered = self._quantize(x)[1].residuals[level]  # [B, d_l]
+        return -self.quantizer.levels[level].rating(entered)  # [B, K]
