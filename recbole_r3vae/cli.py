@@ -76,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     tokenize.add_argument("--embeddings", required=True, help=".npy or .safetensors of item vectors [n, d]")
     tokenize.add_argument("--ids", help="their item ids, one a line; default: beside the vectors, with the ending .ids")
     tokenize.add_argument("--output", required=True, help="the .sid file to write")
-    tokenize.add_argument("--collision_policy", default="suffix", choices=("suffix", "reassign", "share"))
+    tokenize.add_argument("--collision_policy", default="suffix", choices=("suffix", "reassign", "sinkhorn", "share"))
     tokenize.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="keys of the tokenizer, such as epochs=20")
     tokenize.set_defaults(action=_tokenize)
 

@@ -196,7 +196,7 @@ class Config(RecBoleConfig):
 
     def _init_device(self):
         final = self.final_config_dict
-        name = str(final.get("device") or "auto")
+        name = str(self.external_config_dict.get("device") or self._recboles_device() or final.get("device") or "auto")
         if name == "auto":
             name = "cuda" if torch.cuda.is_available() else "cpu"
         try:
@@ -218,6 +218,13 @@ class Config(RecBoleConfig):
             if final["local_rank"] != 0:
                 final.update(state="error", show_progress=False)
         final["device"] = device
+
+    def _recboles_device(self) -> str | None:
+        """The device that a user of RecBole asks for by ``use_gpu`` and ``gpu_id``, where he names one."""
+        if self.external_config_dict.get("use_gpu") is False or self.external_config_dict.get("gpu_id") == "":
+            return "cpu"
+        gpu = self.external_config_dict.get("gpu_id")
+        return f"cuda:{gpu}" if isinstance(gpu, int) or (isinstance(gpu, str) and gpu.isdigit()) else None
 
     def compatibility_settings(self):
         """numpy's removed aliases that RecBole 1.2's own code uses; see :mod:`recbole_r3vae.compat`."""
@@ -241,7 +248,7 @@ def tokenizer_config(config: Config) -> Config:
     """The configuration of the tokenizer stage of a generator's run.
 
     A key X of that stage is ``tokenizer_X`` where the user gives it; else the user's X, unless X is one of the generator's own keys (its
-    YAML lists them: ``epochs``, ``learning_rate`` …); else the tokenizer's default. So changing how the generator is trained
+    YAML lists them: ``epochs``, ``learning_rate`` …); else ``tokenizer_X`` of the generator's YAML files; else the tokenizer's default. So changing how the generator is trained
     never changes the semantic IDs.
 
     Args:
@@ -251,13 +258,17 @@ def tokenizer_config(config: Config) -> Config:
         Configuration with the tokenizer as its model.
     """
     generator_keys = set(load_yaml(properties() / "model" / f"{config.model}.yaml"))
-    values = {}
-    for key, value in config.external_config_dict.items():
-        if not key.startswith("tokenizer_") and key not in {"model", "tokenizer", *generator_keys}:
-            values[key] = value
-    for key, value in config.declared.items():
-        if key.startswith("tokenizer_"):
-            values[key.removeprefix("tokenizer_")] = value
+    given = config.external_config_dict
+    prefixed = [
+        {key.removeprefix("tokenizer_"): value for key, value in source.items() if key.startswith("tokenizer_")}
+        for source in (config.internal_config_dict, given)
+    ]
+    plain = {
+        key: value
+        for key, value in given.items()
+        if not key.startswith("tokenizer_") and key not in {"model", "tokenizer", *generator_keys}
+    }
+    values = {**prefixed[0], **plain, **prefixed[1]}
     return Config(model=config["tokenizer"], dataset=config.dataset, config_dict=values)
 
 

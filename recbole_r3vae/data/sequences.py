@@ -73,7 +73,7 @@ class WindowDataset(TimeOrdered, SequentialDataset):
             Training, validation and test dataset.
         """
         train, *evaluation = super().build()
-        train.inter_feat = self._windows(train.inter_feat)
+        train.inter_feat = self._training_rows(train.inter_feat)
         for dataset in evaluation:
             dataset.inter_feat = self._prefixes(dataset.inter_feat)
         return [train, *evaluation]
@@ -97,7 +97,7 @@ class WindowDataset(TimeOrdered, SequentialDataset):
             }
         )
 
-    def _windows(self, rows: Interaction) -> Interaction:
+    def _training_rows(self, rows: Interaction) -> Interaction:
         # A user's training targets are consecutive: they run from his second interaction to the last before validation.
         target, start = rows["target_position"].numpy(), rows["user_start"].numpy()
         user_start, count = np.unique(start, return_counts=True)  # count = the user's training targets
@@ -134,6 +134,24 @@ class WindowDataset(TimeOrdered, SequentialDataset):
             targets = self.inter_feat[TARGET_LIST_FIELD]
             return Counter(targets[targets > 0].numpy())
         return super().counter(field)
+
+
+class PrefixDataset(WindowDataset):
+    """RecBole's own training rows: one for each target, for models that read the history anew for every item they predict.
+
+    Every training interaction after a user's first is the target of exactly one row. A row only points at its history, which is written
+    out when a batch asks for it: memory does not grow with ``MAX_ITEM_LIST_LENGTH``.
+
+    Fields of a training batch, the same as of validation and test rows: ``user_id``, ``item_id`` (the target), ``item_id_list``
+    [max_len], ``item_length``.
+    """
+
+    def _training_rows(self, rows: Interaction) -> Interaction:
+        return rows
+
+    def join(self, df):
+        """Rows with their histories."""
+        return df if self.item_id_list_field in df else self._prefixes(df)
 
 
 def time_ordered(dataset_class: type[Dataset]) -> type[Dataset]:

@@ -102,6 +102,7 @@ def run_recbole_r3vae(
         "run_dir": str(run_dir),
         "sid_file": str(sid_file) if sid_file else None,
         "seconds": round(trainer.seconds(), 1) if isinstance(trainer, Checkpointed) else None,
+        "epochs": getattr(trainer, "finished_epochs", None),
         "stopped_at_budget": getattr(trainer, "stopped_at_budget", False),
     }
     if saved and config["local_rank"] == 0:
@@ -194,8 +195,9 @@ def versions() -> dict[str, str]:
 def provenance(config: Config) -> dict[str, Any]:
     """What a result must carry to be checked: configuration, versions, machine."""
     plain = (int, float, str, bool, list, dict, type(None))
+    declared = {key: value for key, value in config.declared.items() if key != "data_path"}  # a place, not a setting
     return {
-        "config": {key: value if isinstance(value, plain) else str(value) for key, value in config.declared.items()},
+        "config": {key: value if isinstance(value, plain) else str(value) for key, value in declared.items()},
         "versions": versions(),
         "hardware": {"machine": platform.machine(), "threads": torch.get_num_threads(), "device": str(config["device"])},
     }

@@ -56,14 +56,12 @@ class TrainedTokenizer:
 
         Args:
             items: the catalogue that was tokenized.
-            policy: ``suffix``, ``reassign`` or ``share``.
+            policy: ``suffix``, ``reassign``, ``sinkhorn`` or ``share``.
         """
-        device = next(self.model.parameters()).device
-
         @torch.no_grad()
         def distances(rows: torch.Tensor) -> torch.Tensor:
             x = torch.from_numpy(items.gather(1 + rows))
-            return self.model.level_distances(x.to(device), self.raw.n_levels - 1).cpu()
+            return self.model.level_distances(x.to(self.model.device), self.raw.n_levels - 1).cpu()
 
         codes, sizes, report = resolve_collisions(
             self.raw.codes[1:], self.raw.codebook_sizes, policy, last_level_distances=distances
@@ -115,6 +113,7 @@ def _train(config: Config, items: ItemVectors, folder: Path, show_progress: bool
     trainer = TokenizerTrainer(config, model)
     trainer.resume()
     trainer.fit(ItemDataLoader(items, config, shuffle=True), items, verbose=False, show_progress=show_progress)
+    seconds = trainer.seconds()
     trainer.load_best()
     codes, report = score_tokenizer(model, items, seed=config["seed"])
     codes = torch.cat([torch.full((1, codes.shape[1]), -1), codes])
@@ -126,7 +125,7 @@ def _train(config: Config, items: ItemVectors, folder: Path, show_progress: bool
         "content": items.content.encoder,
         "dim": items.dim,
         "quality": report,
-        "seconds": round(trainer.seconds(), 1),
+        "seconds": round(seconds, 1),
         "seconds_with_scoring": round(time.monotonic() - started, 1),
     }
     SemanticIDs(codes, model.codebook_sizes, items.item_ids, {"tokenizer": description["name"]}).save(folder / RAW_CODES)

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from recbole_r3vae.errors import UserError, nearest
+from recbole_r3vae.sid.sinkhorn import sinkhorn
 from recbole_r3vae.sid.table import checked_codes, prefix_groups
 
-POLICIES = ("suffix", "reassign", "share")
+POLICIES = ("suffix", "reassign", "sinkhorn", "share")
+_EPSILON, _ROUNDS = 0.003, 20  # of `sinkhorn`, as in LETTER's code
 _BLOCK_ROWS = 4096  # rows of distances asked for at once: 128 MB in float32 at 8192 codes
 
 
@@ -31,13 +33,20 @@ def resolve_collisions(
       item of the same prefix uses. SIDs are unique; all codes but the last and the codebook sizes stay. Which
       item moves where depends on the distances alone, not on the order of rows, except between equal
       distances, where the lower row and then the lower code come first.
+    * ``"sinkhorn"`` (LETTER, Wang et al., CIKM 2024): the items of a prefix that collide take last codes that
+      no other item of the prefix has, by the largest share in a Sinkhorn-balanced plan over their distances
+      (:func:`~recbole_r3vae.sid.sinkhorn.sinkhorn`, epsilon 0.003). Where several claim one code, the largest
+      share has it and the others go into the next of at most 20 rounds; LETTER moves all of them together,
+      so that equal items never part. Items still without a code of their own after that, or in a prefix
+      that is full, keep the one they had and are left to share it, as in LETTER; the report counts them. So
+      this policy never fails; for SIDs that are surely unique take ``reassign`` or ``suffix``.
     * ``"share"``: nothing changes. Items of one SID get one score; the prefix tree's leaf order breaks ties.
 
     Args:
         codes: Integers ``[n, L]``, no padding row.
         codebook_sizes: ``K_1 .. K_L``.
         policy: One of :data:`POLICIES`.
-        last_level_distances: Needed by ``"reassign"`` only: maps row numbers, int64 ``[m]``, to the distances
+        last_level_distances: Needed by ``"reassign"`` and ``"sinkhorn"`` only: maps row numbers, int64 ``[m]``, to the distances
             of these items to all codes of the last level, ``[m, K_L]``, smaller is nearer. Called with at
             most a few thousand rows at a time (more only where a single prefix has more of them), colliding
             items only.
@@ -47,12 +56,14 @@ def resolve_collisions(
         codebook_sizes: The sizes that fit these codes.
         report: ``policy``; ``colliding_items``, the items whose tuple was shared before; ``groups`` of such
             items; ``largest_group``, the most items of one tuple (1 without collisions); ``moved_items``, the
-            items whose tuple ``reassign`` changed.
+            items whose tuple ``reassign`` or ``sinkhorn`` changed; ``remaining_items``, those whose tuple is
+            shared even now.
 
     Raises:
         UserError: unknown policy, malformed codes, or under ``reassign`` a prefix with more items than last
             codes.
-        ValueError: ``reassign`` without distances, or with distances of another shape or not a number.
+        ValueError: ``reassign`` or ``sinkhorn`` without distances, or with distances of another shape or not
+            a number.
     """
     if policy not in POLICIES:
         raise UserError(
@@ -65,11 +76,14 @@ def resolve_collisions(
     groups = prefix_groups(codes)
     counts = torch.bincount(groups[-1])  # items of each tuple
     moved = 0
-    if policy == "reassign":
+    if policy in ("reassign", "sinkhorn"):
         if last_level_distances is None:
-            raise ValueError("collision policy 'reassign' needs last_level_distances(rows [m]) -> [m, K_L]")
+            raise ValueError(f"collision policy {policy!r} needs last_level_distances(rows [m]) -> [m, K_L]")
         prefix = groups[-2] if len(sizes) > 1 else torch.zeros_like(groups[-1])
-        moved = _reassign(codes, sizes[-1], prefix, groups[-1], last_level_distances)
+        if policy == "reassign":
+            _check_room(codes, sizes[-1], prefix)
+        choose = _nearest_free if policy == "reassign" else _balanced_free
+        moved = _recode(codes, sizes[-1], prefix, groups[-1], last_level_distances, choose)
     elif policy == "suffix":
         codes = torch.cat([codes, _rank_in_group(groups[-1], counts)[:, None]], dim=1)  # [n, L + 1]
         sizes = (*sizes, int(counts.max()))
@@ -79,6 +93,7 @@ def resolve_collisions(
         "groups": int((counts > 1).sum()),
         "largest_group": int(counts.max()),
         "moved_items": moved,
+        "remaining_items": _sharing_items(codes),
     }
     return codes, sizes, report
 
@@ -92,18 +107,12 @@ def _rank_in_group(group: Tensor, counts: Tensor) -> Tensor:
     return rank
 
 
-def _reassign(
-    codes: Tensor, size: int, prefix: Tensor, group: Tensor, last_level_distances: Callable[[Tensor], Tensor]
-) -> int:
-    """Make the last column of ``codes`` unique within every prefix, in place; returns how many rows changed.
+def _sharing_items(codes: Tensor) -> int:
+    counts = torch.bincount(prefix_groups(codes)[-1])
+    return int(counts[counts > 1].sum())
 
-    Args:
-        codes: int64 ``[n, L]``.
-        size: ``K_L``.
-        prefix: ``[n]``, equal where the first ``L - 1`` codes are.
-        group: ``[n]``, equal where all codes are.
-        last_level_distances: As in :func:`resolve_collisions`.
-    """
+
+def _check_room(codes: Tensor, size: int, prefix: Tensor) -> None:
     items = torch.bincount(prefix)
     if items.max() > size:
         row = int((prefix == items.argmax()).nonzero()[0, 0])
@@ -112,6 +121,29 @@ def _reassign(
             f"has only {size} codes to tell them apart; use a larger last codebook or the collision policy "
             "'suffix'"
         )
+
+
+def _recode(
+    codes: Tensor,
+    size: int,
+    prefix: Tensor,
+    group: Tensor,
+    last_level_distances: Callable[[Tensor], Tensor],
+    choose: Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], np.ndarray],
+) -> int:
+    """Give colliding items other last codes, prefix by prefix and in place; returns how many rows changed.
+
+    Args:
+        codes: int64 ``[n, L]``.
+        size: ``K_L``.
+        prefix: ``[n]``, equal where the first ``L - 1`` codes are.
+        group: ``[n]``, equal where all codes are.
+        last_level_distances: As in :func:`resolve_collisions`.
+        choose: The policy: from the ``c`` colliding rows of a prefix ``[c]``, ascending, their distances
+            ``[c, K_L]``, their codes ``[c]`` and which codes are held by rows that do not collide ``[K_L]``
+            to their new codes ``[c]``.
+    """
+    items = torch.bincount(prefix)
     last = codes[:, -1].numpy()  # shares memory with codes: writing here writes there
     colliding = torch.bincount(group)[group] > 1  # [n]
     taken = np.zeros(size, dtype=bool)
@@ -126,17 +158,48 @@ def _reassign(
             start += len(contenders)
             contenders = contenders.numpy()
             own = last[contenders]
-            # by code, then distance, then row: the first of each code keeps it
-            order = np.lexsort((contenders, block[np.arange(len(own)), own], own))
-            keeps = np.ones(len(own), dtype=bool)
-            keeps[1:] = own[order][1:] != own[order][:-1]
-            movers = np.sort(order[~keeps])
             taken[:] = False
-            taken[last[rows.numpy()]] = True
-            free = np.flatnonzero(~taken)
-            last[contenders[movers]] = free[_nearest_pairs_first(block[np.ix_(movers, free)])]
-            moved += len(movers)
+            taken[last[rows[~colliding[rows]].numpy()]] = True
+            new = choose(contenders, block, own, taken)
+            last[contenders] = new
+            moved += int((new != own).sum())
     return moved
+
+
+def _nearest_free(rows: np.ndarray, distances: np.ndarray, own: np.ndarray, taken: np.ndarray) -> np.ndarray:
+    """Policy ``reassign``; arguments as of ``choose`` in :func:`_recode`."""
+    keeps = _first_of_each(own, distances[np.arange(len(own)), own], rows)
+    movers = np.flatnonzero(~keeps)
+    taken = taken.copy()
+    taken[own] = True
+    free = np.flatnonzero(~taken)
+    new = own.copy()
+    new[movers] = free[_nearest_pairs_first(distances[np.ix_(movers, free)])]
+    return new
+
+
+def _balanced_free(rows: np.ndarray, distances: np.ndarray, own: np.ndarray, taken: np.ndarray) -> np.ndarray:
+    """Policy ``sinkhorn``; arguments as of ``choose`` in :func:`_recode`."""
+    new, taken, waiting = own.copy(), taken.copy(), np.arange(len(own))
+    for _ in range(_ROUNDS):
+        free = np.flatnonzero(~taken)
+        if len(waiting) == 0 or len(free) == 0:
+            break
+        plan = sinkhorn(torch.from_numpy(distances[np.ix_(waiting, free)]), _EPSILON).numpy()  # [w, f]
+        claim = plan.argmax(1)
+        wins = _first_of_each(claim, -plan.max(1), rows[waiting])
+        new[waiting[wins]] = free[claim[wins]]
+        taken[free[claim[wins]]] = True
+        waiting = waiting[~wins]
+    return new
+
+
+def _first_of_each(code: np.ndarray, key: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Which entry of each code has the smallest key, of equal keys the lowest row; bool ``[c]``."""
+    order = np.lexsort((rows, key, code))
+    first = np.ones(len(code), dtype=bool)
+    first[order[1:]] = code[order][1:] != code[order][:-1]
+    return first
 
 
 def _batches(by_prefix: Tensor, items: list[int], colliding: Tensor) -> Iterator[list[Tensor]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import torch
@@ -25,11 +26,17 @@ class TokenizerTrainer(Checkpointed, Trainer):
             valid_data: the :class:`~recbole_r3vae.data.items.ItemVectors` themselves.
         """
         if self.start_epoch == 0 and not self.finished:
+            started = time.monotonic()
             self.model.initialise(valid_data)
+            self._elapsed += time.monotonic() - started
         name = self.config["model"]
         self._bar = tqdm(total=self.epochs, initial=self.start_epoch, desc=f"{name} epochs", ncols=100, disable=not show_progress)
         with self._bar:
             return super().fit(train_data, valid_data, verbose, saved, False, callback_fn)
+
+    def _build_optimizer(self, **kwargs):
+        # torch's optimizers refuse an empty list of parameters, which a fitted tokenizer has, but not an empty group of them.
+        return super()._build_optimizer(**{"params": [{"params": list(self.model.parameters())}], **kwargs})
 
     def _train_epoch(self, train_data, epoch_idx, loss_func=None, show_progress=False):
         if self.model.prefix_grouped_batches:
@@ -80,7 +87,7 @@ def score_tokenizer(model, items: ItemVectors, seed: int, batch_size: int = 8192
         space and in the tokenizer's residual space.
     """
     model.eval()
-    device = next(model.parameters()).device
+    device = model.device
     codes, residual, reconstruction = [], [], []
     for _, x in items.batches(batch_size):
         quantized = model.quantize(x.to(device))

@@ -11,7 +11,7 @@ import torch
 from recbole.data.dataset import SequentialDataset
 
 from recbole_r3vae.config import Config
-from recbole_r3vae.data.sequences import TARGET_LIST_FIELD, WindowDataset, time_ordered
+from recbole_r3vae.data.sequences import TARGET_LIST_FIELD, PrefixDataset, WindowDataset, time_ordered
 
 
 def settings(folder, max_len=10, **more) -> Config:
@@ -65,6 +65,22 @@ def test_windows_are_pieces_of_the_history(tiny_data, max_len):
     assert (feat["item_length"] <= max_len).all() and (feat["item_length"] > 0).all()
     beyond = torch.arange(max_len) >= feat["item_length"][:, None]
     assert not feat["item_id_list"][beyond].any() and not feat[TARGET_LIST_FIELD][beyond].any()
+
+
+@pytest.mark.parametrize("max_len", [3, 10, 50])
+@pytest.mark.parametrize("split", [{"LS": "valid_and_test"}, {"RS": [0.8, 0.1, 0.1]}])
+def test_prefixes_are_recboles_rows(tiny_data, max_len, split):
+    """Every training interaction after a user's first is a target once, its history is RecBole's, and is kept as a pointer."""
+    config = settings(tiny_data, max_len, eval_args={"split": split, "order": "TO", "group_by": "user", "mode": "full"})
+    fields = ("user_id", "item_id", "item_id_list", "item_length")
+    for ours, theirs in zip(PrefixDataset(config).build(), time_ordered(SequentialDataset)(config).build()):
+        assert len(ours) == len(theirs)
+        batch = ours[np.arange(len(ours))]
+        for field in fields:
+            assert torch.equal(batch[field], theirs.inter_feat[field].to(batch[field].dtype)), field
+        assert ours.item_counter == theirs.item_counter
+    train, *_ = PrefixDataset(config).build()
+    assert all(column.dim() == 1 for column in train.inter_feat.interaction.values())
 
 
 def test_time_order_survives_float32(tmp_path):

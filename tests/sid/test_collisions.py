@@ -4,6 +4,7 @@ from collections import Counter, defaultdict
 
 import pytest
 import torch
+from scipy.optimize import linear_sum_assignment
 
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.sid import collisions
@@ -131,6 +132,7 @@ def test_reassign_by_hand():
         "groups": 1,
         "largest_group": 3,
         "moved_items": 2,
+        "remaining_items": 0,
     }
 
 
@@ -161,9 +163,78 @@ def test_reassign_refuses_wrong_distances(wrong):
         resolve_collisions(torch.tensor([[0, 0], [0, 0]]), (1, 4), "reassign", lambda rows: wrong)
 
 
-def test_reassign_without_distances_is_an_error_even_without_collisions():
+@pytest.mark.parametrize("policy", ["reassign", "sinkhorn"])
+def test_missing_distances_are_an_error_even_without_collisions(policy):
     with pytest.raises(ValueError, match="needs last_level_distances"):
-        resolve_collisions(torch.tensor([[0, 0]]), (1, 4), "reassign")
+        resolve_collisions(torch.tensor([[0, 0]]), (1, 4), policy)
+
+
+# -- sinkhorn
+
+
+@pytest.mark.parametrize("n, sizes", CATALOGUES)
+@pytest.mark.parametrize("seed", range(3))
+def test_sinkhorn_parts_all_items_where_there_is_room_and_moves_colliding_ones_only(n, sizes, seed):
+    codes, distances = random_codes(n, sizes, seed), random_distances(n, sizes[-1], seed)
+    resolved, new_sizes, report = resolve_collisions(codes, sizes, "sinkhorn", distances.__getitem__)
+    counts = Counter(tuples(codes))
+    alone = torch.tensor([counts[code] == 1 for code in tuples(codes)])
+    assert len(set(tuples(resolved))) == n and report["remaining_items"] == 0
+    assert new_sizes == sizes and torch.equal(resolved[:, :-1], codes[:, :-1])
+    assert torch.equal(resolved[alone], codes[alone])
+    assert report["moved_items"] == int((resolved != codes).any(1).sum())
+
+
+def test_sinkhorn_by_hand():
+    """Rows 0 and 1 share (0, 0), where row 0 is nearer; code 1 is held by row 2, and code 3 is far."""
+    codes = torch.tensor([[0, 0], [0, 0], [0, 1]])
+    distances = torch.tensor([[0.0, 0.1, 0.6, 1.0], [0.1, 0.0, 0.5, 1.0], [0.0, 0.0, 0.0, 0.0]])
+    resolved, _, report = resolve_collisions(codes, (1, 4), "sinkhorn", distances.__getitem__)
+    assert resolved.tolist() == [[0, 0], [0, 2], [0, 1]] and report["moved_items"] == 1
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_sinkhorn_costs_hardly_more_than_the_best_assignment(seed):
+    codes, distances = torch.zeros(10, 1, dtype=torch.int64), random_distances(10, 24, seed)
+    resolved, _, _ = resolve_collisions(codes, (24,), "sinkhorn", distances.__getitem__)
+    best = distances[linear_sum_assignment(distances.numpy())].sum()
+    assert distances[torch.arange(10), resolved[:, 0]].sum() <= best + 0.05
+
+
+def test_sinkhorn_parts_equal_items_round_by_round():
+    codes = torch.zeros(15, 2, dtype=torch.int64)
+    distances = random_distances(1, 32, 0).expand(15, 32)
+    resolved, _, report = resolve_collisions(codes, (1, 32), "sinkhorn", distances.__getitem__)
+    assert sorted(resolved[:, 1].tolist()) == sorted(distances[0].argsort()[:15].tolist())
+    assert report["remaining_items"] == 0
+
+
+@pytest.mark.parametrize("n, size", [(8, 5), (30, 64)])  # more items than codes; more equal items than rounds
+def test_sinkhorn_leaves_what_it_cannot_part_and_says_so(n, size):
+    codes = torch.zeros(n, 2, dtype=torch.int64)
+    distances = random_distances(1, size, 0).expand(n, size)
+    resolved, sizes, report = resolve_collisions(codes, (1, size), "sinkhorn", distances.__getitem__)
+    counts = Counter(tuples(resolved))
+    assert sizes == (1, size) and len(counts) == min(size, 20) + (0 not in distances[0].argsort()[:20])
+    assert report["remaining_items"] == sum(count for count in counts.values() if count > 1) > 0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_sinkhorn_does_not_depend_on_the_order_of_rows(seed):
+    sizes = (3, 2, 32)
+    codes, distances = random_codes(120, sizes, seed), random_distances(120, 32, seed)
+    order = torch.randperm(120, generator=torch.Generator().manual_seed(seed))
+    straight, _, _ = resolve_collisions(codes, sizes, "sinkhorn", distances.__getitem__)
+    permuted, _, _ = resolve_collisions(codes[order], sizes, "sinkhorn", distances[order].__getitem__)
+    assert torch.equal(permuted, straight[order])
+
+
+def test_sinkhorn_takes_codes_without_a_place_last():
+    """Infinitely far codes, such as the missing children of a tree, are used when nothing else is left."""
+    codes = torch.zeros(3, 2, dtype=torch.int64)
+    distances = torch.tensor([[0.0, float("inf"), 0.2, float("inf")]] * 3)
+    resolved, _, _ = resolve_collisions(codes, (1, 4), "sinkhorn", distances.__getitem__)
+    assert sorted(resolved[:, 1].tolist())[:2] == [0, 1] and 2 in resolved[:, 1]
 
 
 # -- all policies
@@ -188,6 +259,8 @@ def test_report_counts_collisions_before_the_policy_and_input_is_kept(policy, n,
     assert report["colliding_items"] == sum(count for count in counts if count > 1)
     assert report["groups"] == sum(count > 1 for count in counts)
     assert report["largest_group"] == max(counts)
+    after = Counter(tuples(resolved)).values()
+    assert report["remaining_items"] == sum(count for count in after if count > 1)
     resolved += 1
     assert torch.equal(codes, before)
 

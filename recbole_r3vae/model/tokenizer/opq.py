@@ -54,14 +54,15 @@ class OPQ(FittedTokenizer):
                 f"codebook_sizes is {list(self.codebook_sizes)}; OPQ needs the same power of two for each digit, "
                 "such as [256, 256, 256]"
             )
-        if config["n_digits"] is not None:
-            self.codebook_sizes = self.codebook_sizes[:1] * config["n_digits"]
-        n_digits, size = len(self.codebook_sizes), self.codebook_sizes[0]
-        if not 1 <= n_digits <= self.dim:
+        size, n_digits = self.codebook_sizes[0], config["n_digits"]
+        if n_digits is None:
+            n_digits = len(self.codebook_sizes)
+        if type(n_digits) is not int or not 1 <= n_digits <= self.dim:
             raise UserError(
-                f"OPQ cannot cut embeddings of {self.dim} dimensions into {n_digits} digits; "
+                f"OPQ cannot cut embeddings of {self.dim} dimensions into {n_digits!r} digits; "
                 f"set n_digits or the length of codebook_sizes from 1 to {self.dim}"
             )
+        self.codebook_sizes = (size,) * n_digits
         part = self.dim // n_digits
         self.register_buffer("rotation", torch.eye(self.dim)[: part * n_digits].clone())
         generator = torch.Generator().manual_seed(self.seed)

@@ -7,7 +7,6 @@ import torch
 from recbole.utils import init_seed
 
 from recbole_r3vae.config import Config
-from recbole_r3vae.data.sequences import WindowDataset
 from recbole_r3vae.sid.table import SemanticIDs
 
 
@@ -17,7 +16,7 @@ def build(tiny_settings):
 
     def build_model(sizes=(6, 6, 6), share=True, model="R3GR", **more):
         config = Config(model, "tiny", config_dict={**tiny_settings, **more})
-        train, valid, test = WindowDataset(config).build()
+        train, valid, test = config.model_class.dataset_class(config).build()
         generator = torch.Generator().manual_seed(0)
         item_ids = [str(token) for token in train.field2id_token["item_id"]]
         n = len(item_ids) - 1

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from recbole_r3vae.config import load_yaml, properties
 from recbole_r3vae.data.content import ItemContent
 from recbole_r3vae.data.items import ItemVectors
+from recbole_r3vae.model.tokenizer.base import SemanticTokenizer
 from recbole_r3vae.model.tokenizer.r3vae import R3VAE
+from recbole_r3vae.models import get_model
+from recbole_r3vae.settings import load_yaml, properties
 
 
 @pytest.fixture(scope="session")
@@ -33,12 +35,22 @@ def catalogue():
 
 
 @pytest.fixture(scope="session")
-def build():
-    """A function from items and settings, on top of the YAML's, to a tokenizer."""
+def tokenizer():
+    """A function from a tokenizer's name, items and settings, on top of its YAML's, to the tokenizer."""
+
+    def make(name: str, items: ItemVectors, **settings) -> SemanticTokenizer:
+        defaults = {"codebook_sizes": [16, 16, 16], "device": torch.device("cpu"), "seed": 2020}
+        return get_model(name)({**load_yaml(properties() / "model" / f"{name}.yaml"), **defaults, **settings}, items)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def build(tokenizer):
+    """A function from items and settings, on top of the YAML's, to R3VAE."""
 
     def make(items: ItemVectors, **settings) -> R3VAE:
-        defaults = {"codebook_sizes": [16, 16, 16], "device": torch.device("cpu"), "seed": 2020}
-        return R3VAE({**load_yaml(properties() / "model" / "R3VAE.yaml"), **defaults, **settings}, items)
+        return tokenizer("R3VAE", items, **settings)
 
     return make
 

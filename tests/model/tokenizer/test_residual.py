@@ -7,7 +7,7 @@ from recbole_r3vae.model.tokenizer.quantize import gradient
 from recbole_r3vae.model.tokenizer.quantize import residual as residual_module
 from recbole_r3vae.model.tokenizer.quantize.assign import NearestNeighbour, SoftmaxRating, Top1Rating
 from recbole_r3vae.model.tokenizer.quantize.codebook import Codebook, kmeans
-from recbole_r3vae.model.tokenizer.quantize.residual import ResidualQuantizer
+from recbole_r3vae.model.tokenizer.quantize.residual import ParallelQuantizer, ResidualQuantizer
 
 SIZES = (7, 5, 9)
 
@@ -101,3 +101,29 @@ def test_initialise_is_kmeans_of_the_running_residual(rule, monkeypatch):
         torch.testing.assert_close(level.codebook.weight.detach(), expected, atol=1e-5, rtol=1e-4)
         rest = rest - level(rest)[1].detach()
     torch.testing.assert_close(x, rest)  # documented: the sample is overwritten
+
+
+def test_parallel_levels_quantise_their_part_each():
+    generator = torch.Generator().manual_seed(0)
+    levels = [NearestNeighbour(Codebook(size, d, generator)) for size, d in zip(SIZES, (1, 3, 2))]
+    model, x = ParallelQuantizer(levels, gradient.straight_through).double(), vectors().requires_grad_()
+    out = model(x)
+    parts = [x[:, :1], x[:, 1:4], x[:, 4:]]
+    for number, (level, part) in enumerate(zip(levels, parts)):
+        code, q = level(part)
+        assert torch.equal(out.codes[:, number], code)
+        torch.testing.assert_close(out.levels[number], q)
+    torch.testing.assert_close(out.quantized, torch.cat(out.levels, dim=1))
+    error = (x - out.quantized).square().sum(-1).mean().item()
+    assert out.codebook_loss().item() == pytest.approx(error)
+    out.quantized.sum().backward()
+    torch.testing.assert_close(x.grad, torch.ones_like(x))
+
+
+def test_parallel_levels_start_from_kmeans_of_their_part():
+    generator = torch.Generator().manual_seed(0)
+    model, x = ParallelQuantizer([NearestNeighbour(Codebook(5, 3, generator)) for _ in range(2)]), vectors(200).float()
+    model.initialise(x, iterations=10, seed=3)
+    for number, level in enumerate(model.levels):
+        expected = torch.from_numpy(kmeans(x[:, 3 * number : 3 * number + 3].numpy(), 5, 10, seed=3 + number))
+        torch.testing.assert_close(level.codebook.weight.detach(), expected)

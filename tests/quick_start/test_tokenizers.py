@@ -1,0 +1,113 @@
+"""Every tokenizer takes the normal path: one call, codes, checkpoint and quality report, and a generator on top."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from recbole_r3vae.config import Config
+from recbole_r3vae.data.content import load_content
+from recbole_r3vae.data.items import ItemVectors
+from recbole_r3vae.errors import UserError
+from recbole_r3vae.models import MODEL_ROOMS, own_models
+from recbole_r3vae.quick_start import run_recbole_r3vae, semantic_ids
+from recbole_r3vae.quick_start.lookup import create_dataset
+from recbole_r3vae.quick_start.semantic_ids import load_tokenizer, train_tokenizer
+from recbole_r3vae.sid.table import SemanticIDs
+
+TRAINED = {"R3VAE": {}, "RQVAE": {"hidden_sizes": [32]}, "VQVAE": {"hidden_sizes": [32]}}
+FITTED = ["RKMeans", "BalancedRKMeans", "HierarchicalKMeans", "OPQ", "LSH", "Random"]
+SETTINGS = {**{name: {"epochs": 2, **more} for name, more in TRAINED.items()}, **{name: {"epochs": 0} for name in FITTED}}
+
+
+@pytest.fixture
+def content(tiny_settings):
+    config = Config("RKMeans", "tiny", config_dict={**tiny_settings, "epochs": 0})
+    return load_content(create_dataset(config), config)
+
+
+def test_this_file_knows_every_tokenizer_of_this_part():
+    assert set(SETTINGS) <= set(own_models(MODEL_ROOMS[0]))
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_tokenizer_gives_codes_checkpoint_and_report(tiny_settings, content, name):
+    config = Config(name, "tiny", config_dict={**tiny_settings, **SETTINGS[name]})
+    trained = train_tokenizer(config, content, show_progress=False)
+    assert trained.raw.n_items == 149 and not trained.reused
+    quality = trained.description["quality"]
+    assert len(quality["levels"]) == 3 and 0 < quality["unique_ratio"] <= 1
+    assert all(quality["levels"][level]["codebook_size"] == k for level, k in enumerate(trained.raw.codebook_sizes))
+    assert sorted(path.name for path in trained.folder.iterdir() if path.is_file()) == [
+        "model.safetensors", "raw.sid", "raw.sid.json", "tokenizer.json",
+    ]  # fmt: skip
+    again = load_tokenizer(trained.folder)  # from the folder alone
+    [(_, x)] = ItemVectors(content).batches(1000)
+    assert torch.equal(again.model.tokenize(x), again.raw.codes[1:])
+    assert again.raw.codebook_sizes == again.model.codebook_sizes == trained.raw.codebook_sizes
+    assert train_tokenizer(config, content, show_progress=False).reused
+
+
+@pytest.mark.parametrize("name", FITTED)
+@pytest.mark.parametrize("policy", ["suffix", "sinkhorn", "share"])
+def test_collision_policies_work_with_every_tokenizer(tiny_settings, content, name, policy):
+    config = Config(name, "tiny", config_dict={**tiny_settings, "epochs": 0})
+    trained = train_tokenizer(config, content, show_progress=False)
+    sids, path = trained.resolved(ItemVectors(content), policy)
+    report = sids.meta["collisions"]
+    assert sids.unique == (report["remaining_items"] == 0) and path.is_file()
+    if policy == "sinkhorn":
+        assert 0 < report["moved_items"] and report["remaining_items"] < report["colliding_items"]
+        assert torch.equal(sids.codes[:, :-1], trained.raw.codes[:, :-1])
+
+
+@pytest.mark.parametrize("name", ["RKMeans", "HierarchicalKMeans", "OPQ", "Random"])
+def test_a_killed_fit_is_taken_up_where_it_stopped(tiny_settings, content, monkeypatch, name):
+    """Killed while the catalogue was scored; the checkpoint of a fit without epochs holds all of it."""
+    config = Config(name, "tiny", config_dict={**tiny_settings, "epochs": 0})
+
+    def die(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(semantic_ids, "score_tokenizer", die)
+        with pytest.raises(KeyboardInterrupt):
+            train_tokenizer(config, content, show_progress=False)
+    monkeypatch.setattr(config.model_class, "initialise", lambda *args: pytest.fail("fitted again"))
+    resumed = train_tokenizer(Config(name, "tiny", config_dict={**tiny_settings, "epochs": 0}), content, False)
+    monkeypatch.undo()
+    config = Config(name, "tiny", config_dict={**tiny_settings, "epochs": 0, "checkpoint_dir": "whole"})
+    whole = train_tokenizer(config, content, show_progress=False)
+    assert torch.equal(resumed.raw.codes, whole.raw.codes)
+
+
+@pytest.mark.parametrize("name", ["RKMeans", "HierarchicalKMeans"])
+def test_a_generator_on_fitted_semantic_ids(tiny_settings, name):
+    result = run_recbole_r3vae("R3GR", "tiny", config_dict={**tiny_settings, "tokenizer": name, "tokenizer_epochs": 0, "epochs": 1})
+    assert result["name"] == f"R3GR[{name}]" and 0 <= result["test_result"]["recall@20"] <= 1
+    assert SemanticIDs.load(result["sid_file"]).unique
+    stored = json.loads((Path(result["run_dir"]) / "tokenizer" / "tokenizer.json").read_text())
+    assert stored["name"] == name and stored["config"]["epochs"] == 0
+
+
+def test_a_fitted_tokenizer_as_the_model(tiny_settings):
+    settings = {key: value for key, value in tiny_settings.items() if key != "epochs"}
+    result = run_recbole_r3vae("RKMeans", "tiny", config_dict=settings)
+    assert result["name"] == "RKMeans" and result["test_result"]["usage"] == 1.0
+
+
+def test_epochs_for_a_tokenizer_without_any_are_refused(tiny_settings):
+    with pytest.raises(UserError, match="RKMeans has nothing to train in epochs"):
+        run_recbole_r3vae("R3GR", "tiny", config_dict={**tiny_settings, "tokenizer": "RKMeans"})
+
+
+def test_fitting_counts_as_training_time(tiny_settings, content, monkeypatch):
+    config = Config("Random", "tiny", config_dict={**tiny_settings, "epochs": 0})
+    initialise = config.model_class.initialise
+    monkeypatch.setattr(config.model_class, "initialise", lambda *args: time.sleep(0.3) or initialise(*args))
+    trained = train_tokenizer(config, content, show_progress=False)
+    assert trained.description["seconds"] >= 0.3

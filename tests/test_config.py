@@ -1,0 +1,112 @@
+"""Where values come from, which stage they reach, and that nothing is evaluated."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+import yaml
+
+from recbole_r3vae.config import Config, identity, tokenizer_config
+from recbole_r3vae.errors import UserError, nearest
+from recbole_r3vae.models import get_model, own_models
+from recbole_r3vae.settings import load_yaml, parse_arguments, parse_value, properties
+
+
+@pytest.mark.parametrize("text, value", [
+    ("5", 5), ("1e-3", 0.001), ("-2.5E2", -250.0), ("True", True), ("false", False), ("None", None), ("~", None), ("[64,64]", [64, 64]),
+    ("{'LS': 'valid_and_test'}", {"LS": "valid_and_test"}), ("NDCG@10", "NDCG@10"), ("[1", "[1"), ("a: b: c", "a: b: c"),
+    ("__import__('os').getcwd()", "__import__('os').getcwd()"), ("!!python/name:os.system", "!!python/name:os.system"), ("0,1", "0,1"),
+])  # fmt: skip
+def test_words_become_values_by_yamls_rules(text, value):
+    assert parse_value("key", text) == value
+
+
+def test_intervals_stay_strings():
+    assert parse_value("user_inter_num_interval", "[5,10]") == "[5,10]"
+
+
+def test_both_spellings_of_an_argument():
+    words = ["--epochs=3", "--learning_rate", "1e-2", "--resume", "--name=a=b", "--epochs", "3"]
+    assert parse_arguments(words) == {"epochs": 3, "learning_rate": 0.01, "resume": True, "name": "a=b"}
+
+
+@pytest.mark.parametrize("words", [["epochs=3"], ["--"], ["--epochs=3", "4"]])
+def test_words_that_belong_to_nothing(words):
+    with pytest.raises(UserError, match="belongs to no option"):
+        parse_arguments(words)
+
+
+def test_precedence(tmp_path):
+    path, later = tmp_path / "a.yaml", tmp_path / "b.yaml"
+    path.write_text("epochs: 7\nlearning_rate: 7e-3\ndropout: 0.7\nhidden_size: 32\n")
+    later.write_text("hidden_size: 64\n")
+    config = Config("R3GR", "ml-100k", [path, later], {"learning_rate": 0.5, "dropout": 0.5}, ["--dropout=0.1"])
+    assert (config["dropout"], config["learning_rate"], config["epochs"], config["hidden_size"]) == (0.1, 0.5, 7, 64)
+    model_yaml, quick = (load_yaml(properties() / p) for p in ("model/R3GR.yaml", "quick_start/R3GR_ml-100k.yaml"))
+    assert config["inner_size"] == quick["inner_size"] != model_yaml["inner_size"]
+    assert Config("R3GR", "other")["inner_size"] == model_yaml["inner_size"]
+
+
+def test_a_host_programs_arguments_are_left_alone(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["pytest", "--epochs=99", "--nonsense=1"])
+    assert Config("R3GR", "ml-100k")["epochs"] != 99
+
+
+def test_keys_reach_the_stage_they_belong_to():
+    given = {"learning_rate": 0.5, "tokenizer_epochs": 2, "codebook_sizes": [4, 4], "seed": 9, "max_minutes": 1, "content_dim": 16}
+    generator = Config("R3GR", "ml-100k", config_dict=given)
+    tokenizer = tokenizer_config(generator)
+    defaults = load_yaml(properties() / "model" / "R3VAE.yaml")
+    assert tokenizer.model == "R3VAE" and tokenizer["learning_rate"] == defaults["learning_rate"]
+    assert (tokenizer["epochs"], tokenizer["codebook_sizes"], tokenizer["seed"], tokenizer["content_dim"]) == (2, [4, 4], 9, 16)
+    assert tokenizer["max_minutes"] is None and tokenizer["valid_metric"] == defaults["valid_metric"]
+    assert generator["epochs"] != 2 and generator["learning_rate"] == 0.5
+
+
+def test_a_users_own_tokenizer_key_beats_the_datasets_file():
+    sizes = [
+        tokenizer_config(Config("R3GR", "ml-100k", config_dict=given))["codebook_sizes"]
+        for given in ({}, {"codebook_sizes": [5]}, {"codebook_sizes": [5], "tokenizer_codebook_sizes": [6]})
+    ]
+    assert sizes == [[64, 64, 64], [5], [6]]
+
+
+def test_identity_depends_on_what_decides_the_result_and_on_nothing_else():
+    base = identity(Config("R3GR", "ml-100k"))
+    assert identity(Config("R3GR", "ml-100k", config_dict={"show_progress": False, "checkpoint_dir": "x", "epochs": 3})) == base
+    assert identity(Config("R3GR", "ml-100k", config_dict={"dropout": 0.3})) != base
+    assert identity(Config("R3GR", "ml-100k", config_dict={"seed": 1})) != base
+    assert identity(Config("R3GR", "ml-100k"), semantic_ids="other") != base
+
+
+def test_a_config_can_be_made_again_from_what_it_declares():
+    config = Config("R3GR", "ml-100k", config_dict={"dropout": 0.3, "tokenizer_epochs": 3})
+    again = Config(config_dict=yaml.safe_load(yaml.safe_dump(config.declared)))
+    assert again.declared == config.declared and identity(again) == identity(config)
+    assert again["data_path"] == config["data_path"]
+
+
+@pytest.mark.parametrize("given, device", [
+    ({"use_gpu": False}, "cpu"), ({"gpu_id": ""}, "cpu"), ({"device": "cpu", "gpu_id": 0}, "cpu"), ({"device": "auto", "use_gpu": False}, None),
+])  # fmt: skip
+def test_device(given, device):
+    config = Config("R3GR", "ml-100k", config_dict=given)
+    assert config["device"].type == (device or ("cuda" if __import__("torch").cuda.is_available() else "cpu"))
+
+
+def test_full_softmax_needs_no_word_about_negatives():
+    assert Config("SASRec", "ml-100k")["train_neg_sample_args"]["distribution"] == "none"
+    assert Config("BPR", "ml-100k")["train_neg_sample_args"]["distribution"] == "uniform"
+
+
+def test_models_are_found_by_their_file():
+    assert {"R3GR", "R3VAE"} <= set(own_models())
+    assert get_model("R3GR") is own_models()["R3GR"] and get_model("SASRec").__module__.startswith("recbole.")
+    for name in own_models():
+        assert (properties() / "model" / f"{name}.yaml").is_file(), f"{name} has no YAML"
+
+
+def test_hints_name_the_nearest():
+    assert nearest("epoch", ["epochs", "eval_step"]) == "; did you mean 'epochs'?"
+    assert nearest("zzz", ["epochs"]) == ""
