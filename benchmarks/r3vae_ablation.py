@@ -3,7 +3,7 @@
     python benchmarks/r3vae_ablation.py --data_path dataset --dataset amazon-beauty --seeds 2020
 
 Writes ``results/r3vae_ablation_<dataset>.md``. Every variant differs from the defaults of ``properties/model/R3VAE.yaml`` in the keys
-shown; RKMeans on the same vectors is the baseline. SC and PD are means over the three levels on the full catalogue, without sampling.
+listed in ``VARIANTS``; RKMeans on the same vectors is the baseline. SC and PD are means over the three levels on the full catalogue, without sampling.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from recbole_r3vae.quick_start.run import provenance_line
 from recbole_r3vae.quick_start.semantic_ids import load_tokenizer
 
 VARIANTS = {
+    "RKMeans": {"model": "RKMeans"},
     "R3VAE (default)": {},
     "reference vector off": {"reference_vector": False},
     "rating replaced by STE": {"rating_mode": "ste"},
@@ -59,7 +60,8 @@ def main() -> None:
     ]
     for seed in options.seeds:
         for name, keys in VARIANTS.items():
-            result = run_recbole_r3vae("R3VAE", options.dataset, config_dict={**shared, **keys, "seed": seed})
+            keys = {"model": "R3VAE", **shared, **keys, "seed": seed}
+            result = run_recbole_r3vae(keys.pop("model"), options.dataset, config_dict=keys)
             lines.append(row(f"{name}, seed {seed}", load_tokenizer(result["run_dir"]).description["quality"], result["seconds"]))
             print(lines[-1], flush=True)
     lines += ["", provenance_line()]

@@ -46,10 +46,10 @@ def resolve_collisions(
         codes: Integers ``[n, L]``, no padding row.
         codebook_sizes: ``K_1 .. K_L``.
         policy: One of :data:`POLICIES`.
-        last_level_distances: Needed by ``"reassign"`` and ``"sinkhorn"`` only: maps row numbers, int64 ``[m]``, to the distances
-            of these items to all codes of the last level, ``[m, K_L]``, smaller is nearer. Called with at
-            most a few thousand rows at a time (more only where a single prefix has more of them), colliding
-            items only.
+        last_level_distances: Needed by ``"reassign"`` and ``"sinkhorn"`` only: maps row numbers, int64
+            ``[m]``, to the distances of these items to all codes of the last level, ``[m, K_L]``, smaller is
+            nearer. Called with at most a few thousand rows at a time (more only where a single prefix has
+            more of them), colliding items only.
 
     Returns:
         codes: int64 ``[n, L]``, with ``suffix`` ``[n, L + 1]``; always a new tensor.

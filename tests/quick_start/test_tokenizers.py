@@ -1,4 +1,4 @@
-"""Every tokenizer takes the normal path: one call, codes, checkpoint and quality report, and a generator on top."""
+"""Every tokenizer takes the normal path: one call, codes, checkpoint, quality report; a generator on top."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from recbole.trainer import Trainer
 
 from recbole_r3vae.config import Config
 from recbole_r3vae.data.content import load_content
 from recbole_r3vae.data.items import ItemVectors
 from recbole_r3vae.errors import UserError
-from recbole_r3vae.models import MODEL_ROOMS, own_models
 from recbole_r3vae.quick_start import run_recbole_r3vae, semantic_ids
 from recbole_r3vae.quick_start.lookup import create_dataset
 from recbole_r3vae.quick_start.semantic_ids import load_tokenizer, train_tokenizer
@@ -21,17 +21,14 @@ from recbole_r3vae.sid.table import SemanticIDs
 
 TRAINED = {"R3VAE": {}, "RQVAE": {"hidden_sizes": [32]}, "VQVAE": {"hidden_sizes": [32]}}
 FITTED = ["RKMeans", "BalancedRKMeans", "HierarchicalKMeans", "OPQ", "LSH", "Random"]
-SETTINGS = {**{name: {"epochs": 2, **more} for name, more in TRAINED.items()}, **{name: {"epochs": 0} for name in FITTED}}
+SETTINGS = {name: {"epochs": 2, **more} for name, more in TRAINED.items()}
+SETTINGS |= {name: {"epochs": 0} for name in FITTED}
 
 
 @pytest.fixture
 def content(tiny_settings):
     config = Config("RKMeans", "tiny", config_dict={**tiny_settings, "epochs": 0})
     return load_content(create_dataset(config), config)
-
-
-def test_this_file_knows_every_tokenizer_of_this_part():
-    assert set(SETTINGS) <= set(own_models(MODEL_ROOMS[0]))
 
 
 @pytest.mark.parametrize("name", SETTINGS)
@@ -41,7 +38,7 @@ def test_a_tokenizer_gives_codes_checkpoint_and_report(tiny_settings, content, n
     assert trained.raw.n_items == 149 and not trained.reused
     quality = trained.description["quality"]
     assert len(quality["levels"]) == 3 and 0 < quality["unique_ratio"] <= 1
-    assert all(quality["levels"][level]["codebook_size"] == k for level, k in enumerate(trained.raw.codebook_sizes))
+    assert [level["codebook_size"] for level in quality["levels"]] == list(trained.raw.codebook_sizes)
     assert sorted(path.name for path in trained.folder.iterdir() if path.is_file()) == [
         "model.safetensors", "raw.sid", "raw.sid.json", "tokenizer.json",
     ]  # fmt: skip
@@ -78,16 +75,43 @@ def test_a_killed_fit_is_taken_up_where_it_stopped(tiny_settings, content, monke
         with pytest.raises(KeyboardInterrupt):
             train_tokenizer(config, content, show_progress=False)
     monkeypatch.setattr(config.model_class, "initialise", lambda *args: pytest.fail("fitted again"))
-    resumed = train_tokenizer(Config(name, "tiny", config_dict={**tiny_settings, "epochs": 0}), content, False)
+    config = Config(name, "tiny", config_dict={**tiny_settings, "epochs": 0})
+    resumed = train_tokenizer(config, content, show_progress=False)
     monkeypatch.undo()
     config = Config(name, "tiny", config_dict={**tiny_settings, "epochs": 0, "checkpoint_dir": "whole"})
     whole = train_tokenizer(config, content, show_progress=False)
     assert torch.equal(resumed.raw.codes, whole.raw.codes)
 
 
+def test_moving_averages_and_restarts_survive_a_kill(tiny_settings, content, monkeypatch):
+    """Counts, sums and the random state that restarts draw from go on where they were, to the same bits."""
+
+    def make(folder):
+        often = {"restart_below": 0.5, "ema_decay": 0.5, "train_batch_size": 16}
+        more = {"epochs": 6, "hidden_sizes": [32], "checkpoint_dir": folder, **often}
+        return Config("RQVAE", "tiny", config_dict={**tiny_settings, **more})
+
+    train_epoch = Trainer._train_epoch
+
+    def train_and_die(self, data, epoch_idx, *args, **kwargs):
+        loss = train_epoch(self, data, epoch_idx, *args, **kwargs)
+        if epoch_idx == 3:
+            torch.rand(3)
+            raise KeyboardInterrupt
+        return loss
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "_train_epoch", train_and_die)
+        with pytest.raises(KeyboardInterrupt):
+            train_tokenizer(make("killed"), content, show_progress=False)
+    killed, whole = (train_tokenizer(make(name), content, False).model for name in ("killed", "whole"))
+    assert all(torch.equal(killed.state_dict()[key], value) for key, value in whole.state_dict().items())
+
+
 @pytest.mark.parametrize("name", ["RKMeans", "HierarchicalKMeans"])
 def test_a_generator_on_fitted_semantic_ids(tiny_settings, name):
-    result = run_recbole_r3vae("R3GR", "tiny", config_dict={**tiny_settings, "tokenizer": name, "tokenizer_epochs": 0, "epochs": 1})
+    settings = {**tiny_settings, "tokenizer": name, "tokenizer_epochs": 0, "epochs": 1}
+    result = run_recbole_r3vae("R3GR", "tiny", config_dict=settings)
     assert result["name"] == f"R3GR[{name}]" and 0 <= result["test_result"]["recall@20"] <= 1
     assert SemanticIDs.load(result["sid_file"]).unique
     stored = json.loads((Path(result["run_dir"]) / "tokenizer" / "tokenizer.json").read_text())

@@ -1,8 +1,8 @@
 """TIGER: an encoder-decoder over the codes of the history that writes the next item's semantic ID.
 
 Rajput et al., "Recommender Systems with Generative Retrieval", NeurIPS 2023, arXiv 2305.05065. The network is T5 (Raffel et al.,
-"Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer", JMLR 2020, arXiv 1910.10683) in its original form: ReLU,
-tied embeddings, no biases. The loss temperature is the ranking-guided loss of LETTER (Wang et al., CIKM 2024, arXiv 2405.07314).
+"Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer", JMLR 2020, arXiv 1910.10683) in its original form:
+ReLU, tied embeddings, no biases. The loss temperature is the ranking-guided loss of LETTER (Wang et al., CIKM 2024, arXiv 2405.07314).
 """
 
 from __future__ import annotations
@@ -132,11 +132,11 @@ class DecodingState:
 class TIGER(SIDGenerator):
     """Generator of semantic IDs over code-level histories.
 
-    The encoder reads a user token (users share ``n_user_buckets`` tokens by a hash of their id; an unknown user has none) and the L codes of
-    each item of the history. The decoder writes the L codes of the next item. The loss is the negative log-likelihood of the item, the sum over
-    levels of the cross-entropy. Each code's probability is normalised over the whole vocabulary (start token, all levels' codes, user
-    tokens), as published: the probabilities of a level's codes sum to less than one. As in T5, output and input embeddings are one table
-    and the logits are scaled by ``d ** -0.5``.
+    The encoder reads a user token (users share ``n_user_buckets`` tokens by a hash of their id; an unknown user has none) and the L codes
+    of each item of the history. The decoder writes the L codes of the next item. The loss is the negative log-likelihood of the item, the
+    sum over levels of the cross-entropy. Each code's probability is normalised over the whole vocabulary (start token, all levels' codes,
+    user tokens), as published: the probabilities of a level's codes sum to less than one. As in T5, output and input embeddings are one
+    table and the logits are scaled by ``d ** -0.5``.
 
     A batch is computed without padding, bucketed by length inside the model: linear layers see the real positions alone and attention
     runs once for each length that occurs, at most ``MAX_ITEM_LIST_LENGTH`` times.
@@ -177,7 +177,7 @@ class TIGER(SIDGenerator):
 
     @torch.no_grad()
     def _initialise(self, size: int, head_size: int) -> None:
-        """T5's: outputs of unit variance; what the attention logits are not divided by is in the queries' weights. Embeddings are N(0, 1)."""
+        """T5's: embeddings N(0, 1), outputs of unit variance; the queries' weights hold what the attention logits are not divided by."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 module.weight.normal_(std=module.in_features**-0.5)

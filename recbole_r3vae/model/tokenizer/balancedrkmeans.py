@@ -26,7 +26,8 @@ class BalancedRKMeans(RKMeans):
     :class:`.BalancedNearestNeighbour`; so the rule also holds for items that were not there. Each level is
     balanced over all items, not within a prefix: tuples still collide.
 
-    A catalogue of more than 256 items a code is balanced on a sample, and as a whole nearly.
+    Items with equal embeddings have equal codes, so that many of them can overfill a code. A catalogue of
+    more than 256 items a code is balanced on a sample, and as a whole nearly.
 
     Args:
         config: Keys of ``properties/model/BalancedRKMeans.yaml``.

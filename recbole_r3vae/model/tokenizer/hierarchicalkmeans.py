@@ -80,8 +80,8 @@ class HierarchicalKMeans(FittedTokenizer):
         node = np.zeros(n, dtype=np.int64)  # of each item among them
         for depth, (level, size) in enumerate(zip(self.levels, self.codebook_sizes)):
             children = []
-            rows_of = np.split(np.argsort(node, kind="stable"), np.bincount(node, minlength=len(parents)).cumsum())
-            for parent, rows in zip(parents, rows_of):
+            ends = np.bincount(node, minlength=len(parents)).cumsum()
+            for parent, rows in zip(parents, np.split(np.argsort(node, kind="stable"), ends)):
                 if len(rows) > SAMPLES_PER_CODEWORD * size:
                     rows = np.sort(random.choice(rows, SAMPLES_PER_CODEWORD * size, replace=False))
                 x = items.gather(1 + rows)  # [m, d]
@@ -89,9 +89,10 @@ class HierarchicalKMeans(FittedTokenizer):
             level.grow([torch.from_numpy(centroids).to(self.device) for centroids in children])
             parents = level.centroids
             nodes = torch.from_numpy(node).to(self.device)
-            node = np.concatenate(
-                [level(x.to(self.device), nodes[rows - 1])[1].cpu() for rows, x in items.batches(ASSIGN_ROWS)]
-            )
+            children = [
+                level(x.to(self.device), nodes[rows - 1])[1].cpu() for rows, x in items.batches(ASSIGN_ROWS)
+            ]
+            node = torch.cat(children).numpy()
 
     def _split(self, x: np.ndarray, size: int, depth: int) -> np.ndarray:
         """Centroids ``[at most size, d]`` of the items ``[m, d]`` of one node: themselves, if that many."""
@@ -187,7 +188,7 @@ class TreeLevel(nn.Module):
 
 
 def _branching(leaves: float, most: tuple[int, ...]) -> int:
-    """The smallest branching that gives a tree so many leaves, with at most ``most[l]`` children at level l."""
+    """The smallest branching that gives a tree so many leaves, with at most ``most[l]`` children."""
     k = 2
     while k < max(most) and math.prod(min(k, size) for size in most) < leaves:
         k += 1

@@ -44,8 +44,8 @@ class LSH(FittedTokenizer):
         bits = [math.log2(size) for size in self.codebook_sizes]
         if not all(h.is_integer() for h in bits):
             raise UserError(
-                f"codebook_sizes is {list(self.codebook_sizes)}; a code of LSH is a number of bits: give powers "
-                "of two, such as [256, 256, 256]"
+                f"codebook_sizes is {list(self.codebook_sizes)}; a code of LSH is a number of bits: give "
+                "powers of two, such as [256, 256, 256]"
             )
         self.bits = [int(h) for h in bits]
         generator = torch.Generator().manual_seed(self.seed)

@@ -51,8 +51,8 @@ class OPQ(FittedTokenizer):
         sizes = set(self.codebook_sizes)
         if len(sizes) > 1 or not math.log2(self.codebook_sizes[0]).is_integer():
             raise UserError(
-                f"codebook_sizes is {list(self.codebook_sizes)}; OPQ needs the same power of two for each digit, "
-                "such as [256, 256, 256]"
+                f"codebook_sizes is {list(self.codebook_sizes)}; OPQ needs the same power of two for each "
+                "digit, such as [256, 256, 256]"
             )
         size, n_digits = self.codebook_sizes[0], config["n_digits"]
         if n_digits is None:

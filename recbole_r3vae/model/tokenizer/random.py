@@ -32,7 +32,8 @@ class Random(FittedTokenizer):
         super().__init__(config, items)
         self.register_buffer("mean", torch.zeros(self.dim))
         generator = torch.Generator().manual_seed(self.seed)
-        factors = torch.randint(-(2**63), 2**63 - 1, (self.dim, len(self.codebook_sizes)), generator=generator)
+        shape = (self.dim, len(self.codebook_sizes))
+        factors = torch.randint(-(2**63), 2**63 - 1, shape, generator=generator)
         self.register_buffer("factors", factors | 1)  # [d, L]; odd: multiplication loses no bit
         self.register_buffer("sizes", torch.tensor(self.codebook_sizes), persistent=False)
 

@@ -98,7 +98,7 @@ class RQVAE(SemanticTokenizer):
             estimator: Of the gradient through the codes.
             generator: Source of the random codewords.
         """
-        levels = [self.level(l, dim, generator) for l in range(len(self.codebook_sizes))]
+        levels = [self.level(number, dim, generator) for number in range(len(self.codebook_sizes))]
         return ResidualQuantizer(levels, estimator)
 
     def level(self, number: int, dim: int, generator: torch.Generator) -> Level:
@@ -112,8 +112,10 @@ class RQVAE(SemanticTokenizer):
         size = self.codebook_sizes[number]
         if self.codebook_learning == "ema":
             codebook = EMACodebook(size, dim, generator, self.ema_decay, self.restart_below)
+        elif self.codebook_learning == "simvq":
+            codebook = SimVQCodebook(size, dim, generator)
         else:
-            codebook = (SimVQCodebook if self.codebook_learning == "simvq" else Codebook)(size, dim, generator)
+            codebook = Codebook(size, dim, generator)
         if number + 1 in self.sinkhorn_levels:
             return SinkhornNearestNeighbour(codebook, self.sinkhorn_epsilon, self.sinkhorn_iterations)
         return NearestNeighbour(codebook)

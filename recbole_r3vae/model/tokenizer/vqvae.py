@@ -38,8 +38,8 @@ class VQVAE(RQVAE):
         n_levels = len(self.codebook_sizes)
         if dim < n_levels:
             raise UserError(
-                f"latent_dim is {dim}, too few to split into {n_levels} parts, one for each of codebook_sizes; "
-                f"give latent_dim at least {n_levels}"
+                f"latent_dim is {dim}, too few to split into {n_levels} parts, one for each of "
+                f"codebook_sizes; give latent_dim at least {n_levels}"
             )
         part_sizes = [dim // n_levels + (number < dim % n_levels) for number in range(n_levels)]
         levels = [self.level(number, size, generator) for number, size in enumerate(part_sizes)]

@@ -11,9 +11,11 @@ import torch.nn.functional as F
 from recbole.data.dataloader import TrainDataLoader
 from recbole.data.interaction import Interaction
 
+from recbole_r3vae.config import Config
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.model.generator.tiger import RelativePositionBias
 from recbole_r3vae.quick_start import run_recbole_r3vae
+from recbole_r3vae.settings import load_yaml, properties
 
 BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 SMALL = {"model": "TIGER", "head_size": 8, "n_layers": 2, "n_decoder_layers": 2, "n_user_buckets": 7}
@@ -194,8 +196,17 @@ def test_it_learns(build_tiger):
     assert model.eval().calculate_loss(batch) < 0.7 * 3 * torch.tensor(6.0).log()
 
 
+def test_presets_set_known_keys():
+    presets = sorted((properties() / "preset").glob("*-TIGER.yaml"))
+    assert presets
+    for path in presets:
+        config = Config("TIGER", "tiny", [path], {"strict_config": True, "device": "cpu"})
+        assert {key: config[key] for key in load_yaml(path)} == load_yaml(path)
+
+
 def test_a_run_trains_and_scores(tiny_settings):
-    settings = {**tiny_settings, **SMALL, "tokenizer": "Random", "tokenizer_epochs": 0, "epochs": 1, "inner_size": 16, "train_batch_size": 512}
+    stages = {"tokenizer": "Random", "tokenizer_epochs": 0, "epochs": 1, "train_batch_size": 512}
+    settings = {**tiny_settings, **SMALL, **stages}
     result = run_recbole_r3vae("TIGER", "tiny", config_dict=settings)
     assert result["name"] == "TIGER[Random]"
     assert 0 <= result["test_result"]["recall@20"] <= 1

@@ -40,7 +40,8 @@ def tokenizer():
 
     def make(name: str, items: ItemVectors, **settings) -> SemanticTokenizer:
         defaults = {"codebook_sizes": [16, 16, 16], "device": torch.device("cpu"), "seed": 2020}
-        return get_model(name)({**load_yaml(properties() / "model" / f"{name}.yaml"), **defaults, **settings}, items)
+        own = load_yaml(properties() / "model" / f"{name}.yaml")
+        return get_model(name)({**own, **defaults, **settings}, items)
 
     return make
 

@@ -28,7 +28,8 @@ def test_the_auction_finds_the_cheapest_of_all_full_assignments(seed):
     cost = np.random.default_rng(seed).random((7, 3))
     codes, _ = solve(cost)
     assert np.bincount(codes, minlength=3).tolist() == [3, 2, 2]
-    every = (a for a in itertools.product(range(3), repeat=7) if np.bincount(a, minlength=3).tolist() == [3, 2, 2])
+    every = itertools.product(range(3), repeat=7)
+    every = (a for a in every if np.bincount(a, minlength=3).tolist() == [3, 2, 2])
     assert codes.tolist() == list(min(every, key=lambda a: sum(cost[i, k] for i, k in enumerate(a))))
 
 
@@ -62,13 +63,13 @@ def test_the_assignment_does_not_depend_on_the_order_of_codes_or_items():
 def test_balanced_kmeans_has_equal_buckets_where_kmeans_has_not():
     random = np.random.default_rng(0)
     # a dense heap, and a wide thin cloud for which plain k-means spends most of its centroids
-    x = np.concatenate([0.1 * random.normal(size=(450, 4)), 3 * random.normal(size=(153, 4))])
+    x = np.concatenate([0.1 * random.normal(size=(200, 4)), 3 * random.normal(size=(103, 4))])
     x = torch.from_numpy(x.astype(np.float32))
-    level = BalancedNearestNeighbour(Codebook(16, 4, torch.Generator().manual_seed(0)))
+    level = BalancedNearestNeighbour(Codebook(16, 4, torch.Generator().manual_seed(0)), iterations=4)
     level.codebook.requires_grad_(False)
     level.initialise(x, iterations=10, seed=1)
     counts = level(x)[0].bincount(minlength=16)
-    assert counts.min() >= 37 and counts.max() <= 38
+    assert counts.min() >= 18 and counts.max() <= 19
     plain = Codebook(16, 4, torch.Generator().manual_seed(0)).requires_grad_(False)
     plain.initialise(x, iterations=10, seed=1)
-    assert NearestNeighbour(plain)(x)[0].bincount(minlength=16).max() > 90
+    assert NearestNeighbour(plain)(x)[0].bincount(minlength=16).max() > 60

@@ -36,7 +36,8 @@ def test_codewords_converge_to_the_means_of_their_items():
     codebook, x, codes = EMACodebook(2, 4, generator(), restart_below=0.0), vectors(40), torch.arange(40) % 2
     for _ in range(1500):
         codebook.update(x, codes)
-    torch.testing.assert_close(codebook.weight, torch.stack([x[::2].mean(0), x[1::2].mean(0)]), atol=1e-4, rtol=0)
+    means = torch.stack([x[::2].mean(0), x[1::2].mean(0)])
+    torch.testing.assert_close(codebook.weight, means, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("restart_below, alive", [(0.0, 1), (0.05, 8)])

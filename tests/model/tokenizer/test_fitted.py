@@ -1,4 +1,4 @@
-"""The tokenizers that are fitted in one go: residual, balanced and hierarchical k-means, OPQ, LSH and random codes."""
+"""The tokenizers that are fitted in one go: k-means (residual, balanced, a tree), OPQ, LSH, random codes."""
 
 from __future__ import annotations
 
@@ -56,7 +56,8 @@ def test_a_checkpoint_needs_the_dimension_only(catalogue, tokenizer, name):
     copy.load_state_dict({key: value.clone() for key, value in model.state_dict().items()})
     assert copy.codebook_sizes == model.codebook_sizes
     assert torch.equal(copy.tokenize(rows(items)), model.tokenize(rows(items)))
-    torch.testing.assert_close(copy.quantize(rows(items)).reconstruction, model.quantize(rows(items)).reconstruction)
+    decoded = [each.quantize(rows(items)).reconstruction for each in (copy, model)]
+    torch.testing.assert_close(*decoded)
 
 
 @ALL
@@ -155,7 +156,8 @@ def test_an_items_codes_are_its_turns_in_a_tree_of_nearest_children(catalogue, t
 
 def test_each_node_splits_by_kmeans_of_its_own_items(catalogue, tokenizer):
     items = catalogue(400)
-    model = fit(tokenizer, "HierarchicalKMeans", items, codebook_sizes=[3, 4], slots_per_item=None, kmeans_iterations=100)
+    settings = {"codebook_sizes": [3, 4], "slots_per_item": None, "kmeans_iterations": 100}
+    model = fit(tokenizer, "HierarchicalKMeans", items, **settings)
     codes, x = model.tokenize(rows(items)), rows(items)
     for a in range(3):
         members = codes[:, 0] == a
@@ -175,11 +177,12 @@ def test_a_node_with_few_items_gives_each_its_own_child(catalogue, tokenizer):
 
 def test_branching_comes_from_the_catalogue(catalogue, tokenizer):
     items = catalogue(600)
-    assert fit(tokenizer, "HierarchicalKMeans", items).codebook_sizes == (14, 14, 14)  # 14^3 >= 4 * 600 > 13^3
+    free = fit(tokenizer, "HierarchicalKMeans", items)
+    assert free.codebook_sizes == (14, 14, 14)  # 14^3 >= 4 * 600 > 13^3
     capped = fit(tokenizer, "HierarchicalKMeans", items, codebook_sizes=[4, 256, 256])
     assert capped.codebook_sizes == (4, 25, 25)  # 4 * 25^2 >= 2400 > 4 * 24^2
     assert fit(tokenizer, "HierarchicalKMeans", items, codebook_sizes=[5, 5]).codebook_sizes == (5, 5)
-    for model in (capped, fit(tokenizer, "HierarchicalKMeans", items)):
+    for model in (free, capped):
         levels = code_usage(model.tokenize(rows(items)), model.codebook_sizes)["levels"]
         assert min(level["usage_of_reachable"] for level in levels) > 0.9
 

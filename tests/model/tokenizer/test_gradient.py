@@ -17,7 +17,7 @@ def cosine(a, b):
 
 
 def rotation_matrix(a, b):
-    """The rotation of the plane of ``a`` and ``b`` that takes one direction to the other, from its definition.
+    """The rotation in the plane of ``a`` and ``b`` that takes one direction to the other.
 
     In the plane's basis u = a / |a| and v, orthogonal to u: cos and sin of the angle between them; the
     identity on everything orthogonal to the plane.

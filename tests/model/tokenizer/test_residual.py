@@ -122,7 +122,8 @@ def test_parallel_levels_quantise_their_part_each():
 
 def test_parallel_levels_start_from_kmeans_of_their_part():
     generator = torch.Generator().manual_seed(0)
-    model, x = ParallelQuantizer([NearestNeighbour(Codebook(5, 3, generator)) for _ in range(2)]), vectors(200).float()
+    model = ParallelQuantizer([NearestNeighbour(Codebook(5, 3, generator)) for _ in range(2)])
+    x = vectors(200).float()
     model.initialise(x, iterations=10, seed=3)
     for number, level in enumerate(model.levels):
         expected = torch.from_numpy(kmeans(x[:, 3 * number : 3 * number + 3].numpy(), 5, 10, seed=3 + number))

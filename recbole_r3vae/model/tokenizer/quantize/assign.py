@@ -79,9 +79,9 @@ class NearestNeighbour(Level):
 class SinkhornNearestNeighbour(NearestNeighbour):
     """Nearest neighbour whose training batches are spread evenly over the codes.
 
-    While training, a batch is assigned by the largest share in its :func:`~recbole_r3vae.sid.sinkhorn.sinkhorn`
-    plan, so that no codeword goes without items; otherwise every residual gets its nearest codeword. LC-Rec
-    and LETTER (arXiv 2405.07314) do this at the last level, so that fewer items collide.
+    While training, a batch is assigned by the largest shares in a plan in which no code gets more than its
+    share (:func:`~recbole_r3vae.sid.sinkhorn.sinkhorn`); otherwise every residual gets its nearest codeword.
+    LC-Rec and LETTER (arXiv 2405.07314) do this at the last level, so that fewer items collide.
 
     Args:
         codebook: Codewords ``[K, d]``.

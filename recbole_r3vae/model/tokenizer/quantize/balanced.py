@@ -9,8 +9,8 @@ from torch import Tensor
 from recbole_r3vae.model.tokenizer.quantize.assign import NearestNeighbour
 from recbole_r3vae.model.tokenizer.quantize.codebook import Codebook
 
-# Steps of the auction's bids as shares of the mean cost, each started from the prices of the one before. Large
-# steps find rough prices fast; the last tell neighbours within tight clusters apart.
+# Steps of the auction's bids as shares of the mean cost, each started from the prices of the one before.
+# Large steps find rough prices fast; the last tell neighbours within tight clusters apart.
 _FIRST_STEP, _STEPS, _LAST_STEPS = 0.1, (0.01, 0.001), (1e-4, 1e-5, 1e-6)
 _PRICE_SWEEPS = 20  # amazon-beauty, 256 codes: 0.2 % of items off their cluster after 1, none after 20
 

@@ -34,7 +34,12 @@ class EMACodebook(Codebook):
     """
 
     def __init__(
-        self, size: int, dim: int, generator: torch.Generator, decay: float = 0.99, restart_below: float = 0.05
+        self,
+        size: int,
+        dim: int,
+        generator: torch.Generator,
+        decay: float = 0.99,
+        restart_below: float = 0.05,
     ):
         super().__init__(size, dim, generator)
         self.weight.requires_grad_(False)
