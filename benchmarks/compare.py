@@ -15,7 +15,8 @@ METRICS = [f"{metric}@{k}" for metric in ("recall", "ndcg") for k in (5, 10, 20)
 def cells(result: dict) -> list[str]:
     config = result["config"]
     marked = " (stopped at its budget)" if result["stopped_at_budget"] else ""
-    text = "" if result["sid_file"] is None else f"{config['content_encoder']}: {', '.join(config['item_text_fields'])}"
+    content = result["content"] or {}
+    text = f"{content['kind']}: {', '.join(content['fields'])}" if "fields" in content else content.get("kind", "")
     policy = config.get("collision_policy", "")
     return [
         result["name"] + marked,
