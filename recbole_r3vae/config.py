@@ -248,8 +248,8 @@ def tokenizer_config(config: Config) -> Config:
     """The configuration of the tokenizer stage of a generator's run.
 
     A key X of that stage is ``tokenizer_X`` where the user gives it; else the user's X, unless X is one of the generator's own keys (its
-    YAML lists them: ``epochs``, ``learning_rate`` …); else ``tokenizer_X`` of the generator's YAML files; else the tokenizer's default. So changing how the generator is trained
-    never changes the semantic IDs.
+    YAML lists them: ``epochs``, ``learning_rate`` …); else ``tokenizer_X`` of the generator's YAML files; else the tokenizer's default.
+    So changing how the generator is trained never changes the semantic IDs.
 
     Args:
         config: Configuration of a generator, with ``tokenizer`` set.

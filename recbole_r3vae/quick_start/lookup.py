@@ -1,4 +1,7 @@
-"""Datasets, loaders and trainers: this package's where it has its own, RecBole's otherwise, always in time order and with safe checkpoints."""
+"""Datasets, loaders and trainers: this package's where it has its own, RecBole's otherwise.
+
+Whichever it is, interactions are in time order and checkpoints are safe.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +43,9 @@ def create_dataset(config: Config) -> Dataset:
         here = {path.name for path in folder.parent.glob("*") if (path / f"{path.name}.inter").is_file()}
         hint = nearest(name, known | here)
         remedy = f"run `recbole-r3vae prepare {name}`" if name in known else f"known datasets: {', '.join(sorted(known | here))}"
-        raise UserError(f"there is no {folder / name}.inter for dataset {name!r}{hint}; {remedy}, or point --data_path at its parent folder")
+        raise UserError(
+            f"there is no {folder / name}.inter for dataset {name!r}{hint}; {remedy}, or point --data_path at its parent folder"
+        )
     dataset_class = getattr(config.model_class, "dataset_class", None)
     if dataset_class is None:
         module = importlib.import_module("recbole.data.dataset")
@@ -53,7 +58,10 @@ def create_dataset(config: Config) -> Dataset:
     except (ValueError, KeyError, OSError) as error:
         raise UserError(f"dataset {name!r} in {folder} cannot be loaded: {error}") from error
     if dataset.inter_num == 0:
-        raise UserError(f"dataset {name!r} has no interactions left after filtering; widen user_inter_num_interval and item_inter_num_interval")
+        raise UserError(
+            f"dataset {name!r} has no interactions left after filtering; "
+            "widen user_inter_num_interval and item_inter_num_interval"
+        )
     return dataset
 
 
@@ -66,7 +74,8 @@ def data_preparation(config: Config, dataset: Dataset):
     Raises:
         UserError: RecBole would unpickle loaders that were saved earlier; pickles can run code and are never loaded here.
     """
-    pickled = Path(config["dataloaders_save_path"] or Path(config["checkpoint_dir"]) / f"{config['dataset']}-for-{config['model']}-dataloader.pth")
+    default = Path(config["checkpoint_dir"]) / f"{config['dataset']}-for-{config['model']}-dataloader.pth"
+    pickled = Path(config["dataloaders_save_path"] or default)
     if pickled.exists() or config["save_dataloaders"] or config["save_dataset"]:
         raise UserError(
             f"RecBole's saved dataloaders and datasets ({pickled}) are pickles, which can run code; "

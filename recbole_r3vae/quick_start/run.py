@@ -118,7 +118,8 @@ def _run_tokenizer(config: Config, dataset) -> dict[str, Any]:
     sid_file = tokenizer.folder / "raw.sid"
     how = "reused" if tokenizer.reused else f"trained in {tokenizer.description['seconds']:.0f} s"
     logging.getLogger().info(
-        f"{config.model} {how}\n{format_quality(tokenizer.description['quality'])}\nsemantic IDs (collisions left as they are): {sid_file}\n"
+        f"{config.model} {how}\n{format_quality(tokenizer.description['quality'])}\n"
+        f"semantic IDs (collisions left as they are): {sid_file}\n"
         f"next: recbole-r3vae run --model=R3GR --tokenizer={config.model} --dataset={config.dataset}"
     )
     return {

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import torch
-from recbole.data.dataloader import FullSortEvalDataLoader
 from recbole.trainer import Trainer
 
 from recbole_r3vae.errors import UserError
