@@ -238,6 +238,9 @@ class Checkpointed:
         if self.finished:
             return self.best_valid_score, self.best_valid_result
         self._started = time.monotonic()
+        if saved and self.is_writer and self.start_epoch == 0:
+            # The folder is named by the configuration: what an earlier run of it left must not pass for this one's best.
+            Path(self.saved_model_file).unlink(missing_ok=True)
         try:
             super().fit(train_data, valid_data, verbose, saved and self.is_writer, show_progress, callback_fn)
         except BudgetReached:

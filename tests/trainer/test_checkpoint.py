@@ -114,6 +114,15 @@ def test_budget_stops_and_says_so(tiny_settings):
     assert state_of(more, "last.pth")["epoch"] == 3
 
 
+def test_a_run_started_anew_is_not_scored_by_an_earlier_runs_best(tiny_settings):
+    """Stopped before its first validation it has only its untrained weights, though the folder holds a trained model."""
+    trained = run(tiny_settings)
+    assert state_of(trained)["epoch"] >= 0
+    anew = run({**tiny_settings, "max_minutes": 0.0})
+    assert anew["run_dir"] == trained["run_dir"] and anew["stopped_at_budget"]
+    assert state_of(anew)["epoch"] == -1
+
+
 def test_load_data_and_model_gives_back_what_was_tested(tiny_settings):
     result = run(tiny_settings)
     config, model, dataset, _, _, test_data = load_data_and_model(f"{result['run_dir']}/best.pth")
