@@ -13,7 +13,7 @@ import torch
 from recbole.utils import init_logger, init_seed
 
 from recbole_r3vae import __version__
-from recbole_r3vae.config import Config, identity
+from recbole_r3vae.config import Config, identity, tokenizer_config
 from recbole_r3vae.data.content import load_content
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.model.generator.base import SIDGenerator
@@ -58,6 +58,7 @@ def run_recbole_r3vae(
     is_generator = issubclass(config.model_class, SIDGenerator)
     if is_generator:
         check_settings(config)
+        config.model_class.check(config)
     start_logging(config)
     logger = logging.getLogger()
     data = create_dataset(config)
@@ -71,9 +72,14 @@ def run_recbole_r3vae(
     sid_file, tokenizer, name, hashes = None, None, config.model, {}
     if is_generator:
         sids, sid_file, tokenizer = obtain_semantic_ids(config, data, show_progress=config["show_progress"])
-        name = f"{config.model}[{tokenizer.config.model if tokenizer else Path(sid_file).stem}]"
+        inputs = config["item_inputs"] or ()
+        family = f"{config.model}-hybrid" if "id" in inputs else config.model  # no longer pure content
+        name = f"{family}[{tokenizer.config.model if tokenizer else Path(sid_file).stem}]"
         hashes = {"semantic_ids": sids.content_hash}
         data.semantic_ids = sids
+        if "text" in inputs:
+            content = load_content(data, tokenizer_config(config))
+            data.item_vectors, hashes["item_vectors"] = content.embeddings, content.content_hash
     train_data, valid_data, test_data = data_preparation(config, data)
 
     folder = name.replace("[", "-").rstrip("]")
@@ -157,6 +163,7 @@ def load_data_and_model(checkpoint: str | Path, config_dict: dict[str, Any] | No
         known = state["other_parameter"]
         sids = SemanticIDs(state["model"]["codes"].cpu(), tuple(known["codebook_sizes"]), known["item_ids"])
         dataset.semantic_ids = sids.align([str(token) for token in dataset.field2id_token[dataset.iid_field]])
+        dataset.item_vectors = state["model"].get("item_vectors")
     train_data, valid_data, test_data = data_preparation(config, dataset)
     init_seed(config["seed"], config["reproducibility"])
     model = config.model_class(config, train_data.dataset).to(config["device"])

@@ -41,6 +41,14 @@ class SIDGenerator(SequentialRecommender):
         self.num_beams = config["num_beams"]
         self._tree: PrefixTree = sids.prefix_tree
 
+    @classmethod
+    def check(cls, config) -> None:
+        """Refuse settings that the model cannot be built with, before a tokenizer is trained for it.
+
+        Raises:
+            UserError: a key has a value outside its range.
+        """
+
     @property
     def tree(self) -> PrefixTree:
         """The prefix tree of existing semantic IDs, on the model's device."""

@@ -1,22 +1,27 @@
-"""R3GR: a causal Transformer over items that writes the next item's semantic ID with a small decoder.
+"""R3GR: a causal encoder over items that writes the next item's semantic ID with a small decoder.
 
 The generator idea is TIGER's (Rajput et al., "Recommender Systems with Generative Retrieval", NeurIPS 2023, arXiv 2305.05065): recommend
 by generating the semantic ID of the next item. TIGER feeds every code of the history to an encoder-decoder. R3GR reads one vector an
-item, as SASRec does, and spends its decoding on the L codes of the next item alone. All positions of a history are trained at once, so an
-epoch costs a fraction of TIGER's.
+item, as SASRec does (Kang and McAuley, "Self-Attentive Sequential Recommendation", ICDM 2018), and spends its decoding on the L codes of
+the next item alone. All positions of a history are trained at once, so an epoch costs a fraction of TIGER's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbole_r3vae.data.sequences import TARGET_LIST_FIELD
+from recbole_r3vae.errors import UserError, nearest
 from recbole_r3vae.model.generator.base import SIDGenerator
+from recbole_r3vae.model.generator.layers import Packing, attend_levels, pack, reorder
+
+ITEM_INPUTS = ("codes", "text", "id")
+ENCODERS = ("transformer", "hstu")
 
 
 class Block(nn.Module):
@@ -24,21 +29,62 @@ class Block(nn.Module):
 
     Args:
         size: width d.
+        n_heads: attention heads H.
         inner_size: width of the feed-forward layer.
         dropout: probability on both residual branches.
     """
 
-    def __init__(self, size: int, inner_size: int, dropout: float):
+    def __init__(self, size: int, n_heads: int, inner_size: int, dropout: float):
         super().__init__()
+        self.n_heads = n_heads
         self.attention_norm, self.mlp_norm = nn.LayerNorm(size), nn.LayerNorm(size)
         self.qkv, self.out = nn.Linear(size, 3 * size), nn.Linear(size, size)
         self.mlp = nn.Sequential(nn.Linear(size, inner_size), nn.GELU(), nn.Linear(inner_size, size))
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, attend: Callable[[Tensor], Tensor]) -> Tensor:
-        """``x`` [..., d] to [..., d]; ``attend`` turns queries, keys and values [..., 3d] into [..., d]."""
-        x = x + self.dropout(self.out(attend(self.qkv(self.attention_norm(x)))))
+        """``x`` [..., d] to [..., d]; ``attend`` turns queries, keys and values [..., 3, H, d/H] into [..., d]."""
+        x = x + self.dropout(self.out(attend(self.qkv(self.attention_norm(x)).unflatten(-1, (3, self.n_heads, -1)))))
         return x + self.dropout(self.mlp(self.mlp_norm(x)))
+
+    def causal_attention(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Each of t positions attends to itself and those before it, all [n, H, t, d/H]."""
+        return F.scaled_dot_product_attention(query, key, value, is_causal=True)
+
+
+class HSTUBlock(nn.Module):
+    """Pointwise-aggregated attention without softmax, gated instead of followed by a feed-forward layer.
+
+    HSTU's (Zhai et al., "Actions Speak Louder than Words", ICML 2024, arXiv 2402.17152, equations 1 to 3), with a learnt bias for each
+    distance between positions; the interactions' times, which its bias may also use, are not read.
+
+    Args:
+        size: width d.
+        n_heads: attention heads H.
+        max_length: positions of the longest history.
+        dropout: probability on the residual branch.
+    """
+
+    def __init__(self, size: int, n_heads: int, max_length: int, dropout: float):
+        super().__init__()
+        self.n_heads = n_heads
+        self.attention_norm, self.gate_norm = nn.LayerNorm(size), nn.LayerNorm(size)
+        self.qkvu, self.out = nn.Linear(size, 4 * size), nn.Linear(size, size)
+        self.distance_bias = nn.Parameter(torch.zeros(n_heads, max_length))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, attend: Callable[[Tensor], Tensor]) -> Tensor:
+        """``x`` [..., d] to [..., d]; ``attend`` turns queries, keys and values [..., 3, H, d/H] into [..., d]."""
+        qkv, gate = F.silu(self.qkvu(self.attention_norm(x))).split([3 * x.shape[-1], x.shape[-1]], dim=-1)
+        attended = attend(qkv.unflatten(-1, (3, self.n_heads, -1)))
+        return x + self.dropout(self.out(self.gate_norm(attended) * gate))
+
+    def causal_attention(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Each of t positions sums over itself and those before it, all [n, H, t, d/H]."""
+        position = torch.arange(query.shape[2], device=query.device)
+        behind = position[:, None] - position  # [t, t]
+        logits = query @ key.transpose(-1, -2) + self.distance_bias[:, behind.clamp(min=0)]  # [n, H, t, t]
+        return F.silu(logits).masked_fill(behind < 0, 0) @ value / query.shape[2]
 
 
 @dataclass
@@ -46,39 +92,70 @@ class DecodingState:
     """Histories as vectors, and what the decoder has already computed for each beam."""
 
     user: Tensor  # [B, d]
-    caches: list[Tensor] = field(default_factory=list)  # one a block: keys and values [B, W, 2, H, levels so far, d/H]
+    past: list[list[Tensor]]  # a block, a level: keys and values [B, W or 1, 2, H, d/H]
     level: int = 0
 
 
 class R3GR(SIDGenerator):
     """Generator of semantic IDs over item-level histories.
 
-    An item is the concatenation of its code embeddings through a linear layer. ``n_layers`` causal blocks turn the history into one vector at
-    each position. From it, ``n_decoder_layers`` blocks with attention over the levels predict the next item's codes c_1 … c_L one
-    after the other: position 0 of the decoder is the history, position l the embedding of c_l. The loss is the negative
-    log-likelihood of the item, the sum over levels of the cross-entropy.
+    An item is the sum of what ``item_inputs`` names: its codes (the concatenation of their embeddings through a linear layer), its text
+    vector through a linear layer, an embedding of its id. With the last the model is no longer pure content and is called *hybrid*.
+    ``n_layers`` causal blocks turn the history into one vector at each position. From it, ``n_decoder_layers`` blocks with attention over
+    the levels predict the next item's codes c_1 … c_L one after the other: position 0 of the decoder is the history, position l the
+    embedding of c_l. The loss is the negative log-likelihood of the item, the sum over levels of the cross-entropy.
 
     Args:
-        config: ``hidden_size``, ``n_layers``, ``n_decoder_layers``, ``n_heads``, ``inner_size``, ``dropout``,
-            ``label_smoothing``, ``num_beams``; see ``properties/model/R3GR.yaml``.
-        dataset: training dataset with ``semantic_ids``.
+        config: ``item_inputs``, ``encoder``, ``hidden_size``, ``n_layers``, ``n_decoder_layers``, ``n_heads``, ``inner_size``,
+            ``dropout``, ``sid_dropout``, ``id_dropout``, ``tied_heads``, ``label_smoothing``, ``num_beams``; see
+            ``properties/model/R3GR.yaml``.
+        dataset: training dataset with ``semantic_ids`` and, for text inputs, ``item_vectors`` ``[n_items, D]``.
+
+    Raises:
+        UserError: ``item_inputs`` or ``encoder`` has an unknown value.
     """
 
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
-        size, self.n_heads = config["hidden_size"], config["n_heads"]
-        self.label_smoothing = config["label_smoothing"]
+        size, n_heads, dropout = config["hidden_size"], config["n_heads"], config["dropout"]
+        self.check(config)
+        self.item_inputs, self.label_smoothing = config["item_inputs"], config["label_smoothing"]
+        self.sid_dropout, self.id_dropout = config["sid_dropout"], config["id_dropout"]
+        self.first_token = [1 + sum(self.codebook_sizes[:level]) for level in range(self.n_levels)]  # of each level's code 0
         self.code_embedding = nn.Embedding(self.n_tokens, size, padding_idx=0)
-        self.item_projection = nn.Linear(self.n_levels * size, size)
+        if "codes" in self.item_inputs:
+            self.code_projection = nn.Linear(self.n_levels * size, size)
+        if "text" in self.item_inputs:
+            self.register_buffer("item_vectors", torch.as_tensor(dataset.item_vectors, dtype=torch.float32))  # [n_items, D]
+            self.text_projection = nn.Linear(self.item_vectors.shape[1], size)
+        if "id" in self.item_inputs:
+            self.id_embedding = nn.Embedding(self.n_items, size, padding_idx=0)
         self.position_embedding = nn.Embedding(self.max_seq_length, size)
         self.level_embedding = nn.Embedding(self.n_levels, size)
-        self.dropout = nn.Dropout(config["dropout"])
-        block = (size, config["inner_size"], config["dropout"])
-        self.encoder = nn.ModuleList(Block(*block) for _ in range(config["n_layers"]))
+        self.dropout = nn.Dropout(dropout)
+        block = (size, n_heads, config["inner_size"], dropout)
+        self.encoder = nn.ModuleList(
+            Block(*block) if config["encoder"] == ENCODERS[0] else HSTUBlock(size, n_heads, self.max_seq_length, dropout)
+            for _ in range(config["n_layers"])
+        )
         self.decoder = nn.ModuleList(Block(*block) for _ in range(config["n_decoder_layers"]))
         self.encoder_norm, self.decoder_norm = nn.LayerNorm(size), nn.LayerNorm(size)
-        self.heads = nn.ModuleList(nn.Linear(size, n_codes) for n_codes in self.codebook_sizes)
+        self.head_bias = nn.ParameterList(torch.zeros(n_codes) for n_codes in self.codebook_sizes)
+        self.tied_heads = config["tied_heads"]
+        if not self.tied_heads:
+            self.head_embedding = nn.Embedding(self.n_tokens, size)
         self.apply(self._initialise)
+
+    @classmethod
+    def check(cls, config) -> None:
+        inputs, encoder = config["item_inputs"], config["encoder"]
+        if not isinstance(inputs, list) or not inputs or not set(map(str, inputs)) <= set(ITEM_INPUTS):
+            raise UserError(f"item_inputs is {inputs!r}; give a list of some of {', '.join(ITEM_INPUTS)}, such as [codes, text]")
+        if encoder not in ENCODERS:
+            raise UserError(f"encoder is {encoder!r}{nearest(str(encoder), ENCODERS)}; choose {' or '.join(ENCODERS)}")
+        for key in ("sid_dropout", "id_dropout"):
+            if not 0 <= config[key] < 1:
+                raise UserError(f"{key} is {config[key]!r}; give a probability from 0 to below 1")
 
     @staticmethod
     def _initialise(module: nn.Module) -> None:
@@ -91,33 +168,42 @@ class R3GR(SIDGenerator):
 
     # -- the history ---------------------------------------------------------------------------------------------------
 
-    def encode(self, items: Tensor) -> tuple[Tensor, Tensor]:
-        """Vectors of every position of every history; padding costs nothing but in the attention itself.
+    def embed(self, items: Tensor) -> Tensor:
+        """Vectors of items ``[M]``, ``[M, d]``."""
+        inputs = []
+        if "codes" in self.item_inputs:
+            tokens = self.tokens[items]  # [M, L]
+            if self.training and self.sid_dropout:
+                tokens = tokens * (torch.rand(tokens.shape, device=tokens.device) >= self.sid_dropout)
+            inputs.append(self.code_projection(self.code_embedding(tokens).flatten(1)))
+        if "text" in self.item_inputs:
+            inputs.append(self.text_projection(self.item_vectors[items]))
+        if "id" in self.item_inputs:
+            if self.training and self.id_dropout:
+                items = items * (torch.rand(items.shape, device=items.device) >= self.id_dropout)
+            inputs.append(self.id_embedding(items))
+        return sum(inputs)
+
+    def encode(self, items: Tensor) -> tuple[Tensor, Packing]:
+        """Vectors of every position of every history; padding costs nothing.
 
         Args:
             items: ``[B, T]`` item ids, padded with 0 on the right.
 
         Returns:
-            ``[M, d]`` for the M real positions, and ``[M]`` where each lies in the flattened ``[B, T]``.
+            ``[M, d]`` for the M real positions, and where each of them lies.
         """
-        n_rows, length = items.shape
-        real = items.flatten().nonzero().squeeze(1)  # [M]
-        codes = self.code_embedding(self.tokens[items.flatten()[real]])  # [M, L, d]
-        x = self.item_projection(codes.flatten(1)) + self.position_embedding(real % length)  # [M, d]
-        x = self.dropout(x)
-
-        def attend(qkv: Tensor) -> Tensor:  # [M, 3d] -> [M, d]
-            padded = qkv.new_zeros(n_rows * length, qkv.shape[-1]).index_copy(0, real, qkv)
-            return self._attend(padded.view(n_rows, length, -1)).flatten(0, 1)[real]
-
+        packing = pack(items > 0)
+        x = self.embed(items.flatten()[packing.place])  # [M, d]
+        x = self.dropout(x + self.position_embedding(packing.place % items.shape[1]))
         for block in self.encoder:
-            x = block(x, attend)
-        return self.encoder_norm(x), real
 
-    def _attend(self, qkv: Tensor) -> Tensor:
-        """Causal attention over the second dimension: [N, S, 3d] -> [N, S, d]. Right padding is in nobody's past."""
-        query, key, value = qkv.unflatten(-1, (3, self.n_heads, -1)).permute(2, 0, 3, 1, 4)  # each [N, H, S, d/H]
-        return F.scaled_dot_product_attention(query, key, value, is_causal=True).transpose(1, 2).flatten(2)
+            def attend(qkv: Tensor) -> Tensor:  # [M, 3, H, d/H] -> [M, d]
+                heads = (part.permute(2, 0, 3, 1, 4) for part in packing.split(qkv))  # each [3, n, H, t, d/H]
+                return torch.cat([block.causal_attention(*part).transpose(1, 2).flatten(2).flatten(0, 1) for part in heads])
+
+            x = block(x, attend)
+        return self.encoder_norm(x), packing
 
     # -- the next item ----------------------------------------------------------------------------------------------------
 
@@ -128,8 +214,8 @@ class R3GR(SIDGenerator):
             interaction: windows of a :class:`~recbole_r3vae.data.sequences.WindowDataset`.
         """
         length = int(interaction[self.ITEM_SEQ_LEN].max())
-        user, real = self.encode(interaction[self.ITEM_SEQ][:, :length])  # [M, d]
-        target = interaction[TARGET_LIST_FIELD][:, :length].flatten()[real]  # [M]
+        user, packing = self.encode(interaction[self.ITEM_SEQ][:, :length])  # [M, d]
+        target = interaction[TARGET_LIST_FIELD][:, :length].flatten()[packing.place]  # [M]
         has_target = target > 0
         user, target = user[has_target], target[has_target]  # [N, d], [N]
         codes = self.codes[target]  # [N, L]
@@ -137,19 +223,28 @@ class R3GR(SIDGenerator):
         given = self.code_embedding(self.tokens[target][:, :-1])  # [N, L-1, d]: position l is given c_1 … c_l
         x = torch.cat([user[:, None], given], dim=1) + self.level_embedding.weight  # [N, L, d]
         for block in self.decoder:
-            x = block(x, self._attend)
+            x = block(x, self._attend_levels)
         x = self.decoder_norm(x)
         return sum(
-            F.cross_entropy(head(x[:, level]), codes[:, level], label_smoothing=self.label_smoothing)
-            for level, head in enumerate(self.heads)
+            F.cross_entropy(self._logits(x[:, level], level), codes[:, level], label_smoothing=self.label_smoothing)
+            for level in range(self.n_levels)
         )
+
+    @staticmethod
+    def _attend_levels(qkv: Tensor) -> Tensor:
+        """Every level attends to itself and those before it: [N, L, 3, H, d/H] -> [N, L, d]."""
+        query, levels = qkv[:, :, 0] * qkv.shape[-1] ** -0.5, qkv[:, :, 1:].unbind(1)
+        return torch.stack([attend_levels(query[:, level], levels[: level + 1]) for level in range(len(levels))], dim=1)
+
+    def _logits(self, x: Tensor, level: int) -> Tensor:
+        """Decoder output [..., d] to the logits of a level's codes [..., K]."""
+        table = self.code_embedding if self.tied_heads else self.head_embedding
+        return F.linear(x, table.weight[self.first_token[level] :][: self.codebook_sizes[level]], self.head_bias[level])
 
     def start(self, interaction) -> DecodingState:
         """Encode the histories; see :meth:`SIDGenerator.start`."""
-        items, length = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
-        encoded, real = self.encode(items)
-        rows = encoded.new_zeros(items.numel(), encoded.shape[-1]).index_copy(0, real, encoded).view(*items.shape, -1)
-        return DecodingState(user=self.gather_indexes(rows, length - 1))
+        encoded, packing = self.encode(interaction[self.ITEM_SEQ])
+        return DecodingState(user=packing.last(encoded), past=[[] for _ in self.decoder])
 
     def step(self, state: DecodingState, tokens: Tensor | None, parents: Tensor | None) -> Tensor:
         """Log-probabilities of the next level's codes; see :meth:`SIDGenerator.step`."""
@@ -157,21 +252,14 @@ class R3GR(SIDGenerator):
         if level == 0:
             x = state.user[:, None]  # [B, 1, d]
         else:
-            first_token = 1 + sum(self.codebook_sizes[: level - 1])
-            x = self.code_embedding(tokens + first_token)  # [B, W, d]
+            x = self.code_embedding(tokens + self.first_token[level - 1])  # [B, W, d]
+            state.past = [[reorder(kv, parents) for kv in levels] for levels in state.past]
         x = x + self.level_embedding.weight[level]
-        past, state.caches = state.caches, []
-        for index, block in enumerate(self.decoder):
+        for block, past in zip(self.decoder, state.past):
 
-            def attend(qkv: Tensor) -> Tensor:  # [B, W, 3d] -> [B, W, d]
-                query, key, value = qkv.unflatten(-1, (3, self.n_heads, -1)).unbind(2)  # each [B, W, H, d/H]
-                cache = torch.stack([key, value], dim=2).unsqueeze(4)  # [B, W, 2, H, 1, d/H]
-                if past:
-                    rows = torch.arange(len(parents), device=parents.device)[:, None]
-                    cache = torch.cat([past[index][rows, parents], cache], dim=4)
-                state.caches.append(cache)
-                weights = (query.unsqueeze(3) @ cache[:, :, 0].transpose(-1, -2)) * query.shape[-1] ** -0.5
-                return (weights.softmax(-1) @ cache[:, :, 1]).squeeze(3).flatten(2)
+            def attend(qkv: Tensor) -> Tensor:  # [B, W, 3, H, d/H] -> [B, W, d]
+                past.append(qkv[:, :, 1:])
+                return attend_levels(qkv[:, :, 0] * qkv.shape[-1] ** -0.5, past)
 
             x = block(x, attend)
-        return self.heads[level](self.decoder_norm(x)).float().log_softmax(-1)  # [B, W, K]
+        return self._logits(self.decoder_norm(x), level).float().log_softmax(-1)  # [B, W, K]

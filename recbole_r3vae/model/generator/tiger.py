@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from recbole_r3vae.data.sequences import PrefixDataset
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.model.generator.base import SIDGenerator
+from recbole_r3vae.model.generator.layers import Packing, attend_levels, pack, reorder
 
 HEAD_ROWS = 512  # beams whose logits over the whole vocabulary exist at a time; all of them at once would leave every cache
 
@@ -109,17 +110,6 @@ class Layer(nn.Module):
 
 
 @dataclass
-class Encoded:
-    """Histories end to end without padding, the shortest first, so that histories of one length form a solid block."""
-
-    vectors: Tensor  # [M, d], every position of every history
-    order: Tensor  # [B], which row of the batch each history is
-    blocks: list[tuple[int, int]]  # (n, t): the next n histories have t positions each
-    real: Tensor  # [B, T] bool, in the order of the batch: where a padded layout holds a position
-    place: Tensor  # [M], where each position lies in the flattened padded layout
-
-
-@dataclass
 class DecodingState:
     """Keys and values of the histories, once a user, and what the decoder has already computed for each beam."""
 
@@ -157,8 +147,7 @@ class TIGER(SIDGenerator):
         super().__init__(config, dataset)
         size, self.n_heads, head_size = config["hidden_size"], config["n_heads"], config["head_size"]
         self.temperature = config["loss_temperature"]
-        if not self.temperature > 0:
-            raise UserError(f"loss_temperature must be above 0, got {self.temperature}; 1 is the plain loss, LETTER's best is about 0.7")
+        self.check(config)
         self.first_token = [1 + sum(self.codebook_sizes[:level]) for level in range(self.n_levels)]  # of each level's code 0
         n_buckets = config["n_user_buckets"]
         names = [str(name).encode() for name in dataset.field2id_token[self.USER_ID]]
@@ -174,6 +163,12 @@ class TIGER(SIDGenerator):
         self.encoder_bias, self.decoder_bias = RelativePositionBias(*bias, causal=False), RelativePositionBias(*bias, causal=True)
         self.encoder_norm, self.decoder_norm = RMSNorm(size), RMSNorm(size)
         self._initialise(size, head_size)
+
+    @classmethod
+    def check(cls, config) -> None:
+        if not config["loss_temperature"] > 0:
+            value = config["loss_temperature"]
+            raise UserError(f"loss_temperature must be above 0, got {value}; 1 is the plain loss, LETTER's best is about 0.7")
 
     @torch.no_grad()
     def _initialise(self, size: int, head_size: int) -> None:
@@ -197,40 +192,32 @@ class TIGER(SIDGenerator):
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout, scale=1.0)
         return attended.transpose(1, 2).flatten(2)
 
-    @staticmethod
-    def _blocks(packed: Tensor, blocks: list[tuple[int, int]]) -> list[Tensor]:
-        """Positions end to end [M, …] as blocks of histories of one length, [n, t, …] each; nothing is copied."""
-        return [part.unflatten(0, block) for part, block in zip(packed.split([n * t for n, t in blocks]), blocks)]
-
     # -- the history ---------------------------------------------------------------------------------------------------
 
-    def encode(self, interaction) -> Encoded:
+    def encode(self, interaction) -> tuple[Tensor, Packing]:
         """Vectors of every position of every history.
 
         Args:
             interaction: B rows with ``item_id_list``, ``item_length`` and, for user tokens, ``user_id``.
+
+        Returns:
+            ``[M, d]`` for the M real positions, and where each of them lies.
         """
         items = interaction[self.ITEM_SEQ][:, : int(interaction[self.ITEM_SEQ_LEN].max())]
         tokens = self.tokens[items].flatten(1)  # [B, T], 0 where there is nothing
         if self.USER_ID in interaction:
             tokens = torch.cat([self.user_tokens[interaction[self.USER_ID]][:, None], tokens], dim=1)
-        real = tokens > 0
-        length, order = real.sum(1).sort(stable=True)  # [B]
-        row, column = real[order].nonzero(as_tuple=True)  # [M]
-        place = order[row] * tokens.shape[1] + column
-        lengths, counts = length.unique_consecutive(return_counts=True)
-        blocks = list(zip(counts.tolist(), lengths.tolist()))
-
-        bias = self.encoder_bias(blocks[-1][1])
+        packing = pack(tokens > 0)
+        bias = self.encoder_bias(packing.blocks[-1][1])
 
         def attend(qkv: Tensor) -> Tensor:  # [M, 3A] -> [M, A]
-            blocks_of = self._blocks(qkv.unflatten(-1, (3, self.n_heads, -1)), blocks)  # of [n, t, 3, H, A/H]
-            return torch.cat([self._attend(*b.unbind(2), bias[..., : b.shape[1], : b.shape[1]]).flatten(0, 1) for b in blocks_of])
+            blocks = packing.split(qkv.unflatten(-1, (3, self.n_heads, -1)))  # of [n, t, 3, H, A/H]
+            return torch.cat([self._attend(*b.unbind(2), bias[..., : b.shape[1], : b.shape[1]]).flatten(0, 1) for b in blocks])
 
-        x = self.dropout(self.embedding(tokens.flatten()[place]))  # [M, d]
+        x = self.dropout(self.embedding(tokens.flatten()[packing.place]))  # [M, d]
         for layer in self.encoder:
             x = layer(x, attend)
-        return Encoded(self.dropout(self.encoder_norm(x)), order, blocks, real, place)
+        return self.dropout(self.encoder_norm(x)), packing
 
     # -- the next item ----------------------------------------------------------------------------------------------------
 
@@ -242,10 +229,10 @@ class TIGER(SIDGenerator):
 
         Returns:
             ``[B, L, V]`` logits of the next token over the whole vocabulary, and ``[B, L]`` the target's tokens; rows in the order
-            of :attr:`Encoded.order`.
+            of :attr:`.Packing.order`.
         """
-        encoded = self.encode(interaction)
-        target = self.tokens[interaction[self.ITEM_ID][encoded.order]]  # [B, L]
+        encoded, packing = self.encode(interaction)
+        target = self.tokens[interaction[self.ITEM_ID][packing.order]]  # [B, L]
         x = self.dropout(self.embedding(F.pad(target[:, :-1], (1, 0))))  # [B, L, d]: position l is given c_1 … c_l
         bias = self.decoder_bias(self.n_levels)
 
@@ -253,7 +240,7 @@ class TIGER(SIDGenerator):
             return self._attend(*qkv.unflatten(-1, (3, self.n_heads, -1)).unbind(2), bias)
 
         for layer in self.decoder:
-            kv = self._blocks(layer.cross_kv(encoded.vectors).unflatten(-1, (2, self.n_heads, -1)), encoded.blocks)
+            kv = packing.split(layer.cross_kv(encoded).unflatten(-1, (2, self.n_heads, -1)))
 
             def attend_history(query: Tensor) -> Tensor:  # [B, L, A] -> [B, L, A]
                 queries = query.unflatten(-1, (self.n_heads, -1)).split([len(block) for block in kv])
@@ -278,14 +265,10 @@ class TIGER(SIDGenerator):
 
     def start(self, interaction) -> DecodingState:
         """Encode the histories; see :meth:`SIDGenerator.start`."""
-        encoded = self.encode(interaction)
-        n_rows, width = encoded.real.shape
-        history = []
-        for layer in self.decoder:
-            kv = layer.cross_kv(encoded.vectors)  # [M, 2A]
-            padded = kv.new_zeros(n_rows * width, kv.shape[-1]).index_copy_(0, encoded.place, kv)
-            history.append(padded.view(n_rows, width, 2, self.n_heads, -1).unbind(2))
-        mask = None if encoded.real.all() else encoded.real[:, None, None]
+        encoded, packing = self.encode(interaction)
+        history = [packing.pad(layer.cross_kv(encoded)).unflatten(-1, (2, self.n_heads, -1)).unbind(2) for layer in self.decoder]
+        real = packing.pad(encoded.new_ones(len(encoded), 1))[:, None, None, :, 0] > 0  # [B, 1, 1, T]
+        mask = None if real.all() else real
         return DecodingState(history, mask, past=[[] for _ in self.decoder])
 
     def step(self, state: DecodingState, tokens: Tensor | None, parents: Tensor | None) -> Tensor:
@@ -303,10 +286,7 @@ class TIGER(SIDGenerator):
             def attend(qkv: Tensor) -> Tensor:  # [B, W, 3A] -> [B, W, A]
                 qkv = qkv.unflatten(-1, (3, self.n_heads, -1))  # [B, W, 3, H, A/H]
                 past.append(qkv[:, :, 1:])
-                # A few keys a beam: products and sums, level by level, beat thousands of tiny matrix products.
-                weights = torch.stack([(qkv[:, :, 0] * kv[:, :, 0]).sum(-1) for kv in past], -1) + bias  # [B, W, H, l+1]
-                weights = weights.softmax(-1).unsqueeze(-1).unbind(-2)  # l+1 of [B, W, H, 1]
-                return sum(weight * kv[:, :, 1] for weight, kv in zip(weights, past)).flatten(2)
+                return attend_levels(qkv[:, :, 0], past, bias)
 
             def attend_history(query: Tensor) -> Tensor:  # [B, W, A]: all beams of a user against his one history
                 return self._attend(query.unflatten(-1, (self.n_heads, -1)), *history, state.mask)
@@ -315,12 +295,3 @@ class TIGER(SIDGenerator):
         codes = slice(self.first_token[level], self.first_token[level] + self.codebook_sizes[level])
         log_probs = [self._logits(rows).log_softmax(-1)[:, codes] for rows in x.flatten(0, 1).split(HEAD_ROWS)]
         return torch.cat(log_probs).view(*x.shape[:2], -1)  # [B, W, K]
-
-
-def reorder(past: Tensor, parents: Tensor) -> Tensor:
-    """What was computed for the beams before [B, W', …], for those that extend them: [B, W, …]; one beam has served all."""
-    n_rows, width = past.shape[:2]
-    if width == 1:
-        return past
-    rows = parents + width * torch.arange(n_rows, device=parents.device)[:, None]  # [B, W], in B * W'
-    return past.flatten(0, 1).index_select(0, rows.flatten()).view(*parents.shape, *past.shape[2:])

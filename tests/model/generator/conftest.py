@@ -32,6 +32,7 @@ def build(tiny_settings):
             codes = torch.stack(columns[::-1], 1)
         codes = torch.cat([torch.full((1, len(sizes)), -1), codes])
         train.semantic_ids = SemanticIDs(codes, tuple(sizes), item_ids)
+        train.item_vectors = torch.nn.functional.normalize(torch.randn(n + 1, 12, generator=generator), dim=1)
         init_seed(7, True)
         return config, config.model_class(config, train).eval(), train, valid, test
 

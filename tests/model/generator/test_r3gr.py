@@ -8,6 +8,7 @@ from recbole.data.interaction import Interaction
 
 from recbole_r3vae.data.sequences import TARGET_LIST_FIELD
 from recbole_r3vae.errors import UserError
+from recbole_r3vae.model.generator.r3gr import HSTUBlock
 
 
 def first_rows(dataset, n=16) -> Interaction:
@@ -21,10 +22,13 @@ def as_windows(rows: Interaction) -> Interaction:
     return Interaction({"item_id_list": rows["item_id_list"], "item_length": rows["item_length"], TARGET_LIST_FIELD: target})
 
 
+SWITCHES = [{}, {"encoder": "hstu"}, {"tied_heads": True}, {"item_inputs": ["codes", "text", "id"]}, {"item_inputs": ["text"]}]
+
+
 @pytest.mark.parametrize("sizes", [(4, 50), (6, 6, 6), (3, 3, 3, 3, 3)])
-@pytest.mark.parametrize("n_decoder_layers", [1, 2])
-def test_loss_is_the_negative_log_probability_of_the_item(build, sizes, n_decoder_layers):
-    _, model, _, _, test = build(sizes, n_decoder_layers=n_decoder_layers)
+@pytest.mark.parametrize("switches", [*SWITCHES, {"n_decoder_layers": 2}], ids=str)
+def test_loss_is_the_negative_log_probability_of_the_item(build, sizes, switches):
+    _, model, _, _, test = build(sizes, **switches)
     rows = first_rows(test)
     assert torch.allclose(model.calculate_loss(as_windows(rows)), -model.predict(rows).mean(), atol=1e-5)
 
@@ -52,8 +56,9 @@ def test_scores_are_a_distribution_over_code_tuples(build):
     assert total == pytest.approx(1, abs=1e-5)
 
 
-def test_padding_and_batch_mates_do_not_matter(build):
-    _, model, _, _, test = build()
+@pytest.mark.parametrize("switches", SWITCHES, ids=str)
+def test_padding_and_batch_mates_do_not_matter(build, switches):
+    _, model, _, _, test = build(**switches)
     rows = first_rows(test)
     rows["item_length"][::2] = 3
     rows["item_id_list"][::2, 3:] = 0
@@ -62,8 +67,9 @@ def test_padding_and_batch_mates_do_not_matter(build):
     assert torch.allclose(together, alone, atol=1e-5)
 
 
-def test_a_position_does_not_see_the_future(build):
-    _, model, _, _, test = build()
+@pytest.mark.parametrize("encoder", ["transformer", "hstu"])
+def test_a_position_does_not_see_the_future(build, encoder):
+    _, model, _, _, test = build(encoder=encoder)
     items = first_rows(test)["item_id_list"]
     changed = items.clone()
     changed[:, 6:] = changed[:, 6:].flip(0).clamp(min=1)
@@ -85,6 +91,81 @@ def test_a_wide_beam_is_exhaustive_search(build, share):
         assert torch.allclose(scores[row], exact.sort(descending=True).values[:20], atol=1e-5)
         assert torch.allclose(scores[row], exact[items[row] - 1], atol=1e-5)
         assert len(set(items[row].tolist())) == 20
+
+
+def test_every_named_input_and_no_other_changes_an_item(build):
+    for inputs in (["codes"], ["text"], ["id"], ["codes", "text", "id"]):
+        _, model, *_ = build(item_inputs=inputs)
+        before = model.embed(torch.tensor([1, 2]))
+        tokens = model.tokens.clone()
+        for name, change in {
+            "codes": lambda: model.tokens[1].copy_(model.tokens[(tokens != tokens[1]).all(1).nonzero()[-1, 0]]),
+            "text": lambda: hasattr(model, "item_vectors") and model.item_vectors[1].neg_(),
+            "id": lambda: hasattr(model, "id_embedding") and model.id_embedding.weight.data[1].neg_(),
+        }.items():
+            with torch.no_grad():
+                change()
+            after = model.embed(torch.tensor([1, 2]))
+            assert torch.equal(before[1], after[1])
+            assert torch.equal(before[0], after[0]) == (name not in inputs)
+            before = after
+
+
+def test_hidden_codes_and_ids_are_those_of_training(build):
+    _, model, *_ = build(item_inputs=["codes", "id"], sid_dropout=0.5, id_dropout=0.5)
+    items = torch.ones(4000, dtype=torch.int64)
+    assert torch.equal(model.embed(items), model.embed(items))
+    hidden = {}
+    for name in ("id", "code"):
+        table = getattr(model, f"{name}_embedding")
+        table.register_forward_pre_hook(lambda module, given, name=name: hidden.update({name: given[0] == 0}))
+    model.train().embed(items)
+    assert 0.45 < hidden["id"].float().mean() < 0.55
+    assert all(0.45 < share < 0.55 for share in hidden["code"].float().mean(0).tolist())
+    assert not torch.equal(hidden["id"], hidden["code"][:, 0])
+
+
+def test_tied_heads_are_the_code_embedding(build):
+    _, free, *_ = build()
+    _, tied, *_ = build(tied_heads=True)
+    count = lambda model: sum(p.numel() for p in model.parameters())  # noqa: E731
+    assert count(free) - count(tied) == free.n_tokens * 16
+    x = torch.randn(5, 16)
+    for level, (first, size) in enumerate(zip((1, 7, 13), (6, 6, 6))):
+        assert torch.allclose(tied._logits(x, level), x @ tied.code_embedding.weight[first : first + size].T, atol=1e-6)
+
+
+def test_hstu_attention_by_hand():
+    """Every term of the sum written out, with a bias that differs for every distance."""
+    torch.manual_seed(0)
+    block = HSTUBlock(size=8, n_heads=2, max_length=7, dropout=0.0)
+    torch.nn.init.normal_(block.distance_bias)
+    query, key, value = torch.randn(3, 1, 2, 5, 4)
+    attended = block.causal_attention(query, key, value)
+    for head in range(2):
+        for i in range(5):
+            total = torch.zeros(4)
+            for j in range(i + 1):
+                logit = query[0, head, i] @ key[0, head, j] + block.distance_bias[head, i - j]
+                total += torch.nn.functional.silu(logit) * value[0, head, j] / 5
+            assert torch.allclose(attended[0, head, i], total, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "keys, message",
+    [
+        ({"item_inputs": ["codes", "texts"]}, "item_inputs.*texts.*codes, text, id"),
+        ({"item_inputs": []}, "item_inputs"),
+        ({"item_inputs": "codes"}, "item_inputs"),
+        ({"encoder": "hstuu"}, "did you mean.*hstu"),
+        ({"sid_dropout": 1.0}, "sid_dropout is 1.0"),
+        ({"id_dropout": -0.1}, "id_dropout is -0.1"),
+    ],
+    ids=str,
+)
+def test_settings_out_of_range_are_named(build, keys, message):
+    with pytest.raises(UserError, match=message):
+        build(**keys)
 
 
 def test_full_sort_predict_scatters_the_beam(build):

@@ -55,7 +55,7 @@ def test_logits_are_those_of_hugging_faces_t5(build_tiger, sizes, n_user_buckets
     with torch.no_grad():
         logits, target = model(rows)
         expected = peer(input_ids=history, attention_mask=(history > 0).long(), labels=model.tokens[rows["item_id"]])
-    order = model.encode(rows).order
+    order = model.encode(rows)[1].order
     assert torch.equal(target, model.tokens[rows["item_id"]][order])
     assert torch.allclose(logits, expected.logits[order], atol=1e-5)
     assert torch.allclose(model.calculate_loss(rows), expected.loss * len(sizes), atol=1e-5)  # theirs is the mean over levels
