@@ -14,6 +14,7 @@ import torch
 
 from recbole_r3vae.config import Config
 from recbole_r3vae.data.content import load_encoder
+from recbole_r3vae.errors import UserError
 from recbole_r3vae.quick_start import load_data_and_model, run_recbole_r3vae
 from recbole_r3vae.quick_start.semantic_ids import load_tokenizer
 from recbole_r3vae.sid.table import SemanticIDs
@@ -71,6 +72,32 @@ def test_a_given_sid_file_is_used_as_it_is(tiny_settings, tmp_path, monkeypatch)
     SemanticIDs.load(first["sid_file"]).save(copy)
     again = run(tiny_settings, sid_file=str(copy), epochs=1)
     assert again["name"] == "R3GR[mine]" and again["test_result"] == first["test_result"]
+
+
+def test_text_and_id_inputs_are_named_and_travel_with_the_checkpoint(tiny_settings, monkeypatch):
+    plain = run(tiny_settings, epochs=1)
+    text = run(tiny_settings, epochs=1, item_inputs=["codes", "text"])
+    hybrid = run(tiny_settings, epochs=1, item_inputs=["codes", "text", "id"], id_dropout=0.2)
+    assert (text["name"], hybrid["name"]) == ("R3GR[R3VAE]", "R3GR-hybrid[R3VAE]")
+    assert len({plain["run_dir"], text["run_dir"], hybrid["run_dir"]}) == 3
+    assert plain["sid_file"] == text["sid_file"] == hybrid["sid_file"]
+    other_text = run(tiny_settings, epochs=1, item_inputs=["codes", "text"], sid_file=plain["sid_file"], item_text_fields=["class"])
+    assert other_text["run_dir"] != run(tiny_settings, epochs=1, item_inputs=["codes", "text"], sid_file=plain["sid_file"])["run_dir"]
+
+    monkeypatch.setattr("recbole_r3vae.quick_start.run.load_content", lambda *a: pytest.fail("the text was read again"))
+    _, model, _, _, _, test_data = load_data_and_model(hybrid["run_dir"] + "/best.pth")
+    assert model.item_vectors.shape == (149, 32) and model.item_vectors[1].norm() == pytest.approx(1, abs=1e-5)
+    items, _ = model.recommend(next(iter(test_data))[0], 10)
+    assert items.shape[1] == 10
+
+
+def test_settings_of_the_generator_are_refused_before_a_tokenizer_is_trained(tiny_settings, monkeypatch):
+    monkeypatch.setattr(TokenizerTrainer, "fit", lambda *a, **k: pytest.fail("a tokenizer was trained"))
+    for change in ({"encoder": "lstm"}, {"item_inputs": ["title"]}):
+        with pytest.raises(UserError, match=next(iter(change))):
+            run(tiny_settings, **change)
+    with pytest.raises(UserError, match="loss_temperature"):
+        run(tiny_settings, model="TIGER", loss_temperature=0)
 
 
 def test_a_tokenizer_as_the_model_is_scored_alone(tiny_settings):

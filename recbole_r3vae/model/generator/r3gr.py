@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -126,7 +127,8 @@ class R3GR(SIDGenerator):
         if "codes" in self.item_inputs:
             self.code_projection = nn.Linear(self.n_levels * size, size)
         if "text" in self.item_inputs:
-            self.register_buffer("item_vectors", torch.as_tensor(dataset.item_vectors, dtype=torch.float32))  # [n_items, D]
+            vectors = torch.from_numpy(np.array(dataset.item_vectors, dtype=np.float32))  # a copy: the original may be a read-only file
+            self.register_buffer("item_vectors", vectors)  # [n_items, D]
             self.text_projection = nn.Linear(self.item_vectors.shape[1], size)
         if "id" in self.item_inputs:
             self.id_embedding = nn.Embedding(self.n_items, size, padding_idx=0)
