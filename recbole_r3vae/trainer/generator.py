@@ -8,6 +8,7 @@ import torch
 from recbole.trainer import Trainer
 
 from recbole_r3vae.errors import UserError
+from recbole_r3vae.model.generator.base import EXACT
 from recbole_r3vae.trainer.checkpoint import Checkpointed, Collector
 
 SPARSE_METRICS = {"recall", "ndcg", "mrr", "hit", "map", "precision"}
@@ -54,8 +55,11 @@ def check_settings(config) -> None:
     """
     widest = max(config["topk"])
     for key in ("valid_num_beams", "num_beams"):
-        if config[key] < widest:
-            raise UserError(f"{key}={config[key]} is below the largest topk={widest}; use --{key}={widest} or more")
+        beams = config[key]
+        if beams != EXACT and type(beams) is not int:
+            raise UserError(f"{key} is {beams!r}; give a whole number, at least the largest topk={widest}, or {EXACT}")
+        if beams != EXACT and beams < widest:
+            raise UserError(f"{key}={beams} is below the largest topk={widest}; use --{key}={widest} or more")
     refused = [metric for metric in config["metrics"] if metric.lower() not in SPARSE_METRICS | COVERAGE_METRICS]
     if refused:
         raise UserError(

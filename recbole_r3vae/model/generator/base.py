@@ -14,6 +14,12 @@ from recbole_r3vae.errors import UserError
 from recbole_r3vae.model.generator.decoding.beam import beam_search
 from recbole_r3vae.sid.prefix_tree import PrefixTree
 
+EXACT = "exact"
+"""The value of ``num_beams`` that scores the whole catalogue."""
+
+EXACT_CELLS = 2**25
+"""Log-probabilities that exact scoring holds at once: 128 MiB in float32."""
+
 
 class SIDGenerator(SequentialRecommender):
     """A RecBole ``SequentialRecommender`` that writes the semantic ID of the next item, code by code.
@@ -22,7 +28,7 @@ class SIDGenerator(SequentialRecommender):
     tokenizer to recommend.
 
     Args:
-        config: RecBole-like configuration; ``num_beams`` is read here.
+        config: RecBole-like configuration; ``num_beams`` is read here, a number or :data:`EXACT`.
         dataset: training dataset with an attribute ``semantic_ids``, a
             :class:`~recbole_r3vae.sid.table.SemanticIDs` in the dataset's item order.
     """
@@ -101,6 +107,9 @@ class SIDGenerator(SequentialRecommender):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The k most probable items by beam search over the tree of existing semantic IDs.
 
+        With ``num_beams: exact`` every item is scored, each prefix once, level by level, as many users at a time as memory allows: for
+        catalogues up to some 50,000 items, and to learn what a beam misses.
+
         Args:
             interaction: a batch of B users with their histories.
             k: number of items.
@@ -113,7 +122,18 @@ class SIDGenerator(SequentialRecommender):
         Raises:
             UserError: the beam is narrower than k, or (``strict``) fewer than k items are possible.
         """
-        return beam_search(self, self.start(interaction), self.tree, self.num_beams, k, allowed=allowed, strict=strict)
+        if self.num_beams != EXACT:
+            return beam_search(self, self.start(interaction), self.tree, self.num_beams, k, allowed=allowed, strict=strict)
+        tree = self.tree  # a beam as wide as the tree reaches every item
+        cells = max(n_nodes * size for n_nodes, size in zip(tree.n_nodes, tree.codebook_sizes))  # of a user's log-probabilities
+        rows, parts = max(1, EXACT_CELLS // cells), []
+        for begin in range(0, len(interaction), rows):
+            users = interaction[begin : begin + rows]
+            mine = allowed[begin : begin + rows] if allowed is not None and allowed.dim() == 2 else allowed
+            width = max(*tree.n_nodes, self.n_items)
+            parts.append(beam_search(self, self.start(users), tree, width, k, allowed=mine, strict=strict))
+        items, scores = zip(*parts)
+        return torch.cat(items), torch.cat(scores)
 
     @torch.no_grad()
     def predict(self, interaction: Interaction) -> torch.Tensor:
@@ -137,9 +157,9 @@ class SIDGenerator(SequentialRecommender):
         """Scores of all items, for RecBole's own tools: those outside the beam's best ``num_beams`` are ``-inf``.
 
         Returns:
-            ``[B, n_items]`` float32.
+            ``[B, n_items]`` float32; with ``num_beams: exact`` the log-probability of every item.
         """
-        k = min(self.num_beams, self.n_items - 1)
+        k = self.n_items - 1 if self.num_beams == EXACT else min(self.num_beams, self.n_items - 1)
         items, scores = self.recommend(interaction, k, strict=False)
         full = torch.full((len(items), self.n_items), -torch.inf, device=items.device)
         return full.scatter_(1, items, scores)

@@ -178,6 +178,24 @@ def test_full_sort_predict_scatters_the_beam(build):
     assert torch.isfinite(full).sum(1).tolist() == [30] * 4
 
 
+@pytest.mark.parametrize("share", [True, False])
+@pytest.mark.parametrize("cells", [1, 2000, 2**25])
+def test_exact_scoring_is_the_log_probability_of_every_item(build, monkeypatch, share, cells):
+    monkeypatch.setattr("recbole_r3vae.model.generator.base.EXACT_CELLS", cells)
+    _, model, train, _, test = build((4, 5, 6) if share else (6, 6, 6), share=share, num_beams="exact")
+    rows = first_rows(test, 5)
+    full = model.full_sort_predict(rows)
+    for row in range(5):
+        one = rows[[row] * (train.item_num - 1)]
+        one["item_id"] = torch.arange(1, train.item_num)
+        assert torch.allclose(full[row, 1:], model.predict(one), atol=1e-5)
+    allowed = torch.zeros(5, train.item_num, dtype=torch.bool)
+    for row in range(5):
+        allowed[row, 10 + row : 30 + row] = True
+    items, _ = model.recommend(rows, 20, allowed=allowed)
+    assert [sorted(user) for user in items.tolist()] == [list(range(10 + row, 30 + row)) for row in range(5)]
+
+
 def test_allowed_items_only(build):
     _, model, train, _, test = build()
     allowed = torch.zeros(train.item_num, dtype=torch.bool)
