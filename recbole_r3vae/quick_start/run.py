@@ -110,6 +110,7 @@ def run_recbole_r3vae(
         "content": tokenizer.description["content"] if tokenizer else None,
         "seconds": round(trainer.seconds(), 1) if isinstance(trainer, Checkpointed) else None,
         "epochs": getattr(trainer, "finished_epochs", None),
+        "valid_history": getattr(trainer, "valid_history", None),
         "stopped_at_budget": getattr(trainer, "stopped_at_budget", False),
     }
     if saved and config["local_rank"] == 0:

@@ -21,7 +21,7 @@ from recbole_r3vae.compat import collector_class
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.io import atomic_write
 
-SCHEMA = 1
+SCHEMA = 2
 Collector = collector_class()
 
 
@@ -137,6 +137,9 @@ class Checkpointed:
     with the early stopping of the earlier one done. It holds the model, the optimizer, the counters, the random states of torch,
     numpy and Python and that of the loader's shuffling: a run that is killed and resumed ends with the same bits as one
     that was left alone (same machine, CPU, thread count, ``worker=0``).
+
+    Attributes:
+        valid_history: one dict a validation: ``epoch`` from 1, ``seconds`` of training until then, ``score``.
     """
 
     def __init__(self, config, model):
@@ -157,6 +160,7 @@ class Checkpointed:
         self.last_file = self.run_dir / "last.pth"
         self.stopped_at_budget = False
         self.finished_epochs = 0
+        self.valid_history: list[dict[str, float]] = []
         self._elapsed = 0.0  # seconds of training before this process
         self._started = time.monotonic()
         self._saving = False
@@ -201,6 +205,7 @@ class Checkpointed:
             "loader": generator.get_state() if generator is not None else None,
             "train_loss": dict(self.train_loss_dict),
             "seconds": self.seconds(),
+            "valid_history": self.valid_history,
             "finished": finished,
             "stopped_at_budget": self.stopped_at_budget,
         }
@@ -218,6 +223,11 @@ class Checkpointed:
             raise BudgetReached
         self._save_last(epoch_idx, train_data, finished=False)
         return super()._train_epoch(train_data, epoch_idx, loss_func=loss_func, show_progress=show_progress)
+
+    def _valid_epoch(self, valid_data, show_progress=False):
+        score, result = super()._valid_epoch(valid_data, show_progress)
+        self.valid_history.append({"epoch": self.finished_epochs + 1, "seconds": round(self.seconds(), 1), "score": float(score)})
+        return score, result
 
     def _budget_used_up(self) -> bool:
         budget = self.config["max_minutes"]
@@ -281,6 +291,8 @@ class Checkpointed:
         self.best_valid_result, self.train_loss_dict = state["best_valid_result"], state["train_loss"]
         self.start_epoch = self.finished_epochs = state["epoch"]
         self._elapsed, self._loader_state = state["seconds"], state["loader"]
+        self.valid_history = state["valid_history"]
+        self._take_up(state)
         budget = self.config["max_minutes"]
         more_minutes = state["stopped_at_budget"] and (budget is None or self._elapsed < 60 * budget)
         more_epochs = self.cur_step <= self.stopping_step and state["epoch"] < self.epochs and not state["stopped_at_budget"]
@@ -290,6 +302,9 @@ class Checkpointed:
         how = "training had ended" if self.finished else "training goes on"
         self.logger.info(f"resumed from {self.last_file} after {self.start_epoch} epochs; {how}")
         return True
+
+    def _take_up(self, state: dict[str, Any]) -> None:
+        """For subclasses: put back what they added to :meth:`_state`."""
 
     # -- evaluating ------------------------------------------------------------------------------------------------------
 
