@@ -30,6 +30,9 @@ def test_end_to_end(tiny_settings):
     assert result["name"] == "R3GR[R3VAE]"
     assert set(result["test_result"]) == {f"{m}@{k}" for m in ("recall", "ndcg") for k in (5, 10, 20)}
     assert result["best_valid_score"] == result["best_valid_result"]["ndcg@10"]
+    assert [entry["epoch"] for entry in result["valid_history"]] == list(range(1, 11))
+    assert max(entry["score"] for entry in result["valid_history"]) == result["best_valid_score"]
+    assert sorted(result["valid_history"], key=lambda entry: entry["seconds"]) == result["valid_history"]
     folder = Path(result["run_dir"])
     sids = SemanticIDs.load(result["sid_file"])
     assert sids.unique and sids.n_items == 149 and sids.codebook_sizes[:3] == (8, 8, 8)
