@@ -57,7 +57,8 @@ class HSTUBlock(nn.Module):
     """Pointwise-aggregated attention without softmax, gated instead of followed by a feed-forward layer.
 
     HSTU's (Zhai et al., "Actions Speak Louder than Words", ICML 2024, arXiv 2402.17152, equations 1 to 3), with a learnt bias for each
-    distance between positions; the interactions' times, which its bias may also use, are not read.
+    distance between positions; the interactions' times, which its bias may also use, are not read. The sum is not divided by the
+    number of positions: the normalisation after it takes every scale away.
 
     Args:
         size: width d.
@@ -85,7 +86,7 @@ class HSTUBlock(nn.Module):
         position = torch.arange(query.shape[2], device=query.device)
         behind = position[:, None] - position  # [t, t]
         logits = query @ key.transpose(-1, -2) + self.distance_bias[:, behind.clamp(min=0)]  # [n, H, t, t]
-        return F.silu(logits).masked_fill(behind < 0, 0) @ value / query.shape[2]
+        return F.silu(logits).masked_fill(behind < 0, 0) @ value
 
 
 @dataclass

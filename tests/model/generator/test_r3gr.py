@@ -147,7 +147,7 @@ def test_hstu_attention_by_hand():
             total = torch.zeros(4)
             for j in range(i + 1):
                 logit = query[0, head, i] @ key[0, head, j] + block.distance_bias[head, i - j]
-                total += torch.nn.functional.silu(logit) * value[0, head, j] / 5
+                total += torch.nn.functional.silu(logit) * value[0, head, j]
             assert torch.allclose(attended[0, head, i], total, atol=1e-6)
 
 
