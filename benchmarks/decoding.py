@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import resource
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -35,6 +36,9 @@ from torch import Tensor
 
 from recbole_r3vae.sid.collisions import resolve_collisions
 from recbole_r3vae.sid.prefix_tree import PrefixTree
+
+# This folder last, or transformers takes tokenizers.py here for the library of that name.
+sys.path.sort(key=lambda folder: folder == str(Path(__file__).parent))
 
 SIZES, HISTORY, K = (256, 256, 256, 256), 20, 20
 TOLERANCE = 1e-4  # scores closer than this may change places

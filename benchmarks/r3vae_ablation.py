@@ -12,8 +12,8 @@ import argparse
 from pathlib import Path
 
 from recbole_r3vae.io import atomic_write
+from recbole_r3vae.provenance import provenance_line
 from recbole_r3vae.quick_start import run_recbole_r3vae
-from recbole_r3vae.quick_start.run import provenance_line
 from recbole_r3vae.quick_start.semantic_ids import load_tokenizer
 
 VARIANTS = {

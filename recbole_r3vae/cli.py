@@ -21,6 +21,25 @@ Any key of RecBole, of the model's YAML or of its tokenizer's (as tokenizer_KEY)
 """
 
 
+BENCHMARK_HELP = """train each tokenizer once; write one table (Markdown, CSV, JSON) and plots
+
+  recbole-r3vae benchmark --tokenizers=all --dataset=amazon-beauty --data_path=dataset
+  recbole-r3vae benchmark --tokenizers=R3VAE,RQVAE,RKMeans --dataset=amazon-beauty --codebook_sizes=[128,128,128] --RQVAE.epochs=50
+
+A key goes to every tokenizer that has it, --NAME.key to that one alone. What was trained before is taken up.
+Exit status 1: a tokenizer failed; the table says which and why.
+"""
+
+TUNE_HELP = """choose a tokenizer's settings by the quality of its semantic IDs, without training a generator
+
+  recbole-r3vae tune --tokenizer=R3VAE --dataset=lastfm --data_path=dataset
+  recbole-r3vae tune --tokenizer=R3VAE --dataset=lastfm --data_path=dataset --trials=20 --output=tuned.yaml --codebook_sizes=[128,128,128]
+
+The YAML file that it writes goes into `recbole-r3vae run --config_files`. A key given here is not searched; keys of the tokenizer that
+generators have too are written tokenizer_KEY. What was trained before is taken up. Exit status 1: a trial failed.
+"""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a sub-command.
 
@@ -28,7 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: words after the program's name; default: the process's own.
 
     Returns:
-        Exit status: 0, or 2 after one line on stderr where the input is at fault (``--debug`` adds the traceback).
+        Exit status: 0; 1 where a benchmark or a search went through and a part of it failed; or 2 after one line on stderr where the
+        input is at fault (``--debug`` adds the traceback).
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
@@ -36,18 +56,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         parser = _parser()
         options, rest = parser.parse_known_args(arguments)
-        if rest and options.action not in (_run, _embed):
+        if rest and options.action not in (_run, _embed, _benchmark, _tune):
             raise UserError(f"unrecognised argument {rest[0]}; see recbole-r3vae {arguments[0]} --help")
-        options.action(options, rest)
+        return options.action(options, rest) or 0
     except UserError as error:
         if debug:
             traceback.print_exc()
         print(f"recbole-r3vae: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("recbole-r3vae: interrupted; add --resume to go on from the last finished epoch", file=sys.stderr)
+        print("recbole-r3vae: interrupted; the same command (run: with --resume) goes on from the last finished epoch", file=sys.stderr)
         return 130
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -84,6 +103,29 @@ def _parser() -> argparse.ArgumentParser:
     embed.add_argument("--dataset", "-d", required=True, help="name of a folder of atomic files")
     embed.add_argument("--output", required=True, help="the .npy file to write; the ids go beside it, with the ending .ids")
     embed.set_defaults(action=_embed)
+
+    benchmark = commands.add_parser(
+        "benchmark", help="train each tokenizer once; write one table and plots", description=BENCHMARK_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+    )
+    benchmark.add_argument("--tokenizers", default="all", help="all, or names separated by commas")
+    benchmark.add_argument("--dataset", "-d", required=True, help="name of a folder of atomic files")
+    benchmark.add_argument("--output", help="folder for table and plots; default: results/tokenizers/<dataset>")
+    benchmark.add_argument("--config_files", nargs="+", default=[], help="YAML files, later ones win")
+    benchmark.set_defaults(action=_benchmark)
+
+    tune = commands.add_parser(
+        "tune", help="choose a tokenizer's settings without training a generator", description=TUNE_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+    )
+    tune.add_argument("--tokenizer", default="R3VAE", help="name of the tokenizer")
+    tune.add_argument("--dataset", "-d", required=True, help="name of a folder of atomic files")
+    tune.add_argument("--model", "-m", default="R3GR", help="the generator that the semantic IDs are for; it is not trained")
+    tune.add_argument("--space", help="YAML file of lists to choose from; default: properties/tune/<tokenizer>.yaml")
+    tune.add_argument("--trials", help="so many settings, drawn at random; default: all")
+    tune.add_argument("--output", help="the YAML file to write, beside it .md and .json; default: results/tune/<tokenizer>_<dataset>.yaml")
+    tune.add_argument("--config_files", nargs="+", default=[], help="YAML files, later ones win")
+    tune.set_defaults(action=_tune)
 
     quality = commands.add_parser("quality", help="score the semantic IDs of any .sid file", allow_abbrev=False)
     quality.add_argument("--sid", required=True, help="the .sid file, from any tool")
@@ -139,6 +181,24 @@ def _embed(options, rest: list[str]) -> None:
     with atomic_write(options.output, "wb") as file:
         np.save(file, content.embeddings[1:])
     print(f"{len(content.item_ids) - 1} item vectors: {options.output}")
+
+
+def _benchmark(options, rest: list[str]) -> int:
+    from recbole_r3vae.benchmark.tokenizers import run_tokenizer_benchmark
+
+    files = [path for words in options.config_files for path in words.split()]
+    rows = run_tokenizer_benchmark(options.dataset, options.tokenizers, options.output, files, rest)
+    return int(any(row["error"] is not None for row in rows))
+
+
+def _tune(options, rest: list[str]) -> int:
+    from recbole_r3vae.benchmark.tune import run_tune
+    from recbole_r3vae.settings import parse_value
+
+    files = [path for words in options.config_files for path in words.split()]
+    trials = parse_value("trials", options.trials) if options.trials else None
+    rows = run_tune(options.tokenizer, options.dataset, options.space, trials, options.output, files, rest, options.model)
+    return int(any(row["error"] is not None for row in rows))
 
 
 def _quality(options, rest: list[str]) -> None:

@@ -121,7 +121,14 @@ def test_no_item_file(words, capfd, tiny_data, tmp_path):
     folder.mkdir(parents=True)
     (folder / "tiny.inter").write_bytes((tiny_data / "tiny" / "tiny.inter").read_bytes())
     rest = [word for word in words if not word.startswith("--data_path")]
-    fails(capfd, ["run", "--model=R3GR", "--dataset=tiny", f"--data_path={folder.parent}", *rest], "tiny.item")
+    run = ["run", "--model=R3GR", "--dataset=tiny", f"--data_path={folder.parent}", *rest, *SETTINGS_FOR_SECONDS]
+    fails(capfd, run, "tiny.item")
+    # Semantic IDs from elsewhere need no text, and the error says how to do without it.
+    inter = (folder / "tiny.inter").read_text(encoding="utf-8").splitlines()
+    item = inter[0].split("\t").index("item_id:token")
+    write_sids(tmp_path / "mine.sid", sorted({line.split("\t")[item] for line in inter[1:]}))
+    fails(capfd, [*run, f"--sid_file={tmp_path / 'mine.sid'}"], "tiny.item", "--item_inputs=[codes]")
+    assert main([*run, f"--sid_file={tmp_path / 'mine.sid'}", "--item_inputs=[codes]"]) == 0
 
 
 def test_sid_file_of_another_dataset(words, capfd, tmp_path):

@@ -16,6 +16,7 @@ from recbole_r3vae.errors import UserError
 
 ITEM_ID = "item_id"
 ITEM_EMB = "item_emb"
+ITEM_CF = "item_cf"
 
 
 class ItemVectors:
@@ -23,17 +24,21 @@ class ItemVectors:
 
     Args:
         content: The vectors ``[n_items, d]``, in memory or memory-mapped; row 0 is the padding item.
+        collaborative: Collaborative embeddings ``[n_items, d']``, float32, for tokenizers that use
+            interactions; zero where there is none.
 
     Attributes:
         content: As given.
+        collaborative: As given.
         embeddings: ``content.embeddings``, ``[n_items, d]``, float32 or float16.
         item_ids: External item id of each row.
         n_items: Number of rows, the padding row included.
         dim: d.
     """
 
-    def __init__(self, content: ItemContent) -> None:
+    def __init__(self, content: ItemContent, collaborative: np.ndarray | None = None) -> None:
         self.content = content
+        self.collaborative = collaborative
         self.embeddings = content.embeddings
         self.item_ids = content.item_ids
         self.n_items, self.dim = content.embeddings.shape
@@ -84,7 +89,8 @@ class ItemVectors:
 class ItemDataLoader:
     """Batches of items for RecBole's ``Trainer``.
 
-    A batch is an ``Interaction`` of ``item_id`` int64 ``[B]`` and ``item_emb`` float32 ``[B, d]``.
+    A batch is an ``Interaction`` of ``item_id`` int64 ``[B]`` and ``item_emb`` float32 ``[B, d]``, and, where
+    the items have collaborative embeddings, ``item_cf`` float32 ``[B, d']``. No item comes twice in an epoch.
 
     All randomness comes from :attr:`generator`, at the start of each epoch. Saving and restoring its state
     makes the batches of a resumed run those of an uninterrupted one.
@@ -149,7 +155,10 @@ class ItemDataLoader:
         rows = 1 + self._order()
         for start, end in zip(self._bounds, self._bounds[1:]):
             batch = rows[start:end]  # [B]
-            yield Interaction({ITEM_ID: batch, ITEM_EMB: torch.from_numpy(self.items.gather(batch))})
+            fields = {ITEM_ID: batch, ITEM_EMB: torch.from_numpy(self.items.gather(batch))}
+            if self.items.collaborative is not None:
+                fields[ITEM_CF] = torch.from_numpy(self.items.collaborative[batch.numpy()])
+            yield Interaction(fields)
 
     def _order(self) -> torch.Tensor:
         """This epoch's order of the items, which count from 0 here; int64 ``[n_items - 1]``."""

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import logging
-import platform
 from collections.abc import Iterable
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import torch
 from recbole.utils import init_logger, init_seed
 
-from recbole_r3vae import __version__
 from recbole_r3vae.config import Config, identity, tokenizer_config
 from recbole_r3vae.data.content import load_content
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.model.generator.base import SIDGenerator
 from recbole_r3vae.models import MODEL_ROOMS, own_models
+from recbole_r3vae.provenance import provenance
 from recbole_r3vae.quick_start.lookup import create_dataset, data_preparation, get_trainer
 from recbole_r3vae.quick_start.semantic_ids import bundle_tokenizer, obtain_semantic_ids, train_tokenizer
 from recbole_r3vae.sid.metrics import format_quality
@@ -78,7 +75,10 @@ def run_recbole_r3vae(
         hashes = {"semantic_ids": sids.content_hash}
         data.semantic_ids = sids
         if "text" in inputs:
-            content = load_content(data, tokenizer_config(config))
+            try:
+                content = load_content(data, tokenizer_config(config))
+            except UserError as error:
+                raise UserError(f"{error}; or leave text out of what the model reads, with --item_inputs=[codes]") from error
             data.item_vectors, hashes["item_vectors"] = content.embeddings, content.content_hash
     train_data, valid_data, test_data = data_preparation(config, data)
 
@@ -120,7 +120,7 @@ def run_recbole_r3vae(
 
 
 def _run_tokenizer(config: Config, dataset) -> dict[str, Any]:
-    tokenizer = train_tokenizer(config, load_content(dataset, config), config["show_progress"])
+    tokenizer = train_tokenizer(config, load_content(dataset, config), config["show_progress"], dataset)
     quality = summary(tokenizer.description["quality"])
     sid_file = tokenizer.folder / "raw.sid"
     how = "reused" if tokenizer.reused else f"trained in {tokenizer.description['seconds']:.0f} s"
@@ -138,6 +138,7 @@ def _run_tokenizer(config: Config, dataset) -> dict[str, Any]:
         "run_dir": str(tokenizer.folder),
         "sid_file": str(sid_file),
         "seconds": tokenizer.description["seconds"],
+        "reused": tokenizer.reused,
         "stopped_at_budget": False,
     }
 
@@ -188,34 +189,6 @@ def loss_name(config: Config) -> str:
     if issubclass(config.model_class, SIDGenerator):
         return "NLL of semantic ID"
     return str(config["loss_type"] or config["MODEL_INPUT_TYPE"].name.lower())
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide a result."""
-    packages = ("recbole-r3vae", "recbole", "torch", "numpy", "pandas", "scikit-learn", "faiss-cpu")
-    installed = {}
-    for name in packages:
-        try:
-            installed[name] = version(name)
-        except PackageNotFoundError:  # this package itself, run from a checkout that is not installed
-            installed[name] = __version__
-    return {"python": platform.python_version(), **installed}
-
-
-def provenance(config: Config) -> dict[str, Any]:
-    """What a result must carry to be checked: configuration, versions, machine."""
-    plain = (int, float, str, bool, list, dict, type(None))
-    declared = {key: value for key, value in config.declared.items() if key != "data_path"}  # a place, not a setting
-    return {
-        "config": {key: value if isinstance(value, plain) else str(value) for key, value in declared.items()},
-        "versions": versions(),
-        "hardware": {"machine": platform.machine(), "threads": torch.get_num_threads(), "device": str(config["device"])},
-    }
-
-
-def provenance_line() -> str:
-    """Versions and machine in one line, for tables."""
-    return f"{platform.machine()}, {torch.get_num_threads()} thread(s); " + ", ".join(f"{k} {v}" for k, v in versions().items())
 
 
 def metric_table(valid: dict[str, float] | None, test: dict[str, float] | None) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from filelock import FileLock
+from recbole.data.dataset import Dataset
 from recbole.utils import init_seed
 from safetensors.torch import load_file, save
 
@@ -21,6 +22,8 @@ from recbole_r3vae.data.content import ItemContent, load_content, save_encoder
 from recbole_r3vae.data.items import ItemDataLoader, ItemVectors
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.io import atomic_write
+from recbole_r3vae.provenance import provenance
+from recbole_r3vae.quick_start.collaborative import CollaborativeModel
 from recbole_r3vae.settings import fingerprint
 from recbole_r3vae.sid.collisions import POLICIES, resolve_collisions
 from recbole_r3vae.sid.metrics import format_quality
@@ -40,7 +43,8 @@ class TrainedTokenizer:
         model: the tokenizer, in evaluation mode.
         config: the configuration it was trained with.
         raw: its codes before collisions are resolved, in the catalogue's order.
-        description: what ``tokenizer.json`` holds: name, configuration, quality, seconds.
+        description: what ``tokenizer.json`` holds: name, configuration, quality, what training cost (``seconds``, ``peak_memory_mb``)
+            and how it went (``history``, see :class:`~recbole_r3vae.trainer.tokenizer.TokenizerTrainer`), versions and machine.
         reused: whether it was found rather than trained.
     """
 
@@ -75,14 +79,17 @@ class TrainedTokenizer:
         return sids, path
 
 
-def tokenizer_folder(config: Config, content: ItemContent) -> Path:
-    """Where the tokenizer of this configuration, content and seed is kept."""
+def tokenizer_folder(config: Config, content: ItemContent, collaborative: CollaborativeModel | None = None) -> Path:
+    """Where the tokenizer of this configuration, content, seed and, where it uses interactions, training split is kept."""
     keys = sorted({*tokenizer_defaults(config.model), "seed"})
-    name = fingerprint({"content": content.content_hash, "model": config.model, **{key: config.declared.get(key) for key in keys}})
+    decisive = {"content": content.content_hash, "model": config.model, **{key: config.declared.get(key) for key in keys}}
+    if collaborative is not None:
+        decisive["collaborative"] = collaborative.description
+    name = fingerprint(decisive)
     return Path(config["checkpoint_dir"]) / config.dataset / f"{config.model}-{name}"
 
 
-def train_tokenizer(config: Config, content: ItemContent, show_progress: bool = True) -> TrainedTokenizer:
+def train_tokenizer(config: Config, content: ItemContent, show_progress: bool = True, dataset: Dataset | None = None) -> TrainedTokenizer:
     """Train a tokenizer on a catalogue, or take up the one that this configuration, content and seed gave before.
 
     Two processes that ask for the same tokenizer at once train it once. A killed training is taken up where it stopped.
@@ -91,22 +98,38 @@ def train_tokenizer(config: Config, content: ItemContent, show_progress: bool = 
         config: configuration with the tokenizer as its model.
         content: the catalogue's embeddings.
         show_progress: whether to show a bar over the epochs.
+        dataset: the loaded dataset, not yet split; read by tokenizers that use interactions, of which they see the training split.
 
     Returns:
         The tokenizer and its codes.
+
+    Raises:
+        UserError: the tokenizer uses interactions, and there is no dataset.
     """
+    collaborative = None
+    if config.model_class.uses_interactions:
+        if dataset is None:
+            raise UserError(
+                f"{config.model} learns from interactions too, and item vectors alone have none; train it on a dataset, with "
+                f"`recbole-r3vae run --model={config.model} --dataset=<name>`, or choose another tokenizer, such as RQVAE"
+            )
+        collaborative = CollaborativeModel(config, dataset)
     items = ItemVectors(content)
-    folder = tokenizer_folder(config, content)
+    folder = tokenizer_folder(config, content, collaborative)
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
         reused = (folder / DESCRIPTION).is_file()
         if not reused:
-            _train(config, items, folder, show_progress)
+            _train(config, items, folder, show_progress, collaborative)
     return load_tokenizer(folder, items, config, reused)
 
 
-def _train(config: Config, items: ItemVectors, folder: Path, show_progress: bool) -> None:
+def _train(
+    config: Config, items: ItemVectors, folder: Path, show_progress: bool, collaborative: CollaborativeModel | None
+) -> None:
     started = time.monotonic()
+    if collaborative is not None:
+        items = ItemVectors(items.content, collaborative.vectors(items.item_ids))
     config["run_dir"], config["single_spec"] = folder, True
     init_seed(config["seed"], config["reproducibility"])
     model = config.model_class(config, items).to(config["device"])
@@ -123,10 +146,16 @@ def _train(config: Config, items: ItemVectors, folder: Path, show_progress: bool
         "config": json.loads(json.dumps(config.declared, default=str)),
         "content_hash": items.content.content_hash,
         "content": items.content.encoder,
+        "collaborative": collaborative.description if collaborative else None,
         "dim": items.dim,
         "quality": report,
         "seconds": round(seconds, 1),
         "seconds_with_scoring": round(time.monotonic() - started, 1),
+        "peak_memory_mb": trainer.peak_memory_mb(),
+        "epochs": trainer.finished_epochs,
+        "stopped_at_budget": trainer.stopped_at_budget,
+        "history": trainer.history,
+        **{key: value for key, value in provenance(config).items() if key != "config"},
     }
     SemanticIDs(codes, model.codebook_sizes, items.item_ids, {"tokenizer": description["name"]}).save(folder / RAW_CODES)
     with atomic_write(folder / WEIGHTS, "wb") as file:
@@ -205,7 +234,7 @@ def obtain_semantic_ids(config: Config, dataset, show_progress: bool = True) -> 
     stage = tokenizer_config(config)
     content = load_content(dataset, stage)
     items = ItemVectors(content)
-    tokenizer = train_tokenizer(stage, content, show_progress)
+    tokenizer = train_tokenizer(stage, content, show_progress, dataset)
     sids, path = tokenizer.resolved(items, config["collision_policy"])
     how = "reused" if tokenizer.reused else f"trained in {tokenizer.description['seconds']:.0f} s"
     logger.info(f"semantic IDs: {stage.model} {how}, {path}\n{format_quality(tokenizer.description['quality'])}")

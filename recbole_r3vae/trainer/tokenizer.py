@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -10,13 +12,43 @@ from recbole.trainer import Trainer
 from tqdm import tqdm
 
 from recbole_r3vae.data.items import ItemVectors
+from recbole_r3vae.provenance import peak_memory_mb
 from recbole_r3vae.sid.metrics import quality_report
 from recbole_r3vae.trainer.checkpoint import Checkpointed
 
 
 class TokenizerTrainer(Checkpointed, Trainer):
     """RecBole's trainer on batches of items. Validation scores the whole catalogue: a tokenizer has no held-out items, its task is to
-    separate exactly those that exist."""
+    separate exactly those that exist.
+
+    Attributes:
+        history: The training so far, one dict an epoch: ``epoch`` from 1, ``loss`` (mean over its batches) and, where the epoch was
+            validated, ``valid``, the scores of :func:`summary` with ``None`` for undefined ones.
+    """
+
+    def __init__(self, config, model):
+        super().__init__(config, model)
+        self.history: list[dict[str, Any]] = []
+        self._earlier_peaks: dict[str, float | None] = {}
+
+    def peak_memory_mb(self) -> dict[str, float | None]:
+        """The most memory of this training in MiB, what came before a resumption included.
+
+        Returns:
+            ``process``, and on a GPU ``gpu``; ``None`` where the system does not tell.
+        """
+        peaks = {"process": peak_memory_mb()}
+        if self.device.type == "cuda":
+            peaks["gpu"] = peak_memory_mb(self.device)
+        for name, earlier in self._earlier_peaks.items():
+            peaks[name] = max(filter(None, (peaks.get(name), earlier)), default=None)
+        return peaks
+
+    def _state(self):
+        return {**super()._state(), "history": self.history, "peak_memory_mb": self.peak_memory_mb()}
+
+    def _take_up(self, state):
+        self.history, self._earlier_peaks = state["history"], state["peak_memory_mb"]
 
     def fit(self, train_data, valid_data=None, verbose=True, saved=True, show_progress=False, callback_fn=None):
         """Initialise the codebooks, then train as :class:`~recbole_r3vae.trainer.checkpoint.Checkpointed` does.
@@ -44,11 +76,17 @@ class TokenizerTrainer(Checkpointed, Trainer):
         loss = super()._train_epoch(train_data, epoch_idx, loss_func, show_progress)
         self._bar.update()
         parts = loss if isinstance(loss, tuple) else (loss,)
-        self._bar.set_postfix_str(f"loss {sum(parts) / len(train_data):.4f}")
+        self.history.append({"epoch": epoch_idx + 1, "loss": sum(parts) / len(train_data)})
+        self._bar.set_postfix_str(f"loss {self.history[-1]['loss']:.4f}")
         for name, counts in self.model.last_regularizer_counts.items():
             for level, count in enumerate(counts, start=1):
                 self.tensorboard.add_scalar(f"{name}/level{level}", count, epoch_idx)
         return loss
+
+    def _valid_epoch(self, valid_data, show_progress=False):
+        score, result = super()._valid_epoch(valid_data, show_progress)
+        self.history[-1]["valid"] = {name: None if math.isnan(value) else value for name, value in result.items()}
+        return score, result
 
     @torch.no_grad()
     def _first_codes(self, items: ItemVectors) -> torch.Tensor:
@@ -94,24 +132,27 @@ def score_tokenizer(model, items: ItemVectors, seed: int, batch_size: int = 8192
         codes.append(quantized.codes.cpu())
         residual.append(quantized.residuals[0].cpu())
         reconstruction.append(quantized.reconstruction.cpu())
+    own = model.catalogue_codes()
+    codes = torch.cat(codes) if own is None else own.cpu()
     spaces = {"raw": items.embeddings[1:], "residual": torch.cat(residual)}
-    report = quality_report(torch.cat(codes), model.codebook_sizes, spaces, torch.cat(reconstruction), seed=seed)
-    return torch.cat(codes), report
+    report = quality_report(codes, model.codebook_sizes, spaces, torch.cat(reconstruction), seed=seed)
+    return codes, report
 
 
 def summary(report: dict[str, Any]) -> dict[str, float]:
     """One number for each of :data:`recbole_r3vae.config.TOKENIZER_METRICS`: SC and PD in the raw space, they and the usage as means over
     the levels where they are defined."""
     levels = report["levels"]
-
-    def mean(values):
-        defined = [value for value in values if value is not None]
-        return sum(defined) / len(defined) if defined else float("nan")
-
     return {
         "reconstruction": report["reconstruction"]["mse"],
         "unique_ratio": report["unique_ratio"],
-        "usage": mean(level["usage"] for level in levels),
-        "sc": mean(level["spaces"]["raw"]["sc"] for level in levels),
-        "pd": mean(level["spaces"]["raw"]["pd"] for level in levels),
+        "usage": mean_defined(level["usage"] for level in levels),
+        "sc": mean_defined(level["spaces"]["raw"]["sc"] for level in levels),
+        "pd": mean_defined(level["spaces"]["raw"]["pd"] for level in levels),
     }
+
+
+def mean_defined(values: Iterable[float | None]) -> float:
+    """Mean of those values that are not ``None``; nan if all are."""
+    defined = [value for value in values if value is not None]
+    return sum(defined) / len(defined) if defined else math.nan

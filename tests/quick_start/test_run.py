@@ -78,7 +78,7 @@ def test_a_given_sid_file_is_used_as_it_is(tiny_settings, tmp_path, monkeypatch)
 
 
 def test_text_and_id_inputs_are_named_and_travel_with_the_checkpoint(tiny_settings, monkeypatch):
-    plain = run(tiny_settings, epochs=1)
+    plain = run(tiny_settings, epochs=1, item_inputs=["codes"])
     text = run(tiny_settings, epochs=1, item_inputs=["codes", "text"])
     hybrid = run(tiny_settings, epochs=1, item_inputs=["codes", "text", "id"], id_dropout=0.2)
     assert (text["name"], hybrid["name"]) == ("R3GR[R3VAE]", "R3GR-hybrid[R3VAE]")
@@ -114,7 +114,7 @@ def test_tokenizer_keys_reach_the_tokenizer_alone(tiny_settings):
     result = run(tiny_settings, epochs=2, tokenizer_epochs=1, tokenizer_learning_rate=0.123)
     stored = json.loads((Path(result["run_dir"]) / "tokenizer" / "tokenizer.json").read_text())["config"]
     assert stored["epochs"] == 1 and stored["learning_rate"] == 0.123
-    assert json.loads((Path(result["run_dir"]) / "result.json").read_text())["config"]["learning_rate"] == 0.001
+    assert json.loads((Path(result["run_dir"]) / "result.json").read_text())["config"]["learning_rate"] == 0.002
 
 
 def test_same_seed_same_everything(tiny_settings, tmp_path):

@@ -10,7 +10,7 @@ from recbole.config import Config
 from recbole.data.interaction import Interaction
 from recbole.model.abstract_recommender import AbstractRecommender
 from recbole.utils import InputType, ModelType
-from torch import Tensor
+from torch import Tensor, nn
 
 from recbole_r3vae.data.items import ItemVectors
 from recbole_r3vae.errors import UserError, nearest
@@ -41,9 +41,10 @@ class Quantized:
 class SemanticTokenizer(AbstractRecommender):
     """A RecBole model over items: batches of item embeddings train it, code tuples come out.
 
-    A subclass writes :meth:`quantize`, :meth:`calculate_loss` and :meth:`level_distances`, and
-    :meth:`initialise` if it starts from the data. Its constructor asks ``items`` for nothing but ``dim``,
-    so that a checkpoint loads without the embeddings.
+    A subclass writes :meth:`quantize`, and :meth:`calculate_loss` if it trains. It may write
+    :meth:`initialise` if it starts from the data, and :meth:`level_distances` if some codes are nearer than
+    others. Its constructor asks ``items`` for nothing but ``dim``, so that a checkpoint loads without the
+    embeddings.
 
     Args:
         config: The run's configuration: ``codebook_sizes``, ``device``, ``seed`` and the subclass's own keys.
@@ -62,6 +63,7 @@ class SemanticTokenizer(AbstractRecommender):
     type = ModelType.GENERAL
     input_type = InputType.POINTWISE
     prefix_grouped_batches = False  # whether training batches should hold items of equal first codes together
+    uses_interactions = False  # whether training batches should hold collaborative embeddings, field item_cf
 
     def __init__(self, config: Config, items: ItemVectors):
         super().__init__()
@@ -120,9 +122,19 @@ class SemanticTokenizer(AbstractRecommender):
             level: From 0.
 
         Returns:
-            ``[B, K_level]``, smaller is nearer; the smallest belongs to the item's own code.
+            ``[B, K_level]``, smaller is nearer; the smallest belongs to the item's own code. Unless a subclass
+            says more, its own is at 0 and all others are at 1.
         """
-        raise NotImplementedError
+        own = self.quantize(x).codes[:, level]  # [B]
+        return 1 - nn.functional.one_hot(own, self.codebook_sizes[level]).to(x.dtype)
+
+    def catalogue_codes(self) -> Tensor | None:
+        """The codes of the catalogue's items where they depend on more than an item's own vector.
+
+        Returns:
+            ``[n, L]``, int64, after :meth:`initialise`; ``None`` if they are those of :meth:`quantize`.
+        """
+        return None
 
     @torch.no_grad()
     def tokenize(self, x: Tensor) -> Tensor:
@@ -141,8 +153,8 @@ class SemanticTokenizer(AbstractRecommender):
 class FittedTokenizer(SemanticTokenizer):
     """A tokenizer without trainable parameters: :meth:`initialise` fits it, and no epochs follow.
 
-    A subclass writes :meth:`quantize`, :meth:`level_distances` and :meth:`initialise`, and keeps what it
-    fits in buffers or frozen parameters, so that checkpoints hold it.
+    A subclass writes :meth:`quantize`, and :meth:`initialise` if it fits anything. It keeps that in buffers or
+    frozen parameters, so that checkpoints hold it.
 
     Args:
         config: As for :class:`SemanticTokenizer`, with ``epochs: 0``.

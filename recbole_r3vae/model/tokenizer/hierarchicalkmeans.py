@@ -9,6 +9,7 @@ References:
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -71,8 +72,8 @@ class HierarchicalKMeans(FittedTokenizer):
         """
         n = items.n_items - 1
         if self.slots_per_item is not None:
-            branching = _branching(self.slots_per_item * n, self.codebook_sizes)
-            self.sizes.copy_(torch.tensor(self.codebook_sizes).clamp(max=branching))
+            most = branching(self.slots_per_item * n, self.codebook_sizes)
+            self.sizes.copy_(torch.tensor(self.codebook_sizes).clamp(max=most))
             self.codebook_sizes = tuple(self.sizes.tolist())
         super().initialise(items)
         random = np.random.default_rng(self.seed)
@@ -187,8 +188,16 @@ class TreeLevel(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
-def _branching(leaves: float, most: tuple[int, ...]) -> int:
-    """The smallest branching that gives a tree so many leaves, with at most ``most[l]`` children."""
+def branching(leaves: float, most: Sequence[int]) -> int:
+    """The smallest number of children that gives a tree so many leaves, with at most ``most[l]`` a level.
+
+    Args:
+        leaves: At least so many, as far as ``most`` allows.
+        most: Of each level.
+
+    Returns:
+        The number, 2 or more; a level has as many children, or ``most[l]`` if that is less.
+    """
     k = 2
     while k < max(most) and math.prod(min(k, size) for size in most) < leaves:
         k += 1

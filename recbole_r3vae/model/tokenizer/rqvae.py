@@ -73,10 +73,11 @@ class RQVAE(SemanticTokenizer):
             )
         if not 0 < self.ema_decay < 1:
             raise UserError(f"ema_decay is {self.ema_decay!r}; give a number between 0 and 1, such as 0.99")
-        if not set(self.sinkhorn_levels) <= set(range(1, len(self.codebook_sizes) + 1)):
+        n_levels = len(self.codebook_sizes)
+        if not set(self.sinkhorn_levels) <= {-1, *range(1, n_levels + 1)}:
             raise UserError(
-                f"sinkhorn_levels is {self.sinkhorn_levels!r}; give numbers from 1 to "
-                f"{len(self.codebook_sizes)}, the levels of codebook_sizes, or [] for none"
+                f"sinkhorn_levels is {self.sinkhorn_levels!r}; give numbers from 1 to {n_levels}, the levels of "
+                "codebook_sizes, -1 for the last, or [] for none"
             )
         if not self.sinkhorn_epsilon > 0:
             raise UserError(
@@ -116,7 +117,7 @@ class RQVAE(SemanticTokenizer):
             codebook = SimVQCodebook(size, dim, generator)
         else:
             codebook = Codebook(size, dim, generator)
-        if number + 1 in self.sinkhorn_levels:
+        if {number + 1, number - len(self.codebook_sizes)} & set(self.sinkhorn_levels):
             return SinkhornNearestNeighbour(codebook, self.sinkhorn_epsilon, self.sinkhorn_iterations)
         return NearestNeighbour(codebook)
 
@@ -155,26 +156,25 @@ class RQVAE(SemanticTokenizer):
         Returns:
             The weighted terms; the loss is their sum.
         """
-        x = interaction[ITEM_EMB]
-        out, levels = self._quantize(x)
-        losses = self.losses(x, out, levels)
+        out, levels = self._quantize(interaction[ITEM_EMB])
+        losses = self.losses(interaction, out, levels)
         if self.codebook_learning == "ema" and self.training:
             for level, entered, codes in zip(self.quantizer.levels, levels.residuals, levels.codes.unbind(1)):
                 level.codebook.update(entered.detach(), codes)
         return tuple(losses)
 
-    def losses(self, x: Tensor, out: Quantized, levels: LevelCodes) -> list[Tensor]:
+    def losses(self, interaction: Interaction, out: Quantized, levels: LevelCodes) -> list[Tensor]:
         """Reconstruction, commitment and, unless codebooks are moving averages, codebook term.
 
         Args:
-            x: Embeddings ``[B, d]``.
-            out: What became of them.
+            interaction: The batch.
+            out: What became of its embeddings.
             levels: What each level made of them.
 
         Returns:
             Weighted scalars.
         """
-        losses = [(x - out.reconstruction).square().sum(-1).mean()]
+        losses = [(interaction[ITEM_EMB] - out.reconstruction).square().sum(-1).mean()]
         losses.append(self.commitment_weight * levels.commitment_loss())
         if self.codebook_learning != "ema":
             losses.append(self.codebook_weight * levels.codebook_loss())

@@ -69,7 +69,10 @@ def train():
             total = 0.0
             for rows in torch.randperm(len(x), generator=generator).split(batch_size):
                 optimizer.zero_grad()
-                loss = sum(model.calculate_loss({"item_emb": x[rows]}))
+                batch = {"item_emb": x[rows]}
+                if items.collaborative is not None:
+                    batch["item_cf"] = torch.from_numpy(items.collaborative[1 + rows])
+                loss = sum(model.calculate_loss(batch))
                 loss.backward()
                 optimizer.step()
                 total += loss.item() * len(rows)

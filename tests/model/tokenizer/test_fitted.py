@@ -1,4 +1,4 @@
-"""The tokenizers that are fitted in one go: k-means (residual, balanced, a tree), OPQ, LSH, random codes."""
+"""The tokenizers that are fitted in one go: k-means (residual, balanced, trees), OPQ, LSH, random codes."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import torch
 
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.model.tokenizer import hierarchicalkmeans
+from recbole_r3vae.model.tokenizer.base import FittedTokenizer, Quantized
 from recbole_r3vae.sid.metrics import code_usage
 
-FITTED = ["RKMeans", "BalancedRKMeans", "HierarchicalKMeans", "OPQ", "LSH", "Random"]
+FITTED = ["RKMeans", "BalancedRKMeans", "HierarchicalKMeans", "GAOQ", "OPQ", "LSH", "Random"]
 ALL = pytest.mark.parametrize("name", FITTED)
 
 
@@ -84,7 +85,7 @@ def test_nothing_trains_and_epochs_are_refused(catalogue, tokenizer, name):
 @ALL
 def test_quantized_has_the_shapes_that_scoring_needs(catalogue, tokenizer, name):
     items = catalogue(50)
-    model = fit(tokenizer, name, items, codebook_sizes=[4, 4])
+    model = fit(tokenizer, name, items, codebook_sizes=[8, 8])
     out = model.quantize(rows(items))
     assert out.codes.shape == (50, 2) and out.reconstruction.shape == (50, 16)
     assert len(out.residuals) == 2 and out.residuals[0].shape == (50, 16) and out.reference is None
@@ -94,6 +95,20 @@ def test_quantized_has_the_shapes_that_scoring_needs(catalogue, tokenizer, name)
 def test_a_codebook_larger_than_the_catalogue_is_refused(catalogue, tokenizer, name):
     with pytest.raises(UserError, match="codebook_sizes .* only 40 items"):
         fit(tokenizer, name, catalogue(40), codebook_sizes=[64, 64])
+
+
+def test_codes_have_no_neighbours_unless_the_tokenizer_says_so(catalogue):
+    class Signs(FittedTokenizer):
+        def quantize(self, x):
+            return Quantized((x[:, :3] > 0).long(), x, None, [x] * 3, x)
+
+    items = catalogue(20)
+    model = Signs({"epochs": 0, "codebook_sizes": [2, 4, 3], "device": torch.device("cpu"), "seed": 0}, items)
+    codes = model.tokenize(rows(items) - 0.3)
+    assert len(codes.unique(dim=0)) > 1
+    for level, size in enumerate((2, 4, 3)):
+        expected = [[float(code != own) for code in range(size)] for own in codes[:, level]]
+        assert model.level_distances(rows(items) - 0.3, level).tolist() == expected
 
 
 # -- residual k-means ----------------------------------------------------------------------------------------
@@ -113,6 +128,30 @@ def test_rkmeans_is_a_plain_faiss_loop(catalogue, tokenizer):
         rest = rest - clustering.centroids[nearest[:, 0]]
     reconstruction = model.quantize(rows(items)).reconstruction.numpy()
     np.testing.assert_allclose(items.embeddings[1:] - reconstruction, rest, atol=1e-5)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_rkmeans_is_within_noise_of_faiss_residual_quantizer(catalogue, tokenizer, seed):
+    """Another implementation with other random starts: a beam of one is residual k-means."""
+    items = catalogue(3000, seed=seed)
+    peer = faiss.ResidualQuantizer(16, 3, 4)
+    peer.train_type, peer.max_beam_size = faiss.ResidualQuantizer.Train_default, 1
+    peer.cp.niter, peer.cp.seed = 25, 1
+    peer.train(items.embeddings[1:])
+    packed = peer.compute_codes(items.embeddings[1:]).astype(np.int64)  # 12 bits, lowest first
+    packed = packed[:, 0] + (packed[:, 1] << 8)
+    codes = torch.from_numpy(np.stack([packed >> shift & 15 for shift in (0, 4, 8)], axis=1))
+    decoded = torch.from_numpy(peer.decode(peer.compute_codes(items.embeddings[1:])))
+    theirs = (rows(items) - decoded).square().sum(-1).mean().item()
+    their_collisions = code_usage(codes, (16, 16, 16))["collision_rate"]
+    collisions, distortions = [], []
+    for own in (2020, 2021, 2022):
+        model = fit(tokenizer, "RKMeans", items, seed=own)
+        collisions.append(code_usage(model.tokenize(rows(items)), (16, 16, 16))["collision_rate"])
+        error = rows(items) - model.quantize(rows(items)).reconstruction
+        distortions.append(error.square().sum(-1).mean().item())
+    assert np.mean(distortions) == pytest.approx(theirs, rel=0.05)
+    assert np.mean(collisions) == pytest.approx(their_collisions, abs=0.05)
 
 
 def test_balanced_levels_have_no_inequality_where_plain_ones_have(catalogue, tokenizer):

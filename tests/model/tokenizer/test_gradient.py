@@ -74,6 +74,21 @@ def test_rotation_of_a_sample_does_not_depend_on_the_batch():
     torch.testing.assert_close(gradient(vectors())[:7], gradient(vectors()[:7]))
 
 
+def test_rotation_is_that_of_vector_quantize_pytorch():
+    reason = "parity with vector-quantize-pytorch needs the [bench] extra"
+    peer = pytest.importorskip("vector_quantize_pytorch.vector_quantize_pytorch", reason=reason)
+    x, q, g = vectors(), vectors(seed=2), vectors(seed=3)
+    x *= torch.logspace(-2, 2, len(x)).double().unsqueeze(1)
+    values, gradients = [], []
+    for rotate in (rotation, peer.rotate_to):
+        own = x.clone().requires_grad_()
+        values.append(rotate(own, q))
+        (values[-1] * g).sum().backward()
+        gradients.append(own.grad)
+    torch.testing.assert_close(*values)
+    torch.testing.assert_close(*gradients)
+
+
 def test_rotation_between_equal_directions_only_scales():
     x, g = vectors().requires_grad_(), vectors(seed=3)
     (rotation(x, 3 * x.detach()) * g).sum().backward()

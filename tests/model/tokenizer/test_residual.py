@@ -40,6 +40,27 @@ def test_every_level_quantises_what_the_levels_before_left(rule, straight_throug
         torch.testing.assert_close(out.quantized[i : i + 1], total)
 
 
+def test_nearest_neighbours_are_those_of_vector_quantize_pytorch():
+    reason = "parity with vector-quantize-pytorch needs the [bench] extra"
+    peer = pytest.importorskip("vector_quantize_pytorch", reason=reason)
+    model, x = quantizer(NearestNeighbour, straight_through=True).float(), vectors(500).float()
+    settings = {"commitment_weight": 1.0, "rotation_trick": False, "ema_update": False}
+    theirs = peer.ResidualVQ(dim=6, num_quantizers=3, codebook_size=SIZES, **settings)
+    for level, layer in zip(model.levels, theirs.layers):
+        layer._codebook.embed.data.copy_(level.codebook.weight.detach()[None])
+    own, other = x.clone().requires_grad_(), x[:, None].clone().requires_grad_()  # it quantises [B, n, d]
+    out = model(own)
+    quantized, codes, losses = theirs(other, freeze_codebook=True)
+    assert torch.equal(out.codes, codes[:, 0]) and (out.codes.amax(0) == torch.tensor(SIZES) - 1).all()
+    torch.testing.assert_close(out.quantized, quantized[:, 0])
+    # Its losses are means over dimensions, ours sums. The gradient of the output is not compared: there every
+    # level hands it on by itself, L times in all.
+    torch.testing.assert_close(out.commitment_loss(), 6 * losses.sum())
+    out.commitment_loss().backward()
+    (6 * losses.sum()).backward()
+    torch.testing.assert_close(own.grad, other.grad[:, 0])
+
+
 def test_top1_never_lengthens_the_residual():
     out = quantizer(Top1Rating)(vectors())
     lengths = torch.stack([r.norm(dim=-1) for r in out.residuals])

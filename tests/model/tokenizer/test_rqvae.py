@@ -142,10 +142,11 @@ def test_moving_averages_with_restarts_undo_the_collapse(catalogue, tokenizer, t
 
 def test_balanced_assignment_is_for_training_batches(catalogue, tokenizer):
     items = catalogue()
-    model, plain = (tokenizer("RQVAE", items, sinkhorn_levels=levels, **SMALL) for levels in ([3], []))
-    for each in (model, plain):
+    model, last, plain = (tokenizer("RQVAE", items, sinkhorn_levels=levels, **SMALL) for levels in ([3], [-1], []))
+    for each in (model, last, plain):
         each.initialise(items)
     x = rows(items)
+    assert torch.equal(model.train().quantize(x).codes, last.train().quantize(x).codes)
     assert torch.equal(model.eval().tokenize(x), plain.eval().tokenize(x))
     balanced = model.train().quantize(x).codes
     assert torch.equal(balanced[:, :2], plain.tokenize(x)[:, :2])

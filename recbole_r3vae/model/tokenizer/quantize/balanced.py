@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from recbole_r3vae.model.tokenizer.quantize.assign import NearestNeighbour
-from recbole_r3vae.model.tokenizer.quantize.codebook import Codebook
+from recbole_r3vae.model.tokenizer.quantize.codebook import Codebook, kmeans
 
 # Steps of the auction's bids as shares of the mean cost, each started from the prices of the one before.
 # Large steps find rough prices fast; the last tell neighbours within tight clusters apart.
@@ -46,23 +46,49 @@ class BalancedNearestNeighbour(NearestNeighbour):
             iterations: Lloyd iterations of the plain k-means.
             seed: Of the plain k-means.
         """
-        super().initialise(x, iterations, seed)
-        n, k = len(x), self.codebook.size
-        capacity = np.full(k, n // k)
-        capacity[: n % k] += 1
-        cost = -super().rating(x).cpu().numpy()  # [n, K]
-        codes, prices = auction(cost, capacity, np.zeros(k), _FIRST_STEP)
-        for _ in range(self.iterations):
-            before = codes
-            codes, prices = auction(cost, capacity, prices, *_STEPS)
-            if (codes == before).all():
-                break
-            members = torch.from_numpy(codes).to(x.device)
-            sums = torch.zeros_like(self.codebook.weight).index_add_(0, members, x)  # [K, d]
-            self.codebook.weight.copy_(sums / torch.from_numpy(capacity).to(x).unsqueeze(1))
-            cost = -super().rating(x).cpu().numpy()
-        codes, prices = auction(cost, capacity, prices, *_LAST_STEPS)
+        centroids, codes, prices = balanced_kmeans(x, self.codebook.size, iterations, self.iterations, seed)
+        self.codebook.weight.copy_(centroids)
+        cost = _squared_distances(x, centroids)
         self.prices.copy_(torch.from_numpy(separating_prices(cost, codes, prices)))
+
+
+def balanced_kmeans(
+    x: Tensor, k: int, iterations: int, balance_iterations: int, seed: int
+) -> tuple[Tensor, np.ndarray, np.ndarray]:
+    """k-means whose clusters hold equally many vectors, up to one.
+
+    Args:
+        x: ``[n, d]`` with ``n >= k >= 2``. All ``[n, k]`` distances are held in memory.
+        k: Number of clusters; the first ``n % k`` have one vector more.
+        iterations: Lloyd iterations of the plain k-means that it starts from.
+        balance_iterations: At most so many times vectors are assigned and centroids moved to their means.
+        seed: Of the plain k-means.
+
+    Returns:
+        Centroids ``[k, d]``, the cluster of each vector ``[n]``, and the prices ``[k]`` of its auction.
+    """
+    n = len(x)
+    capacity = np.full(k, n // k)
+    capacity[: n % k] += 1
+    centroids = torch.from_numpy(kmeans(x.cpu().numpy(), k, iterations, seed)).to(x)
+    cost = _squared_distances(x, centroids)
+    codes, prices = auction(cost, capacity, np.zeros(k), _FIRST_STEP)
+    for moves_left in reversed(range(balance_iterations + 1)):
+        before = codes
+        codes, prices = auction(cost, capacity, prices, *_STEPS)
+        if moves_left == 0 or (codes == before).all():
+            break  # at prices of these centroids: from others, the small last steps would take very long
+        members = torch.from_numpy(codes).to(x.device)
+        sums = torch.zeros_like(centroids).index_add_(0, members, x)  # [k, d]
+        centroids = sums / torch.from_numpy(capacity).to(x).unsqueeze(1)
+        cost = _squared_distances(x, centroids)
+    return centroids, *auction(cost, capacity, prices, *_LAST_STEPS)
+
+
+def _squared_distances(x: Tensor, centroids: Tensor) -> np.ndarray:
+    """``[n, d]`` and ``[k, d]`` -> ``[n, k]``, not negative even where vectors are equal up to rounding."""
+    product = 2 * x @ centroids.T - centroids.square().sum(-1)
+    return (x.square().sum(-1, keepdim=True) - product).clamp(min=0).cpu().numpy()
 
 
 def auction(

@@ -1,0 +1,337 @@
+"""Choosing a tokenizer's settings by the quality of its semantic IDs; no generator is trained."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import os
+import random
+import shlex
+import time
+import traceback
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from recbole.data.dataset import Dataset
+
+from recbole_r3vae.config import Config, tokenizer_config, tokenizer_defaults
+from recbole_r3vae.data.content import ItemContent, load_content
+from recbole_r3vae.errors import UserError, nearest
+from recbole_r3vae.io import atomic_write
+from recbole_r3vae.model.generator.base import SIDGenerator
+from recbole_r3vae.models import get_model
+from recbole_r3vae.provenance import versions
+from recbole_r3vae.quick_start.lookup import create_dataset
+from recbole_r3vae.quick_start.semantic_ids import train_tokenizer
+from recbole_r3vae.settings import load_yaml, parse_arguments, properties
+from recbole_r3vae.sid.choice import RULE, choose
+from recbole_r3vae.trainer.checkpoint import write_json
+from recbole_r3vae.trainer.tokenizer import summary
+
+PLACES = {"data_path", "checkpoint_dir", "content_cache_dir"}  # where things lie; no part of what was tuned
+
+Settings = dict[str, Any]
+
+
+def run_tune(
+    tokenizer: str,
+    dataset: str,
+    space: str | os.PathLike | None = None,
+    trials: int | None = None,
+    output: str | os.PathLike | None = None,
+    config_file_list: Iterable[str] = (),
+    arguments: Sequence[str] = (),
+    model: str = "R3GR",
+) -> list[dict[str, Any]]:
+    """Train a tokenizer under each setting of a search space and choose one by :func:`recbole_r3vae.sid.choice.choose`.
+
+    Each trial is the tokenizer stage of ``recbole-r3vae run --model=R3GR`` with the same words, so its tokenizer is taken up where it was
+    trained before (by a trial of a search that was killed, or by a run), and a run with the chosen settings takes up the trial's. A
+    trial that fails is a row that says why; the others go on.
+
+    Written beside each other: ``output``, the chosen keys, ready for ``--config_files``; and with the endings ``.md`` and ``.json``
+    all trials, best first.
+
+    Args:
+        tokenizer: name of the tokenizer.
+        dataset: name of a folder of atomic files.
+        space: YAML file of the search space, see :func:`load_space`; default ``properties/tune/<tokenizer>.yaml``.
+        trials: so many settings, drawn at random with the run's seed; default all.
+        output: the YAML file to write; default ``results/tune/<tokenizer>_<dataset>.yaml``.
+        config_file_list: YAML files, later ones win.
+        arguments: command-line words as for a run; a key given here or in a file leaves the search.
+        model: the generator that the semantic IDs are meant for; its YAML may set keys of the tokenizer.
+
+    Returns:
+        One dict a trial, best first, as in the JSON file; ``error`` is ``None`` or the reason why the trial failed.
+
+    Raises:
+        UserError: unknown tokenizer, key or dataset, an unusable space, or no trial succeeded.
+    """
+    files, arguments = list(config_file_list), list(arguments)
+    output = Path(output or Path("results") / "tune" / f"{tokenizer}_{dataset}.yaml")
+    if output.suffix not in (".yaml", ".yml"):
+        raise UserError(f"--output {output} has to be a YAML file; write {output.with_suffix('.yaml')}")
+    fixed = _given(files, arguments, tokenizer, model)
+    generator = Config(model, dataset, files, {"tokenizer": tokenizer}, arguments)
+    config = tokenizer_config(generator)
+    candidates = grid(load_space(tokenizer, space), fixed)
+    n_grid = len(candidates)
+    if trials is not None:
+        candidates = sample(candidates, trials, config["seed"])
+
+    data = create_dataset(generator)
+    content = load_content(data, config)
+    print(f"{tokenizer} on {dataset}: {len(candidates)} of the {n_grid} settings of the search space", flush=True)
+    rows, trained, spent = [], 0, 0.0
+    for number, settings in enumerate(candidates, start=1):
+        started = time.monotonic()
+        keys = {"tokenizer": tokenizer, **{f"tokenizer_{key}": value for key, value in settings.items()}}
+        row = _trial(tokenizer_config(Config(model, dataset, files, keys, arguments)), content, data, settings)
+        if not row["reused"]:
+            trained, spent = trained + 1, spent + time.monotonic() - started
+        left = len(candidates) - number
+        rest = f"; about {_duration(spent / trained * left)} left" if trained and left else ""
+        print(f"[{number}/{len(candidates)}] {describe(settings)}: {_told(row)}{rest}", flush=True)
+        rows.append(row)
+
+    rows = _ranked(rows)
+    given = parse_arguments(arguments)
+    words = [f"--{key}={_word(value)}" for key, value in given.items() if key not in PLACES]
+    names = [f"--model={model}", f"--tokenizer={tokenizer}", f"--dataset={dataset}"]
+    search = [f"--{key}={value}" for key, value in (("space", space), ("trials", trials)) if value is not None]
+    report = {
+        "schema": 1,
+        "tokenizer": tokenizer,
+        "dataset": dataset,
+        "command": shlex.join(["recbole-r3vae", "tune", *names, *search, *words, *(["--config_files", *files] if files else [])]),
+        "next": shlex.join(["recbole-r3vae", "run", *names, *words, "--config_files", *files, str(output)]),
+        "settings_in_space": n_grid,
+        "rule": RULE,
+        "seed": config["seed"],
+        "content": content.encoder,
+        "content_hash": content.content_hash,
+        "versions": versions(),
+        "trials": rows,
+    }
+    _write(output, report)
+    print(f"chosen: {describe(rows[0]['settings'])}\nall trials: {output.with_suffix('.md')}, .json")
+    places = shlex.join(f"--{key}={given[key]}" for key in sorted(PLACES & set(given)))
+    print(f"next: {report['next']} {places}".rstrip(), flush=True)
+    return rows
+
+
+# -- the search space ----------------------------------------------------------------------------------------------------------
+
+
+def load_space(tokenizer: str, path: str | os.PathLike | None = None) -> dict[str, list[Settings]]:
+    """Read a search space: a YAML file of lists to choose from.
+
+    ``rating_mode: [top1, ste]`` tries two values of a key. Keys that belong together are mappings under a name of their own::
+
+        lambda:
+          - {sc_weight: 0.01, pd_weight: 0.01}
+          - {sc_weight: 0.1, pd_weight: 0.1}
+
+    Args:
+        tokenizer: name of the tokenizer.
+        path: the file; default ``properties/tune/<tokenizer>.yaml``.
+
+    Returns:
+        Name of each list to its choices, each a dict of keys of the tokenizer.
+
+    Raises:
+        UserError: no file, or one whose entries are not lists of keys that the tokenizer has, each in one list only.
+    """
+    defaults = tokenizer_defaults(tokenizer)
+    if path is None:
+        path = properties() / "tune" / f"{tokenizer}.yaml"
+        if not path.is_file():
+            known = ", ".join(sorted(file.stem for file in path.parent.glob("*.yaml")))
+            raise UserError(f"no search space for {tokenizer} is provided (only for {known}); write one and give --space=FILE.yaml")
+    space: dict[str, list[Settings]] = {}
+    owner: dict[str, str] = {}
+    for name, choices in load_yaml(path).items():
+        if not isinstance(choices, list) or not choices:
+            raise UserError(f"{name} in search space {path} is {choices!r}; give a list of values to try, such as {name}: [1, 2]")
+        space[name] = [choice if isinstance(choice, dict) else {name: choice} for choice in choices]
+        for key in {key: None for choice in space[name] for key in choice}:
+            if key not in defaults:
+                raise UserError(f"unknown key {key} in search space {path}: {tokenizer} has none of that name{nearest(str(key), defaults)}")
+            if owner.setdefault(key, name) != name:
+                raise UserError(f"{key} is in two lists of search space {path}, {owner[key]} and {name}; leave it in one")
+    if not space:
+        raise UserError(f"search space {path} is empty; write lists of values to try, such as codebook_sizes: [[64, 64], [64, 64, 64]]")
+    return space
+
+
+def grid(space: dict[str, list[Settings]], fixed: Iterable[str] = ()) -> list[Settings]:
+    """Every combination of one choice from each list, in the order of the file, without repetitions.
+
+    Args:
+        space: as of :func:`load_space`.
+        fixed: keys that are not searched.
+    """
+    fixed = set(fixed)
+    combinations = []
+    for choices in itertools.product(*space.values()):
+        settings = {key: value for choice in choices for key, value in choice.items() if key not in fixed}
+        if settings not in combinations:
+            combinations.append(settings)
+    return combinations
+
+
+def sample(candidates: Sequence[Settings], trials: int, seed: int) -> list[Settings]:
+    """At most ``trials`` of the candidates, drawn without repetition, in their own order.
+
+    Raises:
+        UserError: ``trials`` is not a whole number from 1.
+    """
+    if type(trials) is not int or trials < 1:
+        raise UserError(f"--trials is {trials!r}; give a whole number from 1, or leave it out to try all {len(candidates)}")
+    chosen = random.Random(seed).sample(range(len(candidates)), min(trials, len(candidates)))
+    return [candidates[i] for i in sorted(chosen)]
+
+
+def describe(settings: Settings) -> str:
+    """Settings in a few words: ``codebook_sizes=[64,64,64] rating_mode=top1``."""
+    return " ".join(f"{key}={_word(value)}" for key, value in settings.items()) or "the settings given"
+
+
+# -- a trial -------------------------------------------------------------------------------------------------------------------
+
+
+def _given(files: list[str], arguments: list[str], tokenizer: str, model: str) -> set[str]:
+    """Keys of the tokenizer that the user has set.
+
+    Raises:
+        UserError: a word would reach the generator only, where the user of this command surely means the tokenizer.
+    """
+    if not issubclass(get_model(model), SIDGenerator):
+        raise UserError(f"--model={model} makes no use of semantic IDs; give a generator such as R3GR")
+    words, defaults = parse_arguments(arguments), tokenizer_defaults(tokenizer)
+    for key in sorted(set(words) & set(defaults) & set(load_yaml(properties() / "model" / f"{model}.yaml"))):
+        raise UserError(f"--{key} would be {model}'s, which is not trained here; write --tokenizer_{key}={_word(words[key])}")
+    return {key.removeprefix("tokenizer_") for source in (*map(load_yaml, files), words) for key in source}
+
+
+def _trial(config: Config, content: ItemContent, data: Dataset, settings: Settings) -> dict[str, Any]:
+    nothing = ("error", "rank", "score", "rejected", "configuration", "seconds", "summary", "quality")
+    row = {"settings": settings, "reused": False, **dict.fromkeys(nothing)}
+    try:
+        trained = train_tokenizer(config, content, config["show_progress"], data)
+    except UserError as error:
+        return {**row, "error": _one_line(error)}
+    except Exception as error:
+        traceback.print_exc()
+        return {**row, "error": f"{type(error).__name__}: {_one_line(error)}"}
+    quality = trained.description["quality"]
+    return {
+        **row,
+        "configuration": trained.folder.name.removeprefix(f"{config.model}-"),
+        "reused": trained.reused,
+        "seconds": trained.description["seconds"],
+        "summary": {name: None if math.isnan(value) else value for name, value in summary(quality).items()},
+        "quality": quality,
+    }
+
+
+def _ranked(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The trials with the rule's verdicts, best first, failed ones last.
+
+    Raises:
+        UserError: all failed.
+    """
+    good = [row for row in rows if row["error"] is None]
+    if not good:
+        raise UserError(f"none of the {len(rows)} trials succeeded; the first failed so: {rows[0]['error']}")
+    for row, verdict in zip(good, choose([row["quality"] for row in good])):
+        row.update(rank=verdict.rank, score=verdict.score, rejected=verdict.rejected)
+    return sorted(good, key=lambda row: row["rank"]) + [row for row in rows if row["error"] is not None]
+
+
+def _told(row: dict[str, Any]) -> str:
+    if row["error"] is not None:
+        return f"failed: {row['error']}"
+    values = row["summary"]
+    how = "reused" if row["reused"] else f"{row['seconds']:.0f} s"
+    return f"{how}, SC {_number(values['sc'])}, PD {_number(values['pd'])}, unique SIDs {_number(values['unique_ratio'])}"
+
+
+# -- what is written -----------------------------------------------------------------------------------------------------------
+
+
+def _write(output: Path, report: dict[str, Any]) -> None:
+    """The chosen keys, and the table and JSON of all trials beside them."""
+    chosen = report["trials"][0]
+    keys = {f"tokenizer_{key}": value for key, value in {**chosen["settings"], "seed": report["seed"]}.items()}
+    write_json(output.with_suffix(".json"), report)
+    with atomic_write(output.with_suffix(".md")) as file:
+        file.write(markdown(report))
+    with atomic_write(output) as file:
+        file.write(f"# Chosen by: {report['command']}\n# Use: {report['next']}\n")
+        yaml.safe_dump(keys, file, default_flow_style=None, sort_keys=False)
+
+
+HEAD = ("rank", "settings", "score", "SC raw", "PD raw", "unique ratio", "usage", "unexplained share", "seconds", "configuration", "remark")
+
+
+def markdown(report: dict[str, Any]) -> str:
+    """All trials of a search as a page, best first.
+
+    Args:
+        report: what :func:`run_tune` writes as JSON.
+    """
+    in_words = f"{len(report['trials'])} of the {report['settings_in_space']} settings of the search space, seed {report['seed']}"
+    lines = [
+        f"# {report['tokenizer']} on {report['dataset']}: choice of settings",
+        "",
+        f"`{report['command']}`",
+        "",
+        f"{in_words}. {report['rule']}",
+        "",
+        f"Chosen: `{describe(report['trials'][0]['settings'])}`",
+        "",
+        f"| {' | '.join(HEAD)} |",
+        f"|{'---|' * len(HEAD)}",
+        *(f"| {' | '.join(_cells(row))} |" for row in report["trials"]),
+        "",
+        "SC, PD (both of the item vectors) and usage are means over the levels where they are defined.",
+        "",
+        ", ".join(f"{name} {number}" for name, number in report["versions"].items()),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    settings = f"`{describe(row['settings'])}`"
+    if row["error"] is not None:
+        return ["–", settings, *["–"] * 8, f"failed: {row['error']}".replace("|", "\\|")]
+    values = [row["summary"][name] for name in ("sc", "pd", "unique_ratio", "usage")]
+    return [
+        str(row["rank"]),
+        settings,
+        *map(_number, [row["score"], *values, row["quality"]["reconstruction"]["relative"]]),
+        f"{row['seconds']:.0f}",
+        f"`{row['configuration']}`",
+        "chosen" if row["rank"] == 1 else row["rejected"] or "",
+    ]
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+
+
+def _word(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,181 @@
+"""Collaborative item embeddings for tokenizers, learned from the training split and nothing else.
+
+The model is trained on a dataset that consists of the training interactions alone, in an order that their external ids decide. So no
+validation or test interaction can reach it: not as a positive, not by what is sampled as a negative, not by early stopping (it trains for
+a fixed number of epochs), not even by the numbers that ids get.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from recbole.data.dataset import Dataset, SequentialDataset
+from recbole.utils import init_seed
+from torch import Tensor
+
+from recbole_r3vae.config import Config, identity
+from recbole_r3vae.data.cache import CacheEntry
+from recbole_r3vae.errors import UserError
+from recbole_r3vae.io import atomic_write
+from recbole_r3vae.model.tokenizer.base import choice
+from recbole_r3vae.quick_start.lookup import create_dataset, data_preparation, get_trainer
+
+logger = logging.getLogger(__name__)
+
+NAME = "training-split"
+"""The dataset that collaborative models are trained on, one that has no YAML of its own."""
+
+
+@dataclass(frozen=True)
+class _Model:
+    """What differs between the models that can be asked for."""
+
+    size_key: str  # RecBole's key for the length of an item's vector
+    vectors: Callable[[Any], Tensor]  # of the trained model's items [n_items, d]
+    run_keys: tuple[str, ...] = ()  # keys of the run's configuration that it takes over
+
+
+MODELS = {
+    "BPR": _Model("embedding_size", lambda model: model.item_embedding.weight),
+    "SASRec": _Model("hidden_size", lambda model: model.item_embedding.weight, ("MAX_ITEM_LIST_LENGTH",)),
+    "LightGCN": _Model("embedding_size", lambda model: model.forward()[1]),  # after propagation
+}
+"""The models that give one vector for each item, by name."""
+
+
+def training_interactions(dataset: Dataset) -> np.ndarray:
+    """The interactions that a recommender may learn from: the training split of RecBole's general models.
+
+    A sequential model splits alike, but takes a user's first interaction for the start of his history before it counts: of users with
+    three interactions or fewer it trains on one more than this, never on less.
+
+    Args:
+        dataset: Loaded and not yet split; it is left as it is.
+
+    Returns:
+        External user and item id of each interaction ``[n, 2]``: users in the order of their ids, the interactions of each in time order.
+
+    Raises:
+        UserError: the split is not in time order, and so another one each time.
+    """
+    order = dataset.config["eval_args"]["order"]
+    if order != "TO":
+        raise UserError(
+            f"eval_args.order is {order!r}; a tokenizer that learns from interactions needs a split in time order: set it to TO"
+        )
+    train = dataset.copy(dataset.inter_feat.copy()).build()[0]
+    users, items = (
+        np.asarray(train.field2id_token[field]).astype(str)[train.inter_feat[field].numpy()]
+        for field in (train.uid_field, train.iid_field)
+    )
+    order = np.argsort(users, kind="stable")  # stable: a user's interactions stay in time order
+    return np.stack([users[order], items[order]], axis=1)
+
+
+class CollaborativeModel:
+    """A recommender of RecBole's whose item vectors a tokenizer learns from.
+
+    Args:
+        config: The tokenizer's configuration. Read are ``collaborative_model`` (``BPR``, ``SASRec`` or ``LightGCN``; what is not named here
+            is as RecBole sets it), ``collaborative_epochs``, ``latent_dim`` (the length of the vectors), ``seed``, ``device``,
+            ``content_cache_dir`` and, for SASRec, ``MAX_ITEM_LIST_LENGTH``.
+        dataset: The run's, loaded and not yet split.
+
+    Attributes:
+        interactions: See :func:`training_interactions`.
+        item_ids: External ids of the items in them, sorted.
+        description: ``model``; ``interactions``, their hex sha256; ``key``, the fingerprint of both, of all settings and of the seed.
+
+    Raises:
+        UserError: a key has a value outside its range.
+    """
+
+    def __init__(self, config: Config, dataset: Dataset):
+        name = choice(config, "collaborative_model", tuple(MODELS))
+        epochs, dim = config["collaborative_epochs"], config["latent_dim"]
+        if type(epochs) is not int or epochs < 1:
+            raise UserError(f"collaborative_epochs is {epochs!r}; give a whole number above 0, such as 50")
+        if isinstance(dataset, SequentialDataset):  # a generator's; the tokenizer's configuration loads the same data unsequenced
+            dataset = create_dataset(config)
+        self.cache_dir = config["content_cache_dir"]
+        self.interactions = training_interactions(dataset)
+        self.item_ids = np.unique(self.interactions[:, 1])
+        self._lines = "\n".join(f"{user}\t{item}" for user, item in self.interactions)
+        self._settings = {
+            MODELS[name].size_key: dim,
+            "epochs": epochs,
+            "seed": config["seed"],
+            "reproducibility": config["reproducibility"],
+            **{key: config[key] for key in MODELS[name].run_keys},
+            "load_col": {"inter": ["user_id", "item_id", "timestamp"]},
+            "eval_args": {"split": {"RS": [1, 0, 0]}, "order": "TO", "group_by": "user", "mode": "full"},
+            "device": str(config["device"]),
+        }
+        self._config = Config(name, NAME, config_dict=self._settings)
+        split_hash = hashlib.sha256(self._lines.encode()).hexdigest()
+        key = f"{name}-{identity(self._config, epochs=epochs, interactions=split_hash)}"
+        self.description = {"model": name, "interactions": split_hash, "key": key}
+
+    def vectors(self, item_ids: list[str]) -> np.ndarray:
+        """The vectors of a catalogue's items, learned once and then read from the cache.
+
+        They are scaled by one number, such that their mean squared length is 1: what a tokenizer's weight for them means does not depend
+        on the model and on how long it was trained. How long they are relative to each other, and with it how popular, stays.
+
+        Args:
+            item_ids: External ids, ``[PAD]`` first.
+
+        Returns:
+            float32 ``[n_items, latent_dim]``; zero for the padding item and for items without a training interaction.
+        """
+        learned = self._cached() if self.cache_dir else self._learn()
+        known = {item: row for row, item in enumerate(self.item_ids)}
+        vectors = np.zeros((len(item_ids), learned.shape[1]), dtype=np.float32)
+        rows = [row for row, item in enumerate(item_ids) if item in known]
+        vectors[rows] = learned[[known[item_ids[row]] for row in rows]]
+        return vectors
+
+    def _cached(self) -> np.ndarray:
+        entry = CacheEntry(self.cache_dir, self.description["key"])
+        with entry.lock():
+            cached = entry.read()
+            if cached is None:
+                entry.write_vectors(len(self.item_ids), iter([self._learn()]))
+                entry.commit(self.description, None)
+                cached = entry.read()
+        return cached.vectors
+
+    def _learn(self) -> np.ndarray:
+        """Train the model; ``[len(item_ids), d]``."""
+        started = time.monotonic()
+        with tempfile.TemporaryDirectory() as folder:
+            self._write(Path(folder) / NAME / f"{NAME}.inter")
+            config = Config(self._config.model, NAME, config_dict={**self._settings, "data_path": folder, "checkpoint_dir": folder})
+            config["single_spec"] = True
+            init_seed(config["seed"], config["reproducibility"])
+            dataset = create_dataset(config)
+            train_data, _, _ = data_preparation(config, dataset)
+            model = config.model_class(config, train_data.dataset).to(config["device"])
+            get_trainer(config)(config, model).fit(train_data, saved=False, verbose=False)
+        model.eval()
+        with torch.no_grad():
+            vectors = MODELS[config.model].vectors(model).cpu().numpy()
+        vectors = vectors[dataset.token2id(dataset.iid_field, self.item_ids)]
+        how = f"{config['epochs']} epochs on {len(self.interactions):,} training interactions in {time.monotonic() - started:.0f} s"
+        logger.info(f"collaborative embeddings: {config.model}, {how}")
+        return vectors / np.sqrt(np.square(vectors).sum(1).mean())
+
+    def _write(self, path: Path) -> None:
+        path.parent.mkdir()
+        with atomic_write(path) as file:
+            file.write("user_id:token\titem_id:token\ttimestamp:float\n")
+            file.writelines(f"{line}\t{time}\n" for time, line in enumerate(self._lines.split("\n")))

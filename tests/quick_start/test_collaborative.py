@@ -1,0 +1,195 @@
+"""Collaborative embeddings rest on the training split and on nothing else."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from recbole_r3vae.cli import main
+from recbole_r3vae.config import Config
+from recbole_r3vae.data.content import load_content
+from recbole_r3vae.data.items import ItemDataLoader, ItemVectors
+from recbole_r3vae.errors import UserError
+from recbole_r3vae.quick_start import run_recbole_r3vae
+from recbole_r3vae.quick_start.collaborative import CollaborativeModel, training_interactions
+from recbole_r3vae.quick_start.lookup import create_dataset
+from recbole_r3vae.quick_start.semantic_ids import train_tokenizer
+
+FAST = {"epochs": 2, "hidden_sizes": [32], "latent_dim": 8, "collaborative_epochs": 3}
+USER, ITEM, TIME = "user_id:token", "item_id:token", "timestamp:float"
+
+
+@pytest.fixture
+def settings(tiny_settings):
+    return {**tiny_settings, **FAST}
+
+
+def load(settings, model="LETTER", **more):
+    config = Config(model, "tiny", config_dict={**settings, **more})
+    return config, create_dataset(config)
+
+
+def interactions(settings) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The rows of the dataset's file that are to be trained on, and the last two of each user."""
+    frame = pd.read_csv(Path(settings["data_path"]) / "tiny" / "tiny.inter", sep="\t", dtype={USER: str, ITEM: str})
+    frame = frame.sort_values(TIME, kind="stable")
+    held_out = frame.groupby(USER).tail(2)
+    return frame.drop(held_out.index), held_out
+
+
+def catalogue(dataset):
+    return [str(item) for item in dataset.field2id_token["item_id"]]
+
+
+def write(folder, settings, *parts) -> dict:
+    """Settings for the dataset whose interactions are these, with its own cache and checkpoints."""
+    (folder / "tiny").mkdir(parents=True)
+    pd.concat(parts).to_csv(folder / "tiny" / "tiny.inter", sep="\t", index=False)
+    titles = Path(settings["data_path"]) / "tiny" / "tiny.item"
+    (folder / "tiny" / "tiny.item").write_bytes(titles.read_bytes())
+    places = {"data_path": folder, "content_cache_dir": folder / "cache", "checkpoint_dir": folder / "saved"}
+    return {**settings, **{key: str(path) for key, path in places.items()}}
+
+
+def test_the_training_split_is_all_but_the_last_two_interactions_of_a_user(settings):
+    config, dataset = load(settings)
+    rows = training_interactions(dataset)
+    expected = interactions(settings)[0].sort_values(USER, kind="stable")
+    assert np.array_equal(rows, expected[[USER, ITEM]].to_numpy(dtype=str))
+    assert np.array_equal(training_interactions(dataset), rows)  # the dataset was left as it is
+    dataset.build()
+    windows = load(settings, "R3GR", tokenizer="LETTER", epochs=1)[1]  # a sequential model's dataset
+    assert CollaborativeModel(config, windows).description == CollaborativeModel(config, load(settings)[1]).description
+
+
+def test_validation_and_test_interactions_change_nothing(settings, tmp_path):
+    """Neither the embeddings nor the semantic IDs, to the bit; a single training interaction changes both."""
+    train, held_out = interactions(settings)
+    items = train[ITEM].unique()
+    random = np.random.default_rng(0)
+    versions = {}
+    for name in ("as it was", "altered"):
+        rows = held_out.assign(**{ITEM: random.choice(items, len(held_out))})
+        versions[name] = (train, rows.assign(**{TIME: rows[TIME] + (name == "altered") * 86400}))
+    one = train.copy()
+    one.iloc[len(one) // 2, one.columns.get_loc(ITEM)] = items[-1]
+    versions["trained on"] = (one, versions["as it was"][1])
+    outcome = {}
+    for name, parts in versions.items():
+        config, dataset = load(write(tmp_path / name, settings, *parts))
+        content = load_content(dataset, config)
+        trained = train_tokenizer(config, content, False, dataset)
+        vectors = CollaborativeModel(config, dataset).vectors(catalogue(dataset))
+        outcome[name] = trained.folder.name, trained.description["collaborative"], vectors, trained.raw.codes
+    before, after, other = outcome.values()
+    assert before[:2] == after[:2]
+    assert np.array_equal(before[2], after[2]) and torch.equal(before[3], after[3])
+    assert before[0] != other[0] and before[1]["interactions"] != other[1]["interactions"]
+    assert not np.array_equal(before[2], other[2]) and not torch.equal(before[3], other[3])
+
+
+def test_the_numbers_that_ids_get_change_nothing(settings, tmp_path):
+    """RecBole numbers items in the order of the file; an item keeps its embedding."""
+    by_time, learned = pd.concat(interactions(settings)), []
+    for name, rows in (("time", by_time), ("users", by_time.sort_values(USER, ascending=False, kind="stable"))):
+        config, dataset = load(write(tmp_path / name, settings, rows))
+        model = CollaborativeModel(config, dataset)
+        learned.append((catalogue(dataset), model.description, model.vectors(catalogue(dataset))))
+    (ids, description, vectors), (others, the_same, permuted) = learned
+    assert ids != others and sorted(ids) == sorted(others) and description == the_same
+    rows = [others.index(item) for item in ids]
+    assert np.array_equal(vectors, permuted[rows])
+
+
+@pytest.mark.parametrize("name", ["BPR", "SASRec", "LightGCN"])
+def test_every_model_gives_a_vector_for_each_item_trained_on(settings, name):
+    config, dataset = load(settings, collaborative_model=name)
+    model = CollaborativeModel(config, dataset)
+    vectors = model.vectors(catalogue(dataset))
+    known = np.isin(catalogue(dataset), model.interactions[:, 1])
+    assert vectors.shape == (dataset.item_num, 8) and vectors.dtype == np.float32
+    assert not known[0] and np.array_equal(vectors.any(1), known)  # padding and cold items have none
+    assert np.square(vectors[known]).sum(1).mean() == pytest.approx(1, rel=1e-5)
+    again = CollaborativeModel(load(settings, collaborative_model=name, content_cache_dir=None)[0], dataset)
+    assert again.description == model.description and np.array_equal(again.vectors(catalogue(dataset)), vectors)
+
+
+def test_items_bought_together_get_like_vectors(settings, tmp_path):
+    """Two groups of users with items of their own."""
+    random = np.random.default_rng(0)
+    items = interactions(settings)[0][ITEM].unique()[:40]
+    rows = [
+        (str(user), item, time)
+        for user in range(40)
+        for time, item in enumerate(random.permutation(items[:20] if user % 2 else items[20:])[:12])
+    ]
+    folder = write(tmp_path / "groups", settings, pd.DataFrame(rows, columns=[USER, ITEM, TIME]))
+    config, dataset = load(folder, collaborative_epochs=250)
+    model = CollaborativeModel(config, dataset)
+    vectors = model.vectors(["[PAD]", *items])[1:]
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    cosine = unit @ unit.T
+    assert cosine[:20, :20].mean() > cosine[:20, 20:].mean() + 0.3
+
+
+def test_embeddings_are_learned_once(settings, monkeypatch):
+    config, dataset = load(settings)
+    model = CollaborativeModel(config, dataset)
+    vectors = model.vectors(catalogue(dataset))
+    [stored] = Path(settings["content_cache_dir"]).glob("*.npy")
+    assert stored.stem == model.description["key"]
+    learn, learned = CollaborativeModel._learn, []
+    monkeypatch.setattr(CollaborativeModel, "_learn", lambda self: learned.append(self.description["key"]) or learn(self))
+    assert np.array_equal(CollaborativeModel(config, dataset).vectors(catalogue(dataset)), vectors) and not learned
+    stored.write_bytes(stored.read_bytes()[:-4])
+    assert np.array_equal(CollaborativeModel(config, dataset).vectors(catalogue(dataset)), vectors) and len(learned) == 1
+    for more in ({"seed": 1}, {"collaborative_epochs": 2}, {"latent_dim": 4}, {"collaborative_model": "LightGCN"}):
+        assert CollaborativeModel(load(settings, **more)[0], dataset).description["key"] not in learned
+
+
+def test_batches_hold_the_embeddings_of_their_items(settings):
+    config, dataset = load(settings, train_batch_size=64)
+    content = load_content(dataset, config)
+    vectors = CollaborativeModel(config, dataset).vectors(content.item_ids)
+    for batch in ItemDataLoader(ItemVectors(content, vectors), config):
+        assert np.array_equal(batch["item_cf"].numpy(), vectors[batch["item_id"].numpy()])
+    assert all("item_cf" not in batch for batch in ItemDataLoader(ItemVectors(content), config))
+
+
+def test_a_generator_on_letters_semantic_ids(settings, tiny_settings):
+    own = {f"tokenizer_{key}": value for key, value in FAST.items()}
+    result = run_recbole_r3vae("R3GR", "tiny", config_dict={**tiny_settings, **own, "tokenizer": "LETTER", "epochs": 1})
+    assert result["name"] == "R3GR[LETTER]" and 0 <= result["test_result"]["recall@20"] <= 1
+    stored = json.loads((Path(result["run_dir"]) / "tokenizer" / "tokenizer.json").read_text())
+    alone = run_recbole_r3vae("LETTER", "tiny", config_dict=settings)
+    assert alone["name"] == "LETTER" and 0 < alone["test_result"]["unique_ratio"] <= 1
+    assert json.loads((Path(alone["run_dir"]) / "tokenizer.json").read_text())["collaborative"] == stored["collaborative"]
+
+
+@pytest.mark.parametrize(
+    "more, words",
+    [
+        ({"collaborative_model": "LightGBM"}, ["collaborative_model", "did you mean 'LightGCN'", "BPR, SASRec"]),
+        ({"collaborative_epochs": 0}, ["collaborative_epochs is 0", "above 0"]),
+        ({"eval_args": {"split": {"LS": "valid_and_test"}, "order": "RO", "group_by": "user", "mode": "full"}}, ["eval_args.order", "TO"]),
+    ],
+    ids=["model", "epochs", "order"],
+)
+def test_bad_settings_are_named(settings, more, words):
+    config, dataset = load(settings, **more)
+    with pytest.raises(UserError) as error:
+        CollaborativeModel(config, dataset)
+    assert all(word in str(error.value) for word in words), error.value
+
+
+def test_item_vectors_alone_are_not_enough(tmp_path, capsys):
+    np.save(tmp_path / "v.npy", np.random.default_rng(0).normal(size=(20, 8)).astype(np.float32))
+    (tmp_path / "v.ids").write_text("\n".join(map(str, range(20))))
+    assert main(["tokenize", "--tokenizer=LETTER", f"--embeddings={tmp_path / 'v.npy'}", f"--output={tmp_path / 'v.sid'}"]) == 2
+    message = capsys.readouterr().err
+    assert "LETTER learns from interactions too" in message and "recbole-r3vae run --model=LETTER" in message and "RQVAE" in message
