@@ -31,10 +31,11 @@ class Epoch:
     Args:
         model: its name.
         options: of the command line.
+        keys: settings beside those of the YAML files.
     """
 
-    def __init__(self, model: str, options: argparse.Namespace):
-        keys = {"data_path": options.data_path, "device": "cpu", "tokenizer": "RKMeans", "show_progress": False}
+    def __init__(self, model: str, options: argparse.Namespace, keys: dict):
+        keys = {"data_path": options.data_path, "device": "cpu", "tokenizer": "RKMeans", "show_progress": False, **keys}
         config = Config(model, options.dataset, config_dict=keys)
         init_seed(config["seed"], True)
         data = create_dataset(config)
@@ -64,7 +65,7 @@ class Epoch:
         return self.seconds / self.steps * len(self.batches)
 
 
-def main(words: list[str] | None = None) -> None:
+def main(words: list[str] | None = None, **keys) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data_path", default="dataset")
     parser.add_argument("--dataset", default="amazon-beauty")
@@ -72,7 +73,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=10, help="optimizer steps a round")
     options = parser.parse_args(words)
     torch.set_num_threads(1)
-    epochs = {model: Epoch(model, options) for model in MODELS}
+    epochs = {model: Epoch(model, options, keys) for model in MODELS}
     for round_ in range(options.rounds + 1):  # the first warms up
         for epoch in epochs.values():
             epoch.train(options.steps if round_ else 1, count=round_ > 0)
@@ -80,7 +81,7 @@ def main(words: list[str] | None = None) -> None:
         parameters = sum(p.numel() for p in epoch.network.parameters())
         print(
             f"{model}: {parameters:,} parameters, {1000 * epoch.seconds / epoch.steps:.0f} ms a step over {epoch.steps} steps, "
-            f"{len(epoch.batches)} steps an epoch: {epoch.length:.0f} s"
+            f"{len(epoch.batches)} steps an epoch: {epoch.length:.3g} s"
         )
     print(f"an epoch over {options.dataset}; ratio={epochs['TIGER'].length / epochs['R3GR'].length:.2f} target=20")
 
