@@ -7,6 +7,7 @@ import torch
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.model.tokenizer import base
 from recbole_r3vae.model.tokenizer.quantize.codebook import kmeans
+from recbole_r3vae.model.tokenizer.quantize.regularizers import preference_discrimination, semantic_cohesion
 
 MODES = ["top1", "softmax", "ste"]
 
@@ -311,3 +312,23 @@ def test_a_codebook_larger_than_the_catalogue_is_refused(catalogue, build, kmean
     with pytest.raises(UserError, match=r"codebook_sizes is \[16, 41\].*only 40 items"):
         build(items, codebook_sizes=[16, 41], kmeans_init=kmeans_init).initialise(items)
     build(items, codebook_sizes=[16, 40], kmeans_init=kmeans_init).initialise(items)
+
+
+@pytest.mark.parametrize("mode", ["top1", "softmax"])
+def test_what_removing_a_regulariser_does(catalogue, build, train, mode):
+    """The paper's ablation: without SC cohesion falls and separation stays; without PD separation is lost and cohesion does not fall."""
+    items = catalogue()
+
+    def scores(**weights):
+        model = build(items, rating_mode=mode, codebook_sizes=[8, 8], **{"sc_weight": 0.1, "pd_weight": 0.1, **weights})
+        model.initialise(items)
+        train(model, items, epochs=60, learning_rate=5e-3)
+        with torch.no_grad():
+            out = model.eval().quantize(rows(items))
+        return [score(out.quantized, out.codes)[0].item() for score in (semantic_cohesion, preference_discrimination)]
+
+    sc, pd = scores()
+    sc_without_sc, pd_without_sc = scores(sc_weight=0.0)
+    sc_without_pd, pd_without_pd = scores(pd_weight=0.0)
+    assert sc_without_sc < sc - 0.03 and abs(pd_without_sc - pd) < 0.05
+    assert pd_without_pd > pd + 0.5 and sc_without_pd > sc - 0.03
