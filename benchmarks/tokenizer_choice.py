@@ -1,7 +1,7 @@
 """Can SC, PD and the unique ratio choose a tokenizer? Tokenizers of a grid against the generator that is trained on each of them.
 
-    python benchmarks/tokenizer_choice.py train --dataset ml-100k --seeds 1 2
-    python benchmarks/tokenizer_choice.py train --dataset lastfm --data_path dataset --seeds 1 2 3
+    python benchmarks/tokenizer_choice.py train --dataset ml-100k --seeds 1
+    python benchmarks/tokenizer_choice.py train --dataset lastfm --data_path dataset --seeds 1 2
     python benchmarks/tokenizer_choice.py report
 
 ``train`` adds one row for each tokenizer and seed to ``results/tokenizer_choice_<dataset>.json``, and passes over rows that are there.
@@ -104,7 +104,7 @@ def rows_file(dataset: str) -> Path:
 SCORES = ("sc", "pd", "unique_ratio", "usage", "reconstruction", "score")
 """What a tokenizer can be judged by: the scores of ``summary``, and that of the rule."""
 TITLES = {name: name.replace("_", " ") for name in SCORES} | {"sc": "SC", "pd": "PD", "score": "rule's score"}
-DEFAULT = "R3VAE 256x3"
+DEFAULT = {"ml-100k": "R3VAE 64x3", "lastfm": "R3VAE 256x3"}  # what a run of R3GR takes without being told
 RESAMPLES = 2000
 CLAIM = 0.9  # what |rho| of SC and PD with accuracy is said to exceed
 
@@ -158,7 +158,7 @@ def choosers(study: Study, places: np.ndarray) -> dict[str, list[int]]:
         "highest SC": best("sc", 1),
         "lowest PD": best("pd", -1),
         "lowest reconstruction error": best("reconstruction", -1),
-        f"the default, {DEFAULT}": [study.names.index(DEFAULT)] * len(study.seeds),
+        "the default": [study.names.index(DEFAULT[study.dataset])] * len(study.seeds),
     }
 
 
@@ -178,7 +178,11 @@ def regret_lines(study: Study, places: np.ndarray) -> list[str]:
     for how, choice in choosers(study, places).items():
         lines.append(line(how, ", ".join(f"{study.names[i]} ({ranks[i]})" for i in dict.fromkeys(choice)), [choice]))
     lines.append(line("chance", "the mean of all", [[int(i)] * n_seeds for i in places]))
-    return lines
+    values = {how: mean[choice].mean() for how, choice in choosers(study, places).items()}
+    rule = values.pop("the rule")
+    level = [how for how, value in values.items() if value >= rule]
+    gain = f"The rule is {rule - mean[places].mean():+.4f} against chance"
+    return [*lines, "", f"{gain}. At least as good as the rule: {', '.join(level) or 'none of the others'}."]
 
 
 def held_out_regrets(study: Study, places: np.ndarray, choices: list[int]) -> np.ndarray:
@@ -271,7 +275,8 @@ def page(studies: list[Study]) -> str:
         "",
         "Made by `python benchmarks/tokenizer_choice.py report` from `tokenizer_choice_<dataset>.json`. " + RULE,
         "",
-        "The rule was written down with one seed of ml-100k in hand. Nothing was changed after the first result on lastfm.",
+        "The rule was written down with seed 1 of ml-100k in hand, after several other scores had been tried on it, so its regret there",
+        "is no evidence. It was not changed after that. The only result on lastfm seen before was one run of one tokenizer, to time it.",
         "",
         f"NDCG@10 is that of the validation items under one small R3GR (`{json.dumps(GENERATOR)}`), mean ± standard deviation over seeds;",
         "a seed is that of tokenizer and generator. Test figures are not kept. SC, PD and reconstruction are those of the item vectors",
