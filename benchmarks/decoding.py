@@ -79,6 +79,7 @@ def build(name: str, codes: Tensor):
     config = Config(name, "synthetic", config_dict={"MAX_ITEM_LIST_LENGTH": HISTORY, "device": "cpu"})
     catalogue = SimpleNamespace(
         semantic_ids=SemanticIDs(codes, SIZES, ["[PAD]", *map(str, range(1, len(codes)))]),
+        item_vectors=torch.randn(len(codes), config["content_dim"], generator=torch.Generator().manual_seed(2)),
         num=lambda field: len(codes) if field == config["ITEM_ID_FIELD"] else 1001,
         field2id_token={config["USER_ID_FIELD"]: ["[PAD]", *map(str, range(1, 1001))]},
     )
