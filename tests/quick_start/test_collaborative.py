@@ -108,14 +108,15 @@ def test_the_numbers_that_ids_get_change_nothing(settings, tmp_path):
 
 @pytest.mark.parametrize("name", ["BPR", "SASRec", "LightGCN"])
 def test_every_model_gives_a_vector_for_each_item_trained_on(settings, name):
-    config, dataset = load(settings, collaborative_model=name)
+    settings = {**settings, "collaborative_model": name, "collaborative_epochs": 1}
+    config, dataset = load(settings)
     model = CollaborativeModel(config, dataset)
     vectors = model.vectors(catalogue(dataset))
     known = np.isin(catalogue(dataset), model.interactions[:, 1])
     assert vectors.shape == (dataset.item_num, 8) and vectors.dtype == np.float32
     assert not known[0] and np.array_equal(vectors.any(1), known)  # padding and cold items have none
     assert np.square(vectors[known]).sum(1).mean() == pytest.approx(1, rel=1e-5)
-    again = CollaborativeModel(load(settings, collaborative_model=name, content_cache_dir=None)[0], dataset)
+    again = CollaborativeModel(load(settings, content_cache_dir=None)[0], dataset)
     assert again.description == model.description and np.array_equal(again.vectors(catalogue(dataset)), vectors)
 
 
@@ -129,7 +130,7 @@ def test_items_bought_together_get_like_vectors(settings, tmp_path):
         for time, item in enumerate(random.permutation(items[:20] if user % 2 else items[20:])[:12])
     ]
     folder = write(tmp_path / "groups", settings, pd.DataFrame(rows, columns=[USER, ITEM, TIME]))
-    config, dataset = load(folder, collaborative_epochs=250)
+    config, dataset = load(folder, collaborative_epochs=150)
     model = CollaborativeModel(config, dataset)
     vectors = model.vectors(["[PAD]", *items])[1:]
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
