@@ -162,6 +162,47 @@ def test_batches_hold_the_embeddings_of_their_items(settings):
     assert all("item_cf" not in batch for batch in ItemDataLoader(ItemVectors(content), config))
 
 
+def test_what_letters_terms_do_to_codes(tmp_path):
+    """On ml-100k, as the paper has it: the collaborative term brings the codes of items that follow each other together and leaves fewer
+    of the first level's in use, the diversity term brings codes back."""
+    shared = {
+        "device": "cpu",
+        "content_cache_dir": str(tmp_path),
+        "content_dim": 64,
+        "collaborative_epochs": 4,
+        "codebook_sizes": [128, 128],
+        "sinkhorn_levels": [],
+        "train_batch_size": 128,
+    }
+    config = Config("LETTER", "ml-100k", config_dict=shared)
+    dataset = create_dataset(config)
+    collaborative, content = CollaborativeModel(config, dataset), load_content(dataset, config)
+    items = ItemVectors(content, collaborative.vectors(content.item_ids))
+    row = {item: number for number, item in enumerate(content.item_ids)}
+    users, rows = collaborative.interactions[:, 0], np.array([row[item] for item in collaborative.interactions[:, 1]])
+    same = users[1:] == users[:-1]
+    overlap, used = {}, {}
+    for weights in ((0.0, 0.0), (5.0, 0.0), (5.0, 0.1)):
+        more = dict(zip(("collaborative_weight", "diversity_weight"), weights))
+        config = Config("LETTER", "ml-100k", config_dict={**shared, **more})
+        torch.manual_seed(0)
+        model = config.model_class(config, items)
+        model.initialise(items)
+        model.train()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+        loader = ItemDataLoader(items, config)
+        for _ in range(12):
+            for batch in loader:
+                optimizer.zero_grad()
+                sum(model.calculate_loss(batch)).backward()
+                optimizer.step()
+        codes = model.eval().tokenize(torch.from_numpy(items.gather(np.arange(items.n_items)))).numpy()
+        overlap[weights] = (codes[rows[:-1][same]] == codes[rows[1:][same]]).mean()
+        used[weights] = len(np.unique(codes[1:, 0]))
+    assert min(overlap[5.0, 0.0], overlap[5.0, 0.1]) > 2 * overlap[0.0, 0.0], overlap
+    assert used[5.0, 0.0] < 0.5 * used[0.0, 0.0] and used[5.0, 0.1] > 1.4 * used[5.0, 0.0], used
+
+
 def test_a_generator_on_letters_semantic_ids(settings, tiny_settings):
     own = {f"tokenizer_{key}": value for key, value in FAST.items()}
     result = run_recbole_r3vae("R3GR", "tiny", config_dict={**tiny_settings, **own, "tokenizer": "LETTER", "epochs": 1})
