@@ -34,6 +34,7 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor
 
+from recbole_r3vae.model.generator.decoding.beam import constrain
 from recbole_r3vae.sid.collisions import resolve_collisions
 from recbole_r3vae.sid.prefix_tree import PrefixTree
 
@@ -196,14 +197,11 @@ def masking_costs(tree: PrefixTree, n_users: int, num_beams: int, repeats: int) 
         logits = torch.randn(*shape, size)
         log_probs = logits.log_softmax(-1)
 
-        def constrain():
-            penalty, codes = tree.candidates(level, nodes)
-            kept = log_probs if codes is None else log_probs.gather(2, codes)
-            if penalty is not None:
-                penalty.add_(kept)
-            tree.child(level, nodes, torch.zeros_like(nodes), by_code=codes is None)
+        def constrained():
+            _, by_code = constrain(tree, level, nodes, log_probs)
+            tree.child(level, nodes, torch.zeros_like(nodes), by_code)
 
-        seconds = best_of(repeats, {"constraint": constrain, "log_softmax": lambda: logits.log_softmax(-1)})
+        seconds = best_of(repeats, {"constraint": constrained, "log_softmax": lambda: logits.log_softmax(-1)})
         costs.append({"fan_out": tree.max_children[level], **{name: 1e6 * s / nodes.numel() for name, s in seconds.items()}})
     return costs
 

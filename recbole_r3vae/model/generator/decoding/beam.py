@@ -15,6 +15,8 @@ from torch import Tensor
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.sid.prefix_tree import PrefixTree, Restriction
 
+CACHED_SLOTS = 2**18  # 2 MiB of int64 codes
+
 
 class Decoder(Protocol):
     """What beam search needs of a generator."""
@@ -92,13 +94,14 @@ def beam_search(
             raise ValueError(f"step must return log-probabilities {expected} at level {level}, got {got}")
         is_nan |= log_probs[..., 0].isnan().any()  # a softmax with one NaN is NaN everywhere
 
-        penalty, codes = tree.candidates(level, nodes, restriction)  # [B, W, S] for S slots, or None
-        extended = _extend(scores, log_probs, penalty, codes)  # [B, W, S]
+        existing, by_code = constrain(tree, level, nodes, log_probs, restriction)  # [B, W, S] for S slots
+        own = scores.unsqueeze(2)  # [B, W, 1]
+        extended = existing + own if existing is log_probs else existing.add_(own)  # [B, W, S]
         width = max(1, min(num_beams, n_nodes[level + 1]))  # no beam without a node to stand on
         places = _best(extended.flatten(1), width)  # [B, W'], in W * S
         parents, slots = places // extended.shape[2], places % extended.shape[2]
         scores = extended.flatten(1).gather(1, places)
-        nodes = tree.child(level, nodes.gather(1, parents), slots, by_code=codes is None)
+        nodes = tree.child(level, nodes.gather(1, parents), slots, by_code)
         tokens = tree.codes[level][nodes].long()
 
     scores, ranking = scores.sort(dim=1, descending=True, stable=True)  # [B, W]
@@ -118,12 +121,40 @@ def beam_search(
     return items, scores.gather(1, column).masked_fill_(items == 0, -torch.inf)
 
 
-def _extend(scores: Tensor, log_probs: Tensor, penalty: Tensor | None, codes: Tensor | None) -> Tensor:
-    """float32 [B, W, S]: the score of every slot of every beam, -inf where there is no child."""
-    if codes is not None:
-        log_probs = log_probs.gather(2, codes)  # [B, W, K] -> [B, W, S]
-    log_probs, scores = log_probs.float(), scores.unsqueeze(2)
-    return log_probs + scores if penalty is None else penalty.add_(log_probs).add_(scores)
+def constrain(
+    tree: PrefixTree, level: int, nodes: Tensor, log_probs: Tensor, restriction: Restriction | None = None
+) -> tuple[Tensor, bool]:
+    """The log-probabilities of the children that exist.
+
+    Args:
+        tree: The existing semantic IDs.
+        level: 0 … L-1.
+        nodes: int64 ``[B, W]``, each beam's node, of depth ``level``.
+        log_probs: Floats ``[B, W, K_l]``.
+        restriction: The open part of the tree; default: all of it.
+
+    Returns:
+        float32 ``[B, W, S]``, ``-inf`` in slots without an open child (``log_probs`` itself where all codes are open), and whether slot
+        s stands for code s (otherwise for the s-th child); see :meth:`PrefixTree.candidates`.
+    """
+    by_code, parts = True, []
+    for users in _within_cache(tree, level, nodes, restriction):
+        penalty, codes = tree.candidates(level, nodes[users], restriction)  # [b, W, S], or None
+        if penalty is None and codes is None:
+            return log_probs.float(), True
+        part = log_probs[users]  # [b, W, K]
+        if codes is not None:
+            by_code, part = False, part.gather(2, codes)  # [b, W, S]
+        parts.append(part.float() if penalty is None else penalty.add_(part))
+    return parts[0] if len(parts) == 1 else torch.cat(parts), by_code
+
+
+def _within_cache(tree: PrefixTree, level: int, nodes: Tensor, restriction: Restriction | None) -> list[slice]:
+    """Slices of users: on a CPU so few that what is made in between stays in its cache, instead of paging in fresh memory."""
+    one_user = nodes.shape[1] * tree.max_children[level]
+    one_table = restriction is None or restriction.n_users is None
+    size = max(1, CACHED_SLOTS // one_user) if nodes.device.type == "cpu" and one_table else len(nodes)
+    return [slice(begin, begin + size) for begin in range(0, len(nodes), size)]
 
 
 def _best(scores: Tensor, width: int) -> Tensor:
