@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
+from recbole_r3vae.cli_serve import INSPECT_HELP, RECOMMEND_HELP, add_inspect_arguments, add_recommend_arguments, run_inspect, run_recommend
 from recbole_r3vae.errors import UserError
 
 RUN_HELP = """train and evaluate a model
@@ -21,13 +23,22 @@ Any key of RecBole, of the model's YAML or of its tokenizer's (as tokenizer_KEY)
 """
 
 
-BENCHMARK_HELP = """train each tokenizer once; write one table (Markdown, CSV, JSON) and plots
+BENCHMARK_HELP = """compare models in a grid, or tokenizers by themselves
+
+Models x tokenizers x datasets x seeds, as a YAML file lists them; a result file for each, and leaderboards:
+
+  recbole-r3vae benchmark --config=properties/benchmark/lastfm.yaml --data_path=dataset
+  recbole-r3vae benchmark --config=properties/benchmark/lastfm.yaml --data_path=dataset --max_minutes=5 --device=cuda --workers=2
+
+What has a result is not run again, what failed is, and what was killed goes on. Settings stand in the file.
+
+Each tokenizer once; one table (Markdown, CSV, JSON) and plots:
 
   recbole-r3vae benchmark --tokenizers=all --dataset=amazon-beauty --data_path=dataset
   recbole-r3vae benchmark --tokenizers=R3VAE,RQVAE,RKMeans --dataset=amazon-beauty --codebook_sizes=[128,128,128] --RQVAE.epochs=50
 
 A key goes to every tokenizer that has it, --NAME.key to that one alone. What was trained before is taken up.
-Exit status 1: a tokenizer failed; the table says which and why.
+Exit status 1: a model or a tokenizer failed; the output says which and why.
 """
 
 TUNE_HELP = """choose a tokenizer's settings by the quality of its semantic IDs, without training a generator
@@ -37,6 +48,15 @@ TUNE_HELP = """choose a tokenizer's settings by the quality of its semantic IDs,
 
 The YAML file that it writes goes into `recbole-r3vae run --config_files`. A key given here is not searched; keys of the tokenizer that
 generators have too are written tokenizer_KEY. What was trained before is taken up. Exit status 1: a trial failed.
+"""
+
+
+TOKENIZE_HELP = """train a tokenizer on item vectors alone, without interactions; or tokenize new items with one that is trained
+
+  recbole-r3vae tokenize --embeddings vectors.npy --output items.sid --set epochs=20
+  recbole-r3vae tokenize --checkpoint saved/ml-100k/R3GR-R3VAE-... --items new.item --output new.sid
+
+New items get semantic IDs beside the old ones, which stay; their vectors are written too, new.npy and new.ids.
 """
 
 
@@ -64,6 +84,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         print(f"recbole-r3vae: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # `| head` has seen enough; nothing more is to be flushed at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         print("recbole-r3vae: interrupted; the same command (run: with --resume) goes on from the last finished epoch", file=sys.stderr)
         return 130
@@ -90,12 +113,21 @@ def _parser() -> argparse.ArgumentParser:
     add_prepare_arguments(prepare)
     prepare.set_defaults(action=_prepare)
 
-    tokenize = commands.add_parser("tokenize", help="train a tokenizer on item vectors alone, without interactions", allow_abbrev=False)
-    tokenize.add_argument("--tokenizer", default="R3VAE", help="name of the tokenizer")
-    tokenize.add_argument("--embeddings", required=True, help=".npy or .safetensors of item vectors [n, d]")
-    tokenize.add_argument("--ids", help="their item ids, one a line; default: beside the vectors, with the ending .ids")
+    tokenize = commands.add_parser(
+        "tokenize", help="train a tokenizer on item vectors alone, or tokenize new items with a trained one", description=TOKENIZE_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+    )
+    tokenize.add_argument("--tokenizer", default="R3VAE", help="name of the tokenizer to train")
+    what = tokenize.add_mutually_exclusive_group(required=True)
+    what.add_argument("--embeddings", help="train on these: .npy or .safetensors of item vectors [n, d]")
+    what.add_argument("--items", help="with --checkpoint, the new items: an .item file, or vectors as .npy or .safetensors")
+    tokenize.add_argument("--checkpoint", help="a generator's run, or a tokenizer's folder: its tokenizer is used as it is")
+    tokenize.add_argument("--add", nargs="+", default=[], metavar="FILE", help="with --checkpoint: .sid files of items that came before")
+    tokenize.add_argument("--ids", help="the vectors' item ids, one a line; default: beside them, with the ending .ids")
     tokenize.add_argument("--output", required=True, help="the .sid file to write")
-    tokenize.add_argument("--collision_policy", default="suffix", choices=("suffix", "reassign", "sinkhorn", "share"))
+    tokenize.add_argument(
+        "--collision_policy", choices=("suffix", "reassign", "sinkhorn", "share"), help="default: suffix; with --checkpoint that of the run"
+    )
     tokenize.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="keys of the tokenizer, such as epochs=20")
     tokenize.set_defaults(action=_tokenize)
 
@@ -105,13 +137,14 @@ def _parser() -> argparse.ArgumentParser:
     embed.set_defaults(action=_embed)
 
     benchmark = commands.add_parser(
-        "benchmark", help="train each tokenizer once; write one table and plots", description=BENCHMARK_HELP,
+        "benchmark", help="compare models in a grid, or tokenizers by themselves", description=BENCHMARK_HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
     )
-    benchmark.add_argument("--tokenizers", default="all", help="all, or names separated by commas")
-    benchmark.add_argument("--dataset", "-d", required=True, help="name of a folder of atomic files")
-    benchmark.add_argument("--output", help="folder for table and plots; default: results/tokenizers/<dataset>")
-    benchmark.add_argument("--config_files", nargs="+", default=[], help="YAML files, later ones win")
+    benchmark.add_argument("--config", help="YAML file of a grid")
+    benchmark.add_argument("--tokenizers", help="without --config: all (the default), or names separated by commas")
+    benchmark.add_argument("--dataset", "-d", help="without --config: name of a folder of atomic files")
+    benchmark.add_argument("--output", help="folder; default: results with --config, else results/tokenizers/<dataset>")
+    benchmark.add_argument("--config_files", nargs="+", default=[], help="without --config: YAML files, later ones win")
     benchmark.set_defaults(action=_benchmark)
 
     tune = commands.add_parser(
@@ -133,6 +166,20 @@ def _parser() -> argparse.ArgumentParser:
     quality.add_argument("--ids", help="their item ids, one a line; default: beside the vectors, with the ending .ids")
     quality.add_argument("--json", help="also write the report to this file")
     quality.set_defaults(action=_quality)
+
+    recommend = commands.add_parser(
+        "recommend", help="recommend items with a trained model", description=RECOMMEND_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+    )
+    add_recommend_arguments(recommend)
+    recommend.set_defaults(action=run_recommend)
+
+    inspect = commands.add_parser(
+        "inspect", help="look into semantic IDs", description=INSPECT_HELP, formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add_inspect_arguments(inspect)
+    inspect.set_defaults(action=run_inspect)
     return parser
 
 
@@ -151,6 +198,27 @@ def _prepare(options, rest: list[str]) -> None:
 
 
 def _tokenize(options, rest: list[str]) -> None:
+    if (options.items is None) != (options.checkpoint is None):
+        raise UserError("tokenize takes --embeddings to train a tokenizer, or --checkpoint and --items to tokenize new items with one")
+    if options.items:
+        _tokenize_new(options)
+    else:
+        _train_and_tokenize(options)
+
+
+def _tokenize_new(options) -> None:
+    from recbole_r3vae.quick_start.serve_tokenize import tokenize_items
+
+    done = tokenize_items(
+        options.checkpoint, options.items, options.output, options.collision_policy, options.add, options.ids, show_progress=True
+    )
+    print(
+        f"{done.sids.n_items - 1} new items: {options.output}; {done.known} known ones passed over, {done.moved} got another last code "
+        f"than their own, {done.shared} share a semantic ID"
+    )
+
+
+def _train_and_tokenize(options) -> None:
     from recbole_r3vae.config import Config
     from recbole_r3vae.data.content import content_from_vectors
     from recbole_r3vae.data.items import ItemVectors
@@ -160,7 +228,7 @@ def _tokenize(options, rest: list[str]) -> None:
     content = content_from_vectors(options.embeddings, options.ids)
     config = Config(options.tokenizer, Path(options.embeddings).stem, arguments=[f"--{pair}" for pair in options.set])
     tokenizer = train_tokenizer(config, content)
-    sids, _ = tokenizer.resolved(ItemVectors(content), options.collision_policy)
+    sids, _ = tokenizer.resolved(ItemVectors(content), options.collision_policy or "suffix")
     sids.save(options.output)
     print(format_quality(tokenizer.description["quality"]))
     print(f"tokenizer: {tokenizer.folder}\nsemantic IDs: {options.output}")
@@ -184,10 +252,19 @@ def _embed(options, rest: list[str]) -> None:
 
 
 def _benchmark(options, rest: list[str]) -> int:
+    from recbole_r3vae.benchmark.grid import run_grid
     from recbole_r3vae.benchmark.tokenizers import run_tokenizer_benchmark
 
-    files = [path for words in options.config_files for path in words.split()]
-    rows = run_tokenizer_benchmark(options.dataset, options.tokenizers, options.output, files, rest)
+    if options.config:
+        for key in ("tokenizers", "dataset", "config_files"):
+            if getattr(options, key):
+                raise UserError(f"--{key} does not go with --config, which compares what {options.config} lists; leave one of them out")
+        rows = run_grid(options.config, options.output or "results", rest)
+    elif options.dataset:
+        files = [path for words in options.config_files for path in words.split()]
+        rows = run_tokenizer_benchmark(options.dataset, options.tokenizers or "all", options.output, files, rest)
+    else:
+        raise UserError("give --config=properties/benchmark/lastfm.yaml for a grid of models, or --dataset=lastfm for its tokenizers")
     return int(any(row["error"] is not None for row in rows))
 
 

@@ -28,7 +28,7 @@ from recbole_r3vae.settings import (
 # Keys that say where and how loudly a run happens, never what it computes: they take no part in a run's identity.
 # `epochs` and the two stopping keys are among them so that a finished run can be resumed and trained longer.
 INCIDENTAL_KEYS = frozenset(
-    "data_path checkpoint_dir content_cache_dir device resume strict_config state show_progress worker log_wandb wandb_project "
+    "data_path checkpoint_dir run_dir content_cache_dir device resume strict_config state show_progress worker log_wandb wandb_project "
     "gpu_id use_gpu config_files config_file sid_file epochs stopping_step max_minutes num_beams eval_batch_size "
     "save_dataset dataset_save_path save_dataloaders dataloaders_save_path".split()
 )
@@ -179,6 +179,9 @@ class Config(RecBoleConfig):
             self.final_config_dict["valid_metric_bigger"] = TOKENIZER_METRICS[metric]
         else:
             self._check_valid_metric()
+        mask = self.final_config_dict["mask_history"]
+        if mask is not None and type(mask) is not bool:
+            raise UserError(f"mask_history is {mask!r}; choose True, False, or ~ for RecBole's own rule")
         data_path = self.external_config_dict.get("data_path")
         if data_path:  # RecBole would take its own copy of ml-100k whatever the user says
             self.final_config_dict["data_path"] = os.path.join(data_path, self.dataset)

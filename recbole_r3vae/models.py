@@ -26,13 +26,7 @@ def own_models(room: str | None = None) -> dict[str, type]:
     """
     found = {}
     for package in [room] if room else MODEL_ROOMS:
-        try:
-            module = importlib.import_module(package)
-        except ModuleNotFoundError as error:
-            if error.name != package:
-                raise
-            continue
-        for info in pkgutil.iter_modules(module.__path__):
+        for info in pkgutil.iter_modules(importlib.import_module(package).__path__):
             if info.ispkg:
                 continue
             candidate = importlib.import_module(f"{package}.{info.name}")

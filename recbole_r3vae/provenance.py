@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import platform
+import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 
 import torch
 
+import recbole_r3vae
 from recbole_r3vae import __version__
 from recbole_r3vae.config import Config
 
@@ -26,13 +29,27 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **installed}
 
 
+def commit() -> str | None:
+    """The commit of the checkout that this package runs from, ``-dirty`` where files differ from it; ``None`` where it is none."""
+    folder = Path(recbole_r3vae.__file__).resolve().parents[1]
+    if not (folder / ".git").exists():  # a repository further up is somebody else's
+        return None
+    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--exclude=*", "--abbrev=7"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"})
+    except OSError:  # there is no git
+        return None
+    return done.stdout.strip() or None
+
+
 def provenance(config: Config) -> dict[str, Any]:
-    """Configuration, versions and machine of a run, as plain data."""
+    """Configuration, versions, commit and machine of a run, as plain data."""
     plain = (int, float, str, bool, list, dict, type(None))
     declared = {key: value for key, value in config.declared.items() if key != "data_path"}  # a place, not a setting
     return {
         "config": {key: value if isinstance(value, plain) else str(value) for key, value in declared.items()},
         "versions": versions(),
+        "commit": commit(),
         "hardware": {"machine": platform.machine(), "threads": torch.get_num_threads(), "device": str(config["device"])},
     }
 

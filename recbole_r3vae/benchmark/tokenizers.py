@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import os
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_r3vae.benchmark.processes import in_own_process
+from recbole_r3vae.benchmark.tables import escaped, figure, markdown_table, write_csv
 from recbole_r3vae.config import Config, tokenizer_defaults
 from recbole_r3vae.data.content import load_content
 from recbole_r3vae.data.items import ItemVectors
@@ -229,20 +229,11 @@ def write_tables(output: Path, report: dict[str, Any], plots: Sequence[tuple[str
     write_json(output / f"{TABLE}.json", report)
     nested = ("levels", "config", "history", "versions", "hardware")
     flat = [{key: value for key, value in row.items() if key not in nested} for row in report["tokenizers"]]
-    _write_csv(output / f"{TABLE}.csv", flat)
+    write_csv(output / f"{TABLE}.csv", flat)
     levels = [{"name": row["name"], **level} for row in report["tokenizers"] for level in row.get("levels", [])]
-    _write_csv(output / f"{LEVELS}.csv", levels)
+    write_csv(output / f"{LEVELS}.csv", levels)
     with atomic_write(output / f"{TABLE}.md") as file:
         file.write(markdown(report, plots))
-
-
-def _write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    with atomic_write(path) as file:
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
-        writer.writeheader()
-        for row in rows:
-            writer.writerow({key: "x".join(map(str, value)) if isinstance(value, list) else value for key, value in row.items()})
 
 
 HEAD = (
@@ -290,7 +281,7 @@ def markdown(report: dict[str, Any], plots: Sequence[tuple[str, str]] = ()) -> s
         "",
         f"`{report['command']}`",
         "",
-        *_table(HEAD, [_main_cells(row) for row in rows]),
+        *markdown_table(HEAD, [_main_cells(row) for row in rows]),
     ]
     stopped = [row["name"] for row in measured if row["stopped_at_budget"]]
     if stopped:
@@ -302,7 +293,7 @@ def markdown(report: dict[str, Any], plots: Sequence[tuple[str, str]] = ()) -> s
             lines += ["", f"{caption}.", "", f"![{name}]({name})"]
     if measured:
         lines += ["", "## Levels", "", "Means in the table above are over these levels, where defined.", ""]
-        lines += _table(LEVEL_HEAD, [cells for row in measured for cells in _level_cells(row)])
+        lines += markdown_table(LEVEL_HEAD, [cells for row in measured for cells in _level_cells(row)])
         lines += ["", "–: not defined (SC without a cluster of two items, PD with fewer than two clusters), or not recorded."]
         if any(level["pd_raw_stderr"] or level["pd_own_stderr"] for row in measured for level in row["levels"]):
             lines.append("~: PD estimated from random pairs of clusters; standard errors are in the CSV file.")
@@ -310,28 +301,23 @@ def markdown(report: dict[str, Any], plots: Sequence[tuple[str, str]] = ()) -> s
     return "\n".join(lines) + "\n"
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    lines = [f"| {' | '.join(head)} |", f"|---|{'---:|' * (len(head) - 1)}"]
-    return lines + [f"| {' | '.join(cells)} |" for cells in rows]
-
-
 def _main_cells(row: dict[str, Any]) -> list[str]:
     if row["error"] is not None:
-        return [row["name"], f"**failed**: {_escaped(row['error'])}", *[""] * (len(HEAD) - 2)]
+        return [row["name"], f"**failed**: {escaped(row['error'])}", *[""] * (len(HEAD) - 2)]
     mark = " †" if (row["reconstruction_share"] or 0) >= NO_DECODER else ""
-    memory = _number(row["peak_memory_mb"], 0)
+    memory = figure(row["peak_memory_mb"], 0)
     if row["peak_gpu_memory_mb"] is not None:
         memory += f" + {row['peak_gpu_memory_mb']:.0f} on the GPU"
     return [
         row["name"],
         _sizes(row["codebook_sizes"]),
-        _number(row["lowest_usage"]),
-        _number(row["perplexity"], 1),
-        *(_number(row[key]) for key in ("gini", "unique_ratio", "collision_rate", "items_per_used_sid")),
+        figure(row["lowest_usage"]),
+        figure(row["perplexity"], 1),
+        *(figure(row[key]) for key in ("gini", "unique_ratio", "collision_rate", "items_per_used_sid")),
         *_spaces(row, any(level["pd_raw_stderr"] for level in row["levels"]), any(level["pd_own_stderr"] for level in row["levels"])),
-        _number(row["reconstruction"]) + mark,
-        _number(row["reconstruction_share"]),
-        _number(row["seconds"], 0 if row["seconds"] >= 10 else 1),
+        figure(row["reconstruction"]) + mark,
+        figure(row["reconstruction_share"]),
+        figure(row["seconds"], 0 if row["seconds"] >= 10 else 1),
         memory,
         f"`{row['configuration']}`",
     ]
@@ -343,9 +329,9 @@ def _level_cells(row: dict[str, Any]) -> list[list[str]]:
             row["name"],
             str(level["level"]),
             f"{level['used']} of {level['reachable']}",
-            _number(level["usage"]),
-            _number(level["perplexity"], 1),
-            _number(level["gini"]),
+            figure(level["usage"]),
+            figure(level["perplexity"], 1),
+            figure(level["gini"]),
             f"{level['clusters']:,}",
             f"{level['clusters_2plus']:,}",
             *_spaces(level, level["pd_raw_stderr"], level["pd_own_stderr"]),
@@ -355,8 +341,8 @@ def _level_cells(row: dict[str, Any]) -> list[list[str]]:
 
 
 def _spaces(values: dict[str, Any], raw_is_sampled: Any, own_is_sampled: Any) -> list[str]:
-    raw = [_number(values["sc_raw"]), "~" * bool(raw_is_sampled) + _number(values["pd_raw"])]
-    own = [_number(values["sc_own"]), "~" * bool(own_is_sampled) + _number(values["pd_own"])]
+    raw = [figure(values["sc_raw"]), "~" * bool(raw_is_sampled) + figure(values["pd_raw"])]
+    own = [figure(values["sc_own"]), "~" * bool(own_is_sampled) + figure(values["pd_own"])]
     return raw + (["=", "="] if own == raw else own)
 
 
@@ -378,16 +364,8 @@ def _sizes(sizes: list[int]) -> str:
     return f"{len(sizes)} × {sizes[0]}" if len(set(sizes)) == 1 else " × ".join(map(str, sizes))
 
 
-def _number(value: float | None, places: int = 4) -> str:
-    return "–" if value is None else f"{value:.{places}f}"
-
-
 def _none_for_nan(value: float) -> float | None:
     return None if math.isnan(value) else value
-
-
-def _escaped(text: str) -> str:
-    return text.replace("|", "\\|")
 
 
 def _word(value: Any) -> str:

@@ -53,6 +53,7 @@ class WindowDataset(TimeOrdered, SequentialDataset):
         self.sort(by=[self.uid_field, self.time_field], ascending=True)
         users = self.inter_feat[self.uid_field].numpy()
         self.item_sequence = self.inter_feat[self.iid_field]  # [n_interactions], user after user, each in time order
+        self.time_sequence = self.inter_feat[self.time_field]  # likewise
         first = np.r_[True, users[1:] != users[:-1]]
         start = np.maximum.accumulate(np.where(first, np.arange(len(users)), 0))  # where each row's user begins
         target = np.flatnonzero(~first)
@@ -78,12 +79,19 @@ class WindowDataset(TimeOrdered, SequentialDataset):
             dataset.inter_feat = self._prefixes(dataset.inter_feat)
         return [train, *evaluation]
 
-    def _gather(self, begin: np.ndarray, length: np.ndarray) -> torch.Tensor:
-        """``item_sequence[begin : begin + length]`` for each row, padded with 0 on the right: [n, max_len]."""
+    def _gather(self, sequence: torch.Tensor, begin: np.ndarray, length: np.ndarray) -> torch.Tensor:
+        """``sequence[begin : begin + length]`` for each row, padded with 0 on the right: [n, max_len]."""
         column = np.arange(self.max_item_list_len)
         inside = column < length[:, None]  # [n, max_len]
-        items = self.item_sequence.numpy()[np.where(inside, begin[:, None] + column, 0)]
-        return torch.from_numpy(np.where(inside, items, 0))
+        values = sequence.numpy()[np.where(inside, begin[:, None] + column, 0)]
+        return torch.from_numpy(np.where(inside, values, 0))
+
+    def _histories(self, begin: np.ndarray, length: np.ndarray) -> dict[str, torch.Tensor]:
+        """The fields of histories that begin and end there in ``item_sequence``."""
+        return {
+            self.item_id_list_field: self._gather(self.item_sequence, begin, length),
+            self.item_list_length_field: torch.from_numpy(length),
+        }
 
     def _prefixes(self, rows: Interaction) -> Interaction:
         target, start = rows["target_position"].numpy(), rows["user_start"].numpy()
@@ -92,8 +100,7 @@ class WindowDataset(TimeOrdered, SequentialDataset):
             {
                 self.uid_field: rows[self.uid_field],
                 self.iid_field: rows[self.iid_field],
-                self.item_id_list_field: self._gather(target - length, length),
-                self.item_list_length_field: torch.from_numpy(length),
+                **self._histories(target - length, length),
             }
         )
 
@@ -111,16 +118,14 @@ class WindowDataset(TimeOrdered, SequentialDataset):
         rank = np.arange(len(user)) - np.repeat(np.cumsum(n_windows) - n_windows, n_windows)  # 0, 1, … within a user
         begin = user_start[user] + np.where(rank == 0, 0, size + (rank - 1) * fresh - context)
         length = np.minimum(user_start[user] + count[user] - begin, size)  # inputs in the window
-        inputs = self._gather(begin, length)
-        targets = self._gather(begin + 1, length)
+        targets = self._gather(self.item_sequence, begin + 1, length)
         targets[torch.from_numpy(rank > 0), :context] = 0
         order = {int(s): int(u) for s, u in zip(start, rows[self.uid_field].numpy())}
         return Interaction(
             {
                 self.uid_field: torch.tensor([order[int(s)] for s in user_start[user]]),
-                self.item_id_list_field: inputs,
+                **self._histories(begin, length),
                 TARGET_LIST_FIELD: targets,
-                self.item_list_length_field: torch.from_numpy(length),
             }
         )
 
@@ -134,6 +139,28 @@ class WindowDataset(TimeOrdered, SequentialDataset):
             targets = self.inter_feat[TARGET_LIST_FIELD]
             return Counter(targets[targets > 0].numpy())
         return super().counter(field)
+
+
+class TimedWindowDataset(WindowDataset):
+    """Windows with the interactions' times beside the items: ``<time field>_list`` [max_len] float32, in training and evaluation rows.
+
+    Times count from the first interaction of the dataset, in the unit of the file.
+    """
+
+    def _normalize(self):
+        # RecBole's normalisation would take their unit away; counted from the first one, float32 is off by seconds, not by minutes.
+        times = self.inter_feat[self.time_field] - self.inter_feat[self.time_field].min()
+        super()._normalize()
+        self.inter_feat[self.time_field] = times
+
+    def data_augmentation(self):
+        """As a :class:`WindowDataset`'s."""
+        super().data_augmentation()
+        self.time_list_field = self.time_field + self.config["LIST_SUFFIX"]
+        self.set_field_property(self.time_list_field, FeatureType.FLOAT_SEQ, FeatureSource.INTERACTION, self.max_item_list_len)
+
+    def _histories(self, begin: np.ndarray, length: np.ndarray) -> dict[str, torch.Tensor]:
+        return {**super()._histories(begin, length), self.time_list_field: self._gather(self.time_sequence, begin, length)}
 
 
 class PrefixDataset(WindowDataset):

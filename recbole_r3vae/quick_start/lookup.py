@@ -16,6 +16,7 @@ from recbole.utils import get_trainer as recbole_get_trainer
 
 from recbole_r3vae.config import Config
 from recbole_r3vae.data.sequences import time_ordered
+from recbole_r3vae.data.split import add_seen, meetings
 from recbole_r3vae.errors import UserError, nearest
 from recbole_r3vae.model.generator.base import SIDGenerator
 from recbole_r3vae.settings import properties
@@ -23,6 +24,24 @@ from recbole_r3vae.trainer.checkpoint import checkpointed
 from recbole_r3vae.trainer.generator import GeneratorTrainer
 
 _DATASET_OF_TYPE = {ModelType.SEQUENTIAL: "SequentialDataset", ModelType.KNOWLEDGE: "KnowledgeBasedDataset"}
+
+
+def dataset_folder(config: Config) -> Path:
+    """The folder of the dataset's atomic files.
+
+    Raises:
+        UserError: there is no such folder; the message names the nearest datasets and how to make one.
+    """
+    folder, name = Path(config["data_path"]), config["dataset"]
+    if not (folder / f"{name}.inter").is_file() and config["benchmark_filename"] is None:
+        known = {path.stem for path in (properties() / "dataset").glob("*.yaml")}
+        here = {path.name for path in folder.parent.glob("*") if (path / f"{path.name}.inter").is_file()}
+        hint = nearest(name, known | here)
+        remedy = f"run `recbole-r3vae prepare {name}`" if name in known else f"known datasets: {', '.join(sorted(known | here))}"
+        raise UserError(
+            f"there is no {folder / name}.inter for dataset {name!r}{hint}; {remedy}, or point --data_path at its parent folder"
+        )
+    return folder
 
 
 def create_dataset(config: Config) -> Dataset:
@@ -35,17 +54,9 @@ def create_dataset(config: Config) -> Dataset:
         The filtered and remapped dataset, not yet split.
 
     Raises:
-        UserError: there is no such folder (the message names the nearest datasets and how to make one), or a file in it cannot be read.
+        UserError: as :func:`dataset_folder`, or a file in the folder cannot be read.
     """
-    folder, name = Path(config["data_path"]), config["dataset"]
-    if not (folder / f"{name}.inter").is_file() and config["benchmark_filename"] is None:
-        known = {path.stem for path in (properties() / "dataset").glob("*.yaml")}
-        here = {path.name for path in folder.parent.glob("*") if (path / f"{path.name}.inter").is_file()}
-        hint = nearest(name, known | here)
-        remedy = f"run `recbole-r3vae prepare {name}`" if name in known else f"known datasets: {', '.join(sorted(known | here))}"
-        raise UserError(
-            f"there is no {folder / name}.inter for dataset {name!r}{hint}; {remedy}, or point --data_path at its parent folder"
-        )
+    folder, name = dataset_folder(config), config["dataset"]
     dataset_class = getattr(config.model_class, "dataset_class", None)
     if dataset_class is None:
         module = importlib.import_module("recbole.data.dataset")
@@ -69,7 +80,7 @@ def data_preparation(config: Config, dataset: Dataset):
     """Split a dataset and make its loaders as RecBole does.
 
     Returns:
-        Training, validation and test loader.
+        Training, validation and test loader; see :func:`~recbole_r3vae.data.split.add_seen` for what the last two know in addition.
 
     Raises:
         UserError: RecBole would unpickle loaders that were saved earlier; pickles can run code and are never loaded here.
@@ -81,7 +92,12 @@ def data_preparation(config: Config, dataset: Dataset):
             f"RecBole's saved dataloaders and datasets ({pickled}) are pickles, which can run code; "
             "move the file away and leave save_dataset and save_dataloaders off"
         )
-    return recbole_data.data_preparation(config, dataset)
+    known = dataset.uid_field in dataset.inter_feat and dataset.iid_field in dataset.inter_feat
+    everything = meetings(dataset) if known else None  # before the split, which rewrites the interactions
+    train_data, valid_data, test_data = recbole_data.data_preparation(config, dataset)
+    if everything is not None:
+        add_seen(everything, valid_data, test_data)
+    return train_data, valid_data, test_data
 
 
 def get_trainer(config: Config) -> type[Trainer]:

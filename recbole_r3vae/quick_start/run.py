@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from recbole.utils import init_logger, init_seed
+from recbole.utils import ModelType, init_logger, init_seed
 
 from recbole_r3vae.config import Config, identity, tokenizer_config
 from recbole_r3vae.data.content import load_content
+from recbole_r3vae.data.split import held_out
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.model.generator.base import SIDGenerator
 from recbole_r3vae.models import MODEL_ROOMS, own_models
-from recbole_r3vae.provenance import provenance
+from recbole_r3vae.provenance import peak_memory_mb, provenance
 from recbole_r3vae.quick_start.lookup import create_dataset, data_preparation, get_trainer
 from recbole_r3vae.quick_start.semantic_ids import bundle_tokenizer, obtain_semantic_ids, train_tokenizer
 from recbole_r3vae.sid.metrics import format_quality
@@ -44,8 +46,9 @@ def run_recbole_r3vae(
 
     Returns:
         ``best_valid_score``, ``valid_score_bigger``, ``best_valid_result`` and ``test_result`` as RecBole returns them, and ``name``
-        (``R3GR[R3VAE]``), ``run_dir``, ``sid_file``, ``seconds`` and ``stopped_at_budget``. For a tokenizer, ``test_result`` holds the
-        quality of its semantic IDs.
+        (``R3GR[R3VAE]``), ``run_dir``, ``sid_file``, ``seconds`` and ``stopped_at_budget``; under leave-one-out also ``users``, at which
+        rank each user's test item was, and ``split``, whose test it was (see :class:`~recbole_r3vae.data.split.HeldOut`). For a
+        tokenizer, ``test_result`` holds the quality of its semantic IDs.
 
     Raises:
         UserError: the input is unusable; the message says how to mend it.
@@ -70,8 +73,7 @@ def run_recbole_r3vae(
     if is_generator:
         sids, sid_file, tokenizer = obtain_semantic_ids(config, data, show_progress=config["show_progress"])
         inputs = config["item_inputs"] or ()
-        family = f"{config.model}-hybrid" if "id" in inputs else config.model  # no longer pure content
-        name = f"{family}[{tokenizer.config.model if tokenizer else Path(sid_file).stem}]"
+        name = result_name(config)
         hashes = {"semantic_ids": sids.content_hash}
         data.semantic_ids = sids
         if "text" in inputs:
@@ -83,8 +85,8 @@ def run_recbole_r3vae(
     train_data, valid_data, test_data = data_preparation(config, data)
 
     folder = name.replace("[", "-").rstrip("]")
-    run_dir = Path(config["checkpoint_dir"]) / config.dataset / f"{folder}-{identity(config, **hashes)}"
-    config["run_dir"] = run_dir
+    default = Path(config["checkpoint_dir"]) / config.dataset / f"{folder}-{identity(config, **hashes)}"
+    config["run_dir"] = run_dir = Path(config["run_dir"] or default)
     init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
     network = config.model_class(config, train_data.dataset).to(config["device"])
     if tokenizer and saved and config["local_rank"] == 0:
@@ -98,7 +100,10 @@ def run_recbole_r3vae(
     best_valid_score, best_valid_result = trainer.fit(
         train_data, valid_data, saved=saved, show_progress=config["show_progress"]
     )
+    started = time.monotonic()
     test_result = trainer.evaluate(test_data, load_best_model=saved, show_progress=config["show_progress"])
+    seconds_testing, device = time.monotonic() - started, config["device"]
+    users, ranks = held_out(valid_data, test_data), trainer.evaluator.target_ranks() if isinstance(trainer, Checkpointed) else None
     result = {
         "name": name,
         "best_valid_score": best_valid_score,
@@ -112,6 +117,10 @@ def run_recbole_r3vae(
         "epochs": getattr(trainer, "finished_epochs", None),
         "valid_history": getattr(trainer, "valid_history", None),
         "stopped_at_budget": getattr(trainer, "stopped_at_budget", False),
+        "seconds_testing": round(seconds_testing, 3),
+        "peak_memory_mb": {"process": peak_memory_mb(), "gpu": peak_memory_mb(device) if device.type == "cuda" else None},
+        "split": users.describe() if users else None,
+        "users": users.ranks(ranks, max(config["topk"])) if users and ranks is not None else None,
     }
     if saved and config["local_rank"] == 0:
         write_json(run_dir / "result.json", {**result, **provenance(config), "loss": loss_name(config), "n_parameters": n_parameters})
@@ -184,11 +193,22 @@ def start_logging(config: Config) -> None:
     init_logger(config)
 
 
+def result_name(config: Config) -> str:
+    """What a run's result is called: ``SASRec``, ``R3GR[R3VAE]``, or ``R3GR-hybrid[R3VAE]`` where it reads item ids beside content."""
+    if not issubclass(config.model_class, SIDGenerator):
+        return config.model
+    family = f"{config.model}-hybrid" if "id" in (config["item_inputs"] or ()) else config.model
+    return f"{family}[{Path(config['sid_file']).stem if config['sid_file'] else config['tokenizer']}]"
+
+
 def loss_name(config: Config) -> str:
     """What the model is trained with, for tables that compare models."""
     if issubclass(config.model_class, SIDGenerator):
         return "NLL of semantic ID"
-    return str(config["loss_type"] or config["MODEL_INPUT_TYPE"].name.lower())
+    if config["MODEL_TYPE"] == ModelType.TRADITIONAL:
+        return "none"  # counted, not trained
+    loss = str(config["loss_type"] or config["MODEL_INPUT_TYPE"].name.lower())
+    return f"{loss}, {config['n_negatives']} negatives" if loss == "InfoNCE" else loss
 
 
 def metric_table(valid: dict[str, float] | None, test: dict[str, float] | None) -> str:

@@ -12,14 +12,13 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 import torch
-from recbole.evaluator import Evaluator
-from recbole.evaluator.collector import DataStruct
 from recbole.trainer import Trainer
 from recbole.utils import set_color
 
 from recbole_r3vae.compat import collector_class
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.io import atomic_write
+from recbole_r3vae.trainer.evaluation import ExactEvaluator, mask_of
 
 SCHEMA = 2
 Collector = collector_class()
@@ -107,29 +106,6 @@ def set_random_state(state: dict[str, Any]) -> None:
     random.setstate((version, tuple(internal), gauss))
 
 
-class ExactEvaluator(Evaluator):
-    """RecBole's evaluator over all processes' users at once.
-
-    RecBole averages the processes' metrics, weighs them by four a batch, and counts the users that pad the last process twice. Here the
-    collected rows are put back into the dataset's order, the padding is cut off, and the metrics are computed once.
-
-    Attributes:
-        n_rows: users of the dataset under evaluation.
-    """
-
-    n_rows = 0
-
-    def evaluate(self, dataobject: DataStruct):
-        """Metrics of what all processes collected; the same on every process."""
-        world_size = torch.distributed.get_world_size()
-        for key in [key for key in dataobject._data_dict if key.startswith(("rec.", "data.label"))]:
-            parts = [None] * world_size
-            torch.distributed.all_gather_object(parts, dataobject[key])
-            # DistributedSampler deals rows out in turn, so row i of process p is row i * world_size + p of the dataset.
-            dataobject.set(key, torch.stack(parts, dim=1).flatten(0, 1)[: self.n_rows])
-        return super().evaluate(dataobject)
-
-
 class Checkpointed:
     """Mixin for a RecBole trainer: ``best.pth`` and ``last.pth`` in the run's folder, exact resumption, a time budget.
 
@@ -148,9 +124,9 @@ class Checkpointed:
         config["single_spec"] = True
         super().__init__(config, model)
         config["single_spec"] = single
-        self.eval_collector = Collector(config)
+        self.eval_collector, self.evaluator = Collector(config), ExactEvaluator(config)
+        self._seen: scipy.sparse.csr_matrix | None = None  # what users met before the part under evaluation
         if not single:
-            self.evaluator = ExactEvaluator(config)
             on_gpu = self.device.type == "cuda"
             self.distributed_model = torch.nn.parallel.DistributedDataParallel(
                 self.model, device_ids=[self.device.index] if on_gpu else None
@@ -313,9 +289,17 @@ class Checkpointed:
         """RecBole's evaluation; the best checkpoint is read without executing anything in it."""
         if eval_data and load_best_model:
             self.load_best(model_file)
-        if isinstance(self.evaluator, ExactEvaluator):
-            self.evaluator.n_rows = eval_data.sample_size
+        if eval_data:
+            self.evaluator.n_rows, self._seen = eval_data.sample_size, getattr(eval_data, "seen", None)
         return super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
+
+    def _full_sort_batch_eval(self, batched_data):
+        return super()._full_sort_batch_eval(self._with_mask(batched_data))
+
+    def _with_mask(self, batched_data):
+        interaction, mask, positive_u, positive_i = batched_data
+        users = interaction[self.config["USER_ID_FIELD"]]
+        return interaction, mask_of(self.config["mask_history"], mask, self._seen, users, positive_u, positive_i), positive_u, positive_i
 
     def _map_reduce(self, result, num_sample):
         return result  # already that of all processes

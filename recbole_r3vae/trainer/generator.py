@@ -123,7 +123,11 @@ class GeneratorTrainer(Checkpointed, Trainer):
             self.model.num_beams = self.config["num_beams"]
 
     def _full_sort_batch_eval(self, batched_data):
-        interaction, _, positive_u, positive_i = batched_data
+        interaction, mask, positive_u, positive_i = self._with_mask(batched_data)
+        allowed = None
+        if mask is not None:
+            allowed = torch.ones(len(interaction), self.model.n_items, dtype=torch.bool)  # [B, n_items]
+            allowed[mask] = False
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.mixed_precision):
-            items, _ = self.model.recommend(interaction.to(self.device), max(self.config["topk"]))
+            items, _ = self.model.recommend(interaction.to(self.device), max(self.config["topk"]), allowed)
         return interaction, items, positive_u.to(self.device), positive_i.to(self.device)

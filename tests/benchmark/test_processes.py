@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from recbole_r3vae.benchmark.processes import in_own_process
+from recbole_r3vae.benchmark.processes import in_own_process, in_own_processes
 from recbole_r3vae.errors import UserError
 
 
@@ -43,6 +43,39 @@ def wait_forever(path):
 def test_the_value_comes_from_another_process():
     (value, pid), error = in_own_process(double, 21)
     assert value == 42 and error is None and pid != os.getpid()
+
+
+def wait_for(path):
+    while not Path(path).exists():
+        time.sleep(0.01)
+
+
+def write_or_wait(path, writes):
+    Path(path).touch() if writes else wait_for(path)
+    return writes, os.environ["OMP_NUM_THREADS"]
+
+
+def test_several_run_at_once_each_with_its_threads(tmp_path, monkeypatch):
+    """The first ends only when the second has run."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    path = str(tmp_path / "signal")
+    ended = sorted(in_own_processes(write_or_wait, [(path, False), (path, True)], workers=2, threads=3))
+    assert ended == [(0, (False, "3"), None), (1, (True, "3"), None)] and os.environ["OMP_NUM_THREADS"] == "7"
+
+
+def test_an_interrupted_caller_ends_those_that_run(tmp_path):
+    ending = in_own_processes(be_first_or_wait, [(str(tmp_path), number) for number in range(2)], workers=2)
+    assert next(ending) == (0, None, None)
+    pid = int((tmp_path / "1").read_text())
+    assert alive(pid)
+    ending.close()
+    assert not alive(pid)
+
+
+def be_first_or_wait(folder, number):
+    if number:
+        wait_forever(Path(folder) / "1")
+    wait_until(lambda: (Path(folder) / "1").is_file() and (Path(folder) / "1").read_text())
 
 
 @pytest.mark.parametrize("function, expected", [

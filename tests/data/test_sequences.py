@@ -11,7 +11,7 @@ import torch
 from recbole.data.dataset import SequentialDataset
 
 from recbole_r3vae.config import Config
-from recbole_r3vae.data.sequences import TARGET_LIST_FIELD, PrefixDataset, WindowDataset, time_ordered
+from recbole_r3vae.data.sequences import TARGET_LIST_FIELD, PrefixDataset, TimedWindowDataset, WindowDataset, time_ordered
 
 
 def settings(folder, max_len=10, **more) -> Config:
@@ -81,6 +81,21 @@ def test_prefixes_are_recboles_rows(tiny_data, max_len, split):
         assert ours.item_counter == theirs.item_counter
     train, *_ = PrefixDataset(config).build()
     assert all(column.dim() == 1 for column in train.inter_feat.interaction.values())
+
+
+@pytest.mark.parametrize("normalize_all", [True, None])
+def test_timed_windows_are_windows_with_the_files_times(tiny_data, normalize_all):
+    """To the second, since the first interaction of all, whether or not RecBole would stretch them to [0, 1]."""
+    config = settings(tiny_data, 7, normalize_all=normalize_all)
+    frame = pd.read_csv(tiny_data / "tiny" / "tiny.inter", sep="\t", dtype={"user_id:token": str, "item_id:token": str})
+    seconds = frame["timestamp:float"] - frame["timestamp:float"].min()
+    when = dict(zip(zip(frame["user_id:token"], frame["item_id:token"]), seconds))  # nobody meets an item twice
+    for plain, timed in zip(WindowDataset(config).build(), TimedWindowDataset(config).build()):
+        assert all(torch.equal(plain.inter_feat[field], timed.inter_feat[field]) for field in plain.inter_feat)
+        for user, items, times, length in rows(timed, "user_id", "item_id_list", "timestamp_list", "item_length"):
+            name = timed.id2token("user_id", user)
+            expected = [when[name, item] for item in timed.id2token("item_id", items[:length])]
+            assert times[:length] == pytest.approx(expected, abs=1) and not any(times[length:])
 
 
 def test_time_order_survives_float32(tmp_path):

@@ -113,7 +113,7 @@ class SIDGenerator(SequentialRecommender):
         Args:
             interaction: a batch of B users with their histories.
             k: number of items.
-            allowed: ``[n_items]`` bool, the only items that may be recommended; ``None`` allows all.
+            allowed: ``[n_items]`` or ``[B, n_items]`` bool, the only items that may be recommended; ``None`` allows all.
             strict: whether fewer than k possible items are an error (as in evaluation) or padded with id 0 and ``-inf``.
 
         Returns:

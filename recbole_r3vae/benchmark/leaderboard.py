@@ -1,0 +1,206 @@
+"""Leaderboards from the result files of a benchmark: every model once a configuration, over its seeds, with what may be concluded."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recbole_r3vae.benchmark import statistics
+from recbole_r3vae.benchmark.leaderboard_markdown import flat_rows, markdown
+from recbole_r3vae.benchmark.leaderboard_text import RANKED_BY, SLICE_METRICS
+from recbole_r3vae.benchmark.page import page
+from recbole_r3vae.benchmark.run_files import ACCURACY, SCHEMA, Run, grouped, read_runs, row_of, variants
+from recbole_r3vae.benchmark.statistics import LEAST_SEEDS, LEVEL, user_metric
+from recbole_r3vae.benchmark.tables import write_csv
+from recbole_r3vae.errors import UserError
+from recbole_r3vae.io import atomic_write
+from recbole_r3vae.settings import load_yaml, properties
+from recbole_r3vae.trainer.checkpoint import write_json
+
+RELATED = ("sc_raw", "pd_raw", "collision_rate")  # what of the SIDs' quality is set against Recall@10
+
+
+def write_leaderboards(results: Path) -> list[Path]:
+    """Write the tables of every dataset under ``results/runs``, and one page with all of them.
+
+    Per dataset ``leaderboard_<dataset>.md``, ``.csv`` and ``.json``; ``leaderboard.html`` for all, which needs no network. They are a
+    function of the result files alone, so that writing them again changes nothing.
+
+    Args:
+        results: the folder that holds ``runs/<dataset>/*.json``.
+
+    Returns:
+        The files written.
+
+    Raises:
+        UserError: there is no result file.
+    """
+    results = Path(results)
+    folders = sorted(path for path in (results / "runs").glob("*") if path.is_dir())
+    reports = [report for report in map(leaderboard, folders) if report["rows"] or report["failed"]]
+    if not reports:
+        way_out = "run recbole-r3vae benchmark first, or name the folder that holds runs/"
+        raise UserError(f"there are no results in {results / 'runs'}; {way_out}")
+    written = []
+    for report in reports:
+        paths = [results / f"leaderboard_{report['dataset']}.{ending}" for ending in ("md", "csv", "json")]
+        with atomic_write(paths[0]) as file:
+            file.write(markdown(report))
+        write_csv(paths[1], flat_rows(report))
+        write_json(paths[2], report)
+        written += paths
+    written.append(results / "leaderboard.html")
+    with atomic_write(written[-1]) as file:
+        file.write(page(reports))
+    return written
+
+
+def leaderboard(folder: Path) -> dict[str, Any]:
+    """What ``leaderboard_<dataset>.json`` holds.
+
+    Args:
+        folder: ``results/runs/<dataset>``.
+
+    Returns:
+        Plain data: ``rows``, best test NDCG@10 first; ``leads``, of each accuracy metric; ``slices``; ``relations`` of SID quality to
+        Recall@10; ``published``; ``failed`` units; ``notes`` on what could not be used. Tests and slices need one set of users: they are of
+        the split that most rows share.
+    """
+    runs, failed, splits = read_runs(folder)
+    notes: list[str] = []
+    groups = grouped(runs, notes)
+    rows = [row_of(group) for group in groups]
+    for row, variant in zip(rows, variants(rows)):
+        row["variant"] = variant
+    split = _most_common(row["split"] for row in rows)
+    users = [_user_metrics(group) if row["split"] == split else {} for group, row in zip(groups, rows)]
+    if any(row["split"] not in (split, None) for row in rows):
+        notes.append(f"Not all rows share a split. Tests and slices are of split {split} only, and rows of others do not compare with it.")
+    default_command = f"recbole-r3vae benchmark --config=properties/benchmark/{folder.name}.yaml"
+    report = {
+        "schema": SCHEMA,
+        "dataset": folder.name,
+        "commands": sorted({run.record["command"] for run in runs if run.record.get("command")}) or [default_command],
+        "users": splits.get(split, {}).get("users"),
+        "leads": [lead for metric in ACCURACY if (lead := _lead(metric, rows, users, split))],
+        "slices": _sliced(rows, users, splits.get(split, {}), notes) if rows else [],
+        "relations": _relations(rows),
+        "published": _published(folder.name, rows),
+        "failed": failed,
+        "notes": notes,
+    }
+    rows.sort(key=lambda row: (-row["test"].get(RANKED_BY, {"mean": -1.0})["mean"], row["name"], row["variant"]))
+    return {**report, "rows": rows}
+
+
+# -- what may be concluded ---------------------------------------------------------------------------------------------------
+
+
+def _most_common(values: Iterable[str | None]) -> str | None:
+    counts = Counter(value for value in values if value is not None)
+    return counts.most_common(1)[0][0] if counts else None
+
+
+def _user_metrics(runs: list[Run]) -> dict[str, np.ndarray]:
+    """Metric to [n_users], averaged over the seeds."""
+    if any(run.ranks is None for run in runs):
+        return {}
+    deepest = min(run.record["users"]["k"] for run in runs)
+    return {
+        metric: np.mean([user_metric(run.ranks, metric) for run in runs], axis=0)
+        for metric in ACCURACY
+        if int(metric.partition("@")[2]) <= deepest
+    }
+
+
+def _lead(metric: str, rows: list[dict[str, Any]], users: list[dict[str, np.ndarray]], split: str | None) -> dict[str, Any] | None:
+    """Whether the best row of a metric is better than the next one, for all that seeds and users can say; marks it bold if so."""
+    having = [index for index, row in enumerate(rows) if metric in row["test"] and row["split"] in (split, None)]
+    if len(having) < 2:
+        return None
+    best, second = sorted(having, key=lambda index: -rows[index]["test"][metric]["mean"])[:2]
+    first, other = rows[best]["test"][metric], rows[second]["test"][metric]
+    counts = [len(row["values"]) for row in (first, other)]
+    p_seeds = statistics.seeds_test(first["values"], other["values"]) if min(counts) >= LEAST_SEEDS else None
+    paired = metric in users[best] and metric in users[second]
+    p_users = statistics.users_test(users[best][metric], users[second][metric]) if paired else None
+    supported = p_seeds is not None and p_seeds < LEVEL and p_users is not None and p_users < LEVEL
+    if supported:
+        rows[best]["bold"].append(metric)
+    named = {
+        key: {"name": rows[index]["name"], "variant": rows[index]["variant"], "seeds": count}
+        for key, index, count in zip(("best", "next"), (best, second), counts)
+    }
+    found = {"lead": first["mean"] - other["mean"], "p_seeds": p_seeds, "p_users": p_users, "supported": supported}
+    return {"metric": metric, **named, **found}
+
+
+def _sliced(
+    rows: list[dict[str, Any]], users: list[dict[str, np.ndarray]], split: dict[str, Any], notes: list[str]
+) -> list[dict[str, Any]]:
+    """Describe the slices and give each row its figures in them, under ``slices``."""
+    try:
+        if "users" not in split:
+            raise ValueError(split.get("error", "there is no split file"))
+        popularity, history = (statistics.unpack(split[key], "int32") for key in ("popularity", "history"))
+        if not len(popularity) == len(history) == split["users"]:
+            raise ValueError(f"popularity of {len(popularity)} and history of {len(history)} users, not of {split['users']}")
+    except (KeyError, ValueError) as error:
+        notes.append(f"No slices: {error}.")
+        return []
+    parts = statistics.slices(popularity, history)
+    for row, of_users in zip(rows, users):
+        row["slices"] = [
+            {metric: float(of_users[metric][part.users].mean()) for metric in SLICE_METRICS if metric in of_users} for part in parts
+        ]
+    return [{"group": part.group, "name": part.name, "says": part.says, "users": int(part.users.sum())} for part in parts]
+
+
+def _relations(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """SID quality and Recall@10 over the tokenizers of each generator that has three or more.
+
+    A tokenizer is one point. Of several configurations, it is the one with the most seeds and then the best validation NDCG@10.
+    """
+    found = []
+    for model in sorted({row["model"] for row in rows if row["tokenizer"]}):
+        points: dict[str, dict[str, Any]] = {}
+        for row in rows:
+            if row["model"] != model or not row["quality"] or "recall@10" not in row["test"]:
+                continue
+            if row["tokenizer"] not in points or _preference(row) > _preference(points[row["tokenizer"]]):
+                points[row["tokenizer"]] = row
+        chosen = [points[tokenizer] for tokenizer in sorted(points)]
+        of_each = {}
+        for key in RELATED:
+            pairs = [(row["quality"][key], row["test"]["recall@10"]["mean"]) for row in chosen if key in row["quality"]]
+            if len(pairs) >= 3:
+                of_each[key] = statistics.spearman(*zip(*pairs))
+        if of_each:
+            kept = ("name", "variant", "tokenizer", "family", "seeds", "quality")
+            marks = [{**{key: row[key] for key in kept}, "recall@10": row["test"]["recall@10"]} for row in chosen]
+            found.append({"model": model, "spearman": of_each, "points": marks})
+    return found
+
+
+def _preference(row: dict[str, Any]) -> tuple[int, float]:
+    return len(row["seeds"]), row["valid"].get(RANKED_BY, {"mean": -1.0})["mean"]
+
+
+def _published(dataset: str, rows: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The published figures of a dataset; each row gets those for it, the first of each kind, under ``published``."""
+    source = load_yaml(properties() / "benchmark" / "published.yaml")
+    entries = []
+    for kind in ("authors", "independent"):
+        for entry in source[kind]:
+            if dataset not in entry:
+                continue
+            recall, ndcg, *deviation = entry[dataset]
+            figures = {"recall@10": recall, "ndcg@10": ndcg, "recall@10_std": deviation[0] if deviation else None}
+            entries.append({"kind": kind, "method": entry["method"], "source": entry["source"], "row": entry.get("row"), **figures})
+    for row in rows:
+        row["published"] = {entry["kind"]: entry for entry in reversed(entries) if entry["row"] == row["name"]}
+    return {"note": source["note"], "entries": entries} if entries else None

@@ -1,0 +1,130 @@
+"""The columns of a leaderboard's tables: the same on the page and in Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from recbole_r3vae.benchmark.leaderboard_text import KINDS, NONE, Row, budget, decimal, listed, title_of
+from recbole_r3vae.benchmark.run_files import ACCURACY, CATALOGUE
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table.
+
+    Attributes:
+        title: its head.
+        text: what a cell shows.
+        value: what it is sorted by; ``None`` sorts last.
+        note: small print beside or under the text.
+        falling: whether the first sort shows the greatest value on top.
+        metric: the metric it shows, if any.
+        words: whether it holds words, which stand to the left.
+        outside: whether its figures are not ours.
+    """
+
+    title: str
+    text: Callable[[Row], str]
+    value: Callable[[Row], Any]
+    note: Callable[[Row], str] = lambda row: ""
+    falling: bool = False
+    metric: str | None = None
+    words: bool = False
+    outside: bool = False
+
+
+def _numbers(title: str, value: Callable[[Row], float | None], places: int, falling: bool = False) -> Column:
+    return Column(title, lambda row: decimal(value(row), places), value, falling=falling)
+
+
+def _as_it_is(title: str, key: str, words: bool = True) -> Column:
+    return Column(title, lambda row: NONE if row[key] is None else str(row[key]), lambda row: row[key], words=words)
+
+
+def _metric(metric: str) -> Column:
+    def figures(row: Row) -> dict[str, Any]:
+        return row["test"].get(metric, {"mean": None, "std": None})
+
+    def note(row: Row) -> str:
+        return "" if figures(row)["std"] is None else f"± {figures(row)['std']:.4f}"
+
+    def mean(row: Row) -> float | None:
+        return figures(row)["mean"]
+
+    return Column(title_of(metric), lambda row: decimal(mean(row)), mean, note, not metric.startswith("giniindex"), metric)
+
+
+def _published(kind: str) -> Column:
+    def entry(row: Row) -> dict[str, Any]:
+        return row["published"].get(kind, {})
+
+    def text(row: Row) -> str:
+        return f"{decimal(entry(row)['recall@10'])} / {decimal(entry(row)['ndcg@10'])}" if entry(row) else ""
+
+    def note(row: Row) -> str:
+        return entry(row)["source"].partition(" (")[0].rpartition(", ")[2] if entry(row) else ""
+
+    def recall(row: Row) -> float | None:
+        return entry(row).get("recall@10")
+
+    return Column(f"{KINDS[kind]}, R@10 / N@10", text, recall, note, falling=True, outside=True)
+
+
+def accuracy_columns() -> list[Column]:
+    """Metrics and number of seeds."""
+    seeds = Column("Seeds", lambda row: str(len(row["seeds"])), lambda row: len(row["seeds"]), falling=True)
+    return [*map(_metric, (*ACCURACY, *CATALOGUE)), seeds]
+
+
+def published_columns(report: dict[str, Any]) -> list[Column]:
+    """Figures of others, where there are any for the dataset."""
+    return [_published(kind) for kind in KINDS] if report["published"] else []
+
+
+def cost_columns(rows: list[Row]) -> list[Column]:
+    """What a row cost and under which conditions it was made; history rule, machine and commit only where rows differ in them."""
+    columns = [
+        _numbers("Parameters", lambda row: row["n_parameters"], 0),
+        _numbers("Tokenizer, s", lambda row: row["seconds"]["tokenizer"], 0),
+        _numbers("Training, s", lambda row: row["seconds"]["training"], 0),
+        _numbers("Evaluation, s", lambda row: row["seconds"]["evaluation"], 1),
+        _numbers("Inference a user, ms", lambda row: row["seconds"]["per_user_ms"], 2),
+        _numbers("Memory, MiB", lambda row: row["peak_memory_mb"]["process"], 0),
+    ]
+    if any(row["peak_memory_mb"]["gpu"] is not None for row in rows):
+        columns.append(_numbers("GPU memory, MiB", lambda row: row["peak_memory_mb"]["gpu"], 0))
+    columns += [
+        Column("Seeds", lambda row: listed(row["seeds"]), lambda row: len(row["seeds"])),
+        Column("Epochs", lambda row: listed(row["epochs"]), lambda row: row["epochs"][0]),
+        Column("Budget", budget, lambda row: row["max_minutes"], _stopped),
+        _as_it_is("Tuning trials", "tuning_trials", words=False),
+        _as_it_is("Text encoder", "text_encoder"),
+        _as_it_is("Collisions", "collision_policy"),
+        _as_it_is("Loss", "loss"),
+    ]
+    differing = [
+        ("History masked", lambda row: {True: "yes", False: "no"}.get(row["mask_history"], NONE)),
+        ("Machine", lambda row: "; ".join(row["hardware"]) or NONE),
+        ("Commit", lambda row: ", ".join(row["commits"]) or NONE),
+    ]
+    columns += [Column(title, words, words, words=True) for title, words in differing if len(set(map(words, rows))) > 1]
+    return columns
+
+
+def slice_columns(report: dict[str, Any], metric: str) -> list[Column]:
+    """A metric in each slice of the users."""
+
+    def value(row: Row, index: int) -> float | None:
+        return row["slices"][index].get(metric)
+
+    of = {"popularity": "targets", "history": "histories"}
+    return [
+        _numbers(f"{part['name']} {of[part['group']]} ({part['says']})", lambda row, index=index: value(row, index), 4, falling=True)
+        for index, part in enumerate(report["slices"])
+    ]
+
+
+def _stopped(row: Row) -> str:
+    return f"{row['stopped_at_budget']} of {len(row['seeds'])} stopped" if row["stopped_at_budget"] else ""

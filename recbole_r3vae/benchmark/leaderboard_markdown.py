@@ -1,0 +1,90 @@
+"""A leaderboard as a Markdown page, and as flat rows for CSV."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from recbole_r3vae.benchmark import leaderboard_text as text
+from recbole_r3vae.benchmark.leaderboard_columns import Column, accuracy_columns, cost_columns, published_columns, slice_columns
+from recbole_r3vae.benchmark.leaderboard_text import Row
+from recbole_r3vae.benchmark.run_files import ACCURACY, CATALOGUE, CONDITIONS
+from recbole_r3vae.benchmark.tables import escaped, markdown_table
+
+
+def markdown(report: dict[str, Any]) -> str:
+    """The page of one dataset.
+
+    Args:
+        report: of :func:`recbole_r3vae.benchmark.leaderboard.leaderboard`.
+    """
+    rows = report["rows"]
+    lines = [f"# Leaderboard: {escaped(report['dataset'])}", "", text.READING, ""]
+    if rows:
+        lines += _table(rows, [*accuracy_columns(), *published_columns(report)])
+        if report["published"]:
+            lines += ["", f"The columns R@10 / N@10 are **published elsewhere**. {escaped(report['published']['note'])}"]
+    why = text.why_nothing_is_bold(report)
+    if why:
+        lines += ["", f"**{why}**"]
+    lines += ["", *(f"* {name}: {escaped(words)}" for name, words in text.facts(report))]
+    lines += [f"* Command: `{command.replace('`', '')}`" for command in report["commands"]]
+    lines += [f"* {escaped(note)}" for note in report["notes"]]
+    if report["failed"]:
+        lines += ["", "## Failed units", ""]
+        lines += markdown_table(text.FAILED_HEAD, (map(escaped, cells) for cells in text.failed_rows(report)))
+    if report["leads"]:
+        lines += ["", "## Who leads, and whether it is more than noise", ""]
+        lines += markdown_table(text.LEAD_HEAD, (map(escaped, text.lead_cells(lead)) for lead in report["leads"]))
+    if rows:
+        lines += ["", "## Cost and conditions", "", text.COSTS, "", *_table(rows, cost_columns(rows))]
+    if report["slices"]:
+        lines += ["", "## Slices of users", "", f"{text.SLICES} {text.sizes(report)}"]
+        for metric in text.SLICE_METRICS:
+            lines += ["", f"{text.title_of(metric)}:", "", *_table(rows, slice_columns(report, metric))]
+    if report["relations"]:
+        lines += ["", "## SID quality against Recall@10", "", text.RELATIONS, ""]
+        for relation in report["relations"]:
+            found = [f"{text.title_of(key)} {text.correlation(part)}" for key, part in relation["spearman"].items()]
+            lines.append(f"* {escaped(relation['model'])}: {'; '.join(found)}. {text.few(relation)}".rstrip())
+    if report["published"]:
+        lines += ["", "## Published elsewhere", "", escaped(report["published"]["note"]), ""]
+        lines += markdown_table(text.PUBLISHED_HEAD, (map(escaped, text.published_cells(e)) for e in report["published"]["entries"]))
+    return "\n".join(lines) + "\n"
+
+
+def _table(rows: Sequence[Row], columns: Sequence[Column]) -> list[str]:
+    head = ["Model", *(column.title for column in columns)]
+    return markdown_table(head, ([escaped(text.label(row)), *(_cell(row, column) for column in columns)] for row in rows))
+
+
+def _cell(row: Row, column: Column) -> str:
+    shown = escaped(column.text(row))
+    if column.metric in row["bold"]:
+        shown = f"**{shown}**"
+    note = escaped(column.note(row))
+    return f"{shown} {note}".rstrip() if column.metric else f"{shown} ({note})" if note else shown
+
+
+def flat_rows(report: dict[str, Any]) -> list[dict[str, Any]]:
+    """A dict of plain values for each row, and one with ``error`` for each failed unit."""
+    flat = []
+    for row in report["rows"]:
+        cells = {key: row[key] for key in ("name", "variant", "model", "tokenizer", "family")}
+        cells["seeds"] = " ".join(map(str, row["seeds"]))
+        for part, prefix in (("test", ""), ("valid", "valid_")):
+            for metric in (*ACCURACY, *CATALOGUE):
+                figures = row[part].get(metric, {"mean": None, "std": None})
+                cells |= {f"{prefix}{metric}": figures["mean"], f"{prefix}{metric}_std": figures["std"]}
+        cells["bold"] = " ".join(row["bold"])
+        cells |= {key: row[key] for key in ("n_parameters", *CONDITIONS, "stopped_at_budget")}
+        cells |= {f"seconds_{key}": value for key, value in row["seconds"].items()}
+        cells |= {f"memory_mb_{key}": value for key, value in row["peak_memory_mb"].items()}
+        cells |= {key: "; ".join(row[key]) for key in ("commits", "hardware", "versions")}
+        for part, figures in zip(report["slices"], row.get("slices", [])):
+            cells |= {f"{metric}_{part['name']}": value for metric, value in figures.items()}
+        cells |= {f"quality_{key}": value for key, value in row["quality"].items()}
+        for kind, entry in row["published"].items():
+            cells |= {f"published_{kind}_{key}": entry[key] for key in ("recall@10", "ndcg@10", "source")}
+        flat.append(cells)
+    return flat + [{key: unit.get(key) for key in ("name", "family", "error")} | {"seeds": unit.get("seed")} for unit in report["failed"]]

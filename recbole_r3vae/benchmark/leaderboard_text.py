@@ -1,0 +1,199 @@
+"""What a leaderboard says in words: the same on the page and in Markdown."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from recbole_r3vae.benchmark.run_files import ACCURACY
+from recbole_r3vae.benchmark.statistics import LEAST_POINTS, LEAST_SEEDS, LEVEL
+
+Row = dict[str, Any]
+TITLES = {
+    "recall": "Recall", "ndcg": "NDCG", "mrr": "MRR", "itemcoverage": "Coverage", "giniindex": "Gini",
+    "sc_raw": "SC", "pd_raw": "PD", "collision_rate": "Collision rate",
+}  # fmt: skip
+RANKED_BY = "ndcg@10"
+SLICE_METRICS = ("recall@10", "ndcg@10")
+NONE = "–"
+KINDS = {"authors": "By authors", "independent": "Reproduced by others"}
+
+READING = (
+    "Test figures, mean ± sample standard deviation over seeds. Bold: best of its column, and its lead over the next row is supported "
+    f"twice, by seeds (Welch's t-test, at least {LEAST_SEEDS} on each side) and by users (paired t-test, each user's metric averaged "
+    f"over seeds), both p < {LEVEL}, two-sided, uncorrected for the {len(ACCURACY)} metrics. Coverage (share of items "
+    "recommended to anyone; higher is broader) and Gini (of how often; lower is more even) describe the catalogue and are never bold."
+)
+SLICES = (
+    "Cold targets do not occur in training. The other targets, and all histories, are cut at the 1/3 and 2/3 quantiles of the test users' "
+    "values; equal values stay together. Mean over seeds."
+)
+RELATIONS = (
+    "One point a tokenizer, before collisions are resolved: of several configurations the one with the most seeds, then the best "
+    "validation NDCG@10. Spearman's rho with the 95 % percentile bootstrap interval over tokenizers."
+)
+COSTS = "Means over seeds. Seconds and memory compare on one machine under one load only; memory is of the whole process."
+
+
+def title_of(metric: str) -> str:
+    """``ndcg@10`` -> ``NDCG@10``."""
+    name, at, k = metric.partition("@")
+    return TITLES[name] + at + k
+
+
+def decimal(value: float | None, places: int = 4) -> str:
+    """A figure with thousands separated, ``–`` where there is none."""
+    return NONE if value is None else f"{value:,.{places}f}"
+
+
+def listed(values: list[int | None]) -> str:
+    """``2020–2022``, ``30`` where all are the same, ``27, 30, 30`` otherwise."""
+    known = [value for value in values if value is not None]
+    if len(set(known)) <= 1:
+        return str(known[0]) if known else NONE
+    if known == list(range(known[0], known[0] + len(known))):
+        return f"{known[0]}–{known[-1]}"
+    return ", ".join(map(str, known))
+
+
+def budget(row: Row) -> str:
+    """Minutes that a unit's training might take."""
+    return "none" if row["max_minutes"] is None else f"{row['max_minutes']:g} min"
+
+
+def facts(report: dict[str, Any]) -> list[tuple[str, str]]:
+    """What was the same for all rows, and the range of what was not: name and words."""
+    rows = report["rows"]
+    if not rows:
+        return []
+    seeds = sorted({seed for row in rows for seed in row["seeds"]})
+    counts = sorted({len(row["seeds"]) for row in rows})
+    a_row = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    stopped = sum(row["stopped_at_budget"] for row in rows)
+    units = sum(len(row["seeds"]) for row in rows)
+    seen = {True: "masked", False: "stay candidates", None: "not recorded"}
+    return [
+        ("Test users", decimal(report["users"], 0)),
+        ("Seeds", f"{listed(seeds)}; {a_row} a row"),
+        ("Budget", f"{_same([budget(row) for row in rows])} a unit; {stopped} of {units} units stopped at it"),
+        ("Items already seen", _same([seen[row["mask_history"]] for row in rows])),
+        ("Tuning", f"{_same([str(row['tuning_trials']) for row in rows])} trials a row"),
+        ("Hardware", _same(["; ".join(row["hardware"]) or "not recorded" for row in rows])),
+        ("Commit", _same([", ".join(row["commits"]) or "not recorded" for row in rows])),
+        ("Versions", _same(["; ".join(row["versions"]) or "not recorded" for row in rows])),
+    ]
+
+
+def _same(values: list[str]) -> str:
+    """The value of all rows, or the different ones with the number of their rows."""
+    different = sorted(set(values), key=lambda value: (-values.count(value), value))
+    if len(different) == 1:
+        return values[0]
+    return "; ".join(f"{value} ({count} row{'s' * (count > 1)})" for value in different for count in [values.count(value)])
+
+
+def label(row: Row) -> str:
+    """Name, and what sets the row apart from others of that name."""
+    return f"{row['name']} {row['variant']}".rstrip()
+
+
+def why_nothing_is_bold(report: dict[str, Any]) -> str | None:
+    """One line, where no lead is supported."""
+    leads = report["leads"]
+    if not leads:
+        return "Nothing is bold: there are no two rows to compare."
+    if any(lead["supported"] for lead in leads):
+        return None
+    if all(lead["p_seeds"] is None for lead in leads):
+        return f"Nothing is bold: no leading row and its runner-up both have {LEAST_SEEDS} seeds."
+    return "Nothing is bold: no lead is supported by both seeds and users."
+
+
+def verdict(lead: dict[str, Any]) -> str:
+    """Whether a lead is supported, and what is missing if not."""
+    if lead["supported"]:
+        return "supported"
+    against = []
+    if lead["p_seeds"] is None:
+        against.append(f"too few seeds ({lead['best']['seeds']} and {lead['next']['seeds']}, {LEAST_SEEDS} each are needed)")
+    elif lead["p_seeds"] >= LEVEL:
+        against.append("within the noise of seeds")
+    if lead["p_users"] is None:
+        against.append("no ranks of users")
+    elif lead["p_users"] >= LEVEL:
+        against.append("within the noise of users")
+    return "not supported: " + " and ".join(against)
+
+
+LEAD_HEAD = ("Metric", "Best", "Next", "Lead", "p, seeds", "p, users", "Verdict")
+
+
+def lead_cells(lead: dict[str, Any]) -> list[str]:
+    """A row under ``LEAD_HEAD``."""
+    rows, chances = map(label, (lead["best"], lead["next"])), map(_p, (lead["p_seeds"], lead["p_users"]))
+    return [title_of(lead["metric"]), *rows, decimal(lead["lead"]), *chances, verdict(lead)]
+
+
+def _p(value: float | None) -> str:
+    return NONE if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def correlation(relation: dict[str, Any]) -> str:
+    """``rho = −0.32 [−0.90, 0.55], n = 7``."""
+    if relation["rho"] is None:
+        return f"rho not defined: no variation over {relation['n']} tokenizers"
+    if relation["low"] is None:
+        return f"rho = {_signed(relation['rho'])} (no interval from fewer than {LEAST_POINTS}), n = {relation['n']}"
+    rho, low, high = (_signed(relation[key]) for key in ("rho", "low", "high"))
+    return f"rho = {rho} [{low}, {high}], n = {relation['n']}"
+
+
+def _signed(value: float) -> str:
+    return f"{value:.2f}".replace("-", "−")
+
+
+def few(relation: dict[str, Any]) -> str:
+    """A warning where a correlation rests on few points."""
+    most = max(part["n"] for part in relation["spearman"].values())
+    return f"Only {most} tokenizers: the intervals are rough, and no relation is shown by these points alone." if most < 20 else ""
+
+
+PUBLISHED_HEAD = ("Method", "Recall@10", "NDCG@10", "Beside row", "Kind", "Source")
+
+
+def published_cells(entry: dict[str, Any]) -> list[str]:
+    """A row under ``PUBLISHED_HEAD``."""
+    deviation = "" if entry["recall@10_std"] is None else f" ± {entry['recall@10_std']:.4f}"
+    return [
+        entry["method"], decimal(entry["recall@10"]) + deviation, decimal(entry["ndcg@10"]), entry["row"] or NONE, KINDS[entry["kind"]],
+        entry["source"],
+    ]  # fmt: skip
+
+
+FAILED_HEAD = ("Model", "Seeds", "Why it failed")
+
+
+def failed_rows(report: dict[str, Any]) -> list[list[str]]:
+    """Rows under ``FAILED_HEAD``; seeds that failed for the same reason share one."""
+    seeds: dict[tuple[str, str], list[str]] = {}
+    for unit in report["failed"]:
+        seeds.setdefault((str(unit["name"]), unit["error"]), []).append(NONE if unit["seed"] is None else str(unit["seed"]))
+    return [[name, ", ".join(found), error] for (name, error), found in seeds.items()]
+
+
+def sizes(report: dict[str, Any]) -> str:
+    """How many users each slice has."""
+    groups = {"popularity": "Targets by training interactions", "history": "Users by length of history"}
+    found = []
+    for group, words in groups.items():
+        parts = [f"{part['name']} {part['says']}: {part['users']:,}" for part in report["slices"] if part["group"] == group]
+        found.append(f"{words}: {', '.join(parts)} users.")
+    return " ".join(found)
+
+
+def summary(report: dict[str, Any]) -> str:
+    """The opening line: who is on top, and by how much it may be believed."""
+    lead = next((lead for lead in report["leads"] if lead["metric"] == RANKED_BY), None)
+    if lead is None:
+        return ""
+    best, following = label(lead["best"]), label(lead["next"])
+    return f"By test {title_of(RANKED_BY)}, {best} is {decimal(lead['lead'])} ahead of {following}; this lead is {verdict(lead)}."

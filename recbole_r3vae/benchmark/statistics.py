@@ -1,0 +1,171 @@
+"""What may be concluded from runs: metrics of single users, whether a lead is more than noise, slices of users, rank correlation."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.stats import rankdata, ttest_ind, ttest_rel
+
+LEVEL = 0.05
+"""p-value below which a difference counts."""
+LEAST_SEEDS = 3
+"""Seeds that a row needs before a lead of it, or over it, can be supported."""
+RESAMPLES = 10_000
+"""Of the bootstrap."""
+LEAST_POINTS = 5
+"""Points from which a bootstrap interval means anything."""
+
+
+def unpack(text: str, dtype: str) -> np.ndarray:
+    """The inverse of base64 of zlib of a flat array.
+
+    Args:
+        text: what a result file holds.
+        dtype: ``uint8`` for ranks, ``int32`` for counts; stored little-endian.
+
+    Raises:
+        ValueError: it is not such a text.
+    """
+    try:
+        return np.frombuffer(zlib.decompress(base64.b64decode(text, validate=True)), dtype=np.dtype(dtype).newbyteorder("<"))
+    except (binascii.Error, zlib.error) as error:
+        raise ValueError(f"not base64 of zlib of {dtype}: {error}") from error
+
+
+def user_metric(ranks: np.ndarray, metric: str) -> np.ndarray:
+    """A ranking metric of each user, who has one target; the mean is RecBole's figure.
+
+    Args:
+        ranks: [n_users] 1-based rank of the target in the user's list; 0 where it is not there.
+        metric: ``recall@k``, ``ndcg@k`` or ``mrr@k``.
+
+    Returns:
+        [n_users], float64.
+    """
+    name, _, k = metric.partition("@")
+    hit = (ranks > 0) & (ranks <= int(k))
+    first = np.maximum(ranks, 1).astype(np.float64)  # any value will do where there is no hit
+    gain = {"recall": np.ones_like(first), "ndcg": 1 / np.log2(first + 1), "mrr": 1 / first}[name]
+    return np.where(hit, gain, 0.0)
+
+
+def mean_std(values: Sequence[float]) -> dict[str, Any]:
+    """Mean and sample standard deviation (n - 1), which a single value has not."""
+    return {
+        "mean": float(np.mean(values)),
+        "std": float(np.std(values, ddof=1)) if len(values) > 1 else None,
+        "values": [float(value) for value in values],
+    }
+
+
+# -- leads -------------------------------------------------------------------------------------------------------------------
+
+
+def seeds_test(first: Sequence[float], second: Sequence[float]) -> float:
+    """Two-sided p of Welch's t-test: would the means differ so under other seeds? 0 or 1 where neither row varies at all."""
+    if np.ptp(first) == np.ptp(second) == 0:
+        return float(first[0] == second[0])
+    return float(ttest_ind(first, second, equal_var=False).pvalue)
+
+
+def users_test(first: np.ndarray, second: np.ndarray) -> float:
+    """Two-sided p of the paired t-test over users: would the means differ so with other users?
+
+    Args:
+        first: [n_users] metric of each user, averaged over seeds.
+        second: [n_users] likewise, of the same users.
+    """
+    difference = first - second
+    if np.ptp(difference) == 0:
+        return float(difference[0] == 0)
+    return float(ttest_rel(first, second).pvalue)
+
+
+# -- slices ------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Some of the test users.
+
+    Attributes:
+        group: ``popularity`` of the target item, or length of the training ``history``.
+        name: of the slice within the group.
+        says: the bounds in words.
+        users: [n_users] bool, who belongs to it.
+    """
+
+    group: str
+    name: str
+    says: str
+    users: np.ndarray
+
+
+def slices(popularity: np.ndarray, history: np.ndarray) -> list[Slice]:
+    """Users by popularity of their target and by length of their history; slices without users are left out.
+
+    Cold targets (no training interaction) are one slice. The others, and all histories, are cut at the 1/3 and 2/3 quantiles of the users'
+    values. Equal values stay together, so thirds are as equal as ties allow.
+
+    Args:
+        popularity: [n_users] training interactions of the user's target item.
+        history: [n_users] items in the user's training history.
+    """
+    cold = popularity == 0
+    found = [Slice("popularity", "cold", "0", cold)]
+    found += _thirds("popularity", ("rare", "medium", "popular"), popularity, ~cold)
+    found += _thirds("history", ("short", "medium", "long"), history, np.ones(len(history), bool))
+    return [part for part in found if part.users.any()]
+
+
+def _thirds(group: str, names: tuple[str, str, str], values: np.ndarray, among: np.ndarray) -> list[Slice]:
+    if not among.any():
+        return []
+    least, most = values[among].min(), values[among].max()
+    low, high = np.quantile(values[among], [1 / 3, 2 / 3], method="inverted_cdf").astype(int)
+    bounds = [(least, low), (low + 1, high), (high + 1, most)]
+    return [
+        Slice(group, name, str(first) if first == last else f"{first}–{last}", among & (values >= first) & (values <= last))
+        for name, (first, last) in zip(names, bounds)
+    ]
+
+
+# -- correlation -------------------------------------------------------------------------------------------------------------
+
+
+def spearman(x: Sequence[float], y: Sequence[float], seed: int = 2020) -> dict[str, Any]:
+    """Spearman's rank correlation with the 95 % percentile bootstrap interval.
+
+    Args:
+        x: [n] values; ties get their mean rank.
+        y: [n] values.
+        seed: of the resampling of pairs.
+
+    Returns:
+        ``rho``, ``low``, ``high`` and ``n``. ``None`` where a side does not vary; no interval from fewer than ``LEAST_POINTS``.
+        Resamples in which a side does not vary are left out.
+    """
+    pairs = np.stack([x, y]).astype(np.float64)  # [2, n]
+    n = pairs.shape[1]
+    rho = float(_rank_correlation(pairs[:, None, :])[0])
+    if np.isnan(rho):
+        return {"n": n, "rho": None, "low": None, "high": None}
+    if n < LEAST_POINTS:
+        return {"n": n, "rho": rho, "low": None, "high": None}
+    drawn = np.random.default_rng(seed).integers(n, size=(RESAMPLES, n))
+    low, high = np.nanquantile(_rank_correlation(pairs[:, drawn]), [0.025, 0.975])
+    return {"n": n, "rho": rho, "low": float(low), "high": float(high)}
+
+
+def _rank_correlation(pairs: np.ndarray) -> np.ndarray:
+    """[2, m, n] -> [m]; NaN where a side does not vary."""
+    ranks = rankdata(pairs, axis=-1)
+    ranks = ranks - ranks.mean(axis=-1, keepdims=True)
+    with np.errstate(invalid="ignore"):
+        return (ranks[0] * ranks[1]).sum(-1) / np.sqrt((ranks[0] ** 2).sum(-1) * (ranks[1] ** 2).sum(-1))

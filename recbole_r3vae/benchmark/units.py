@@ -1,0 +1,219 @@
+"""The units that a grid stands for, each with the hash of everything that decides its result."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from recbole.utils import ModelType
+
+from recbole_r3vae.benchmark.grid_file import LEVEL_KEYS, levels_of
+from recbole_r3vae.config import INCIDENTAL_KEYS, Config, tokenizer_config, tokenizer_defaults
+from recbole_r3vae.errors import UserError, nearest
+from recbole_r3vae.model.generator.base import SIDGenerator
+from recbole_r3vae.model.tokenizer.base import FittedTokenizer
+from recbole_r3vae.models import MODEL_ROOMS, get_model, own_models
+from recbole_r3vae.quick_start.lookup import dataset_folder
+from recbole_r3vae.quick_start.run import result_name
+from recbole_r3vae.settings import fingerprint, load_yaml, properties
+from recbole_r3vae.trainer.generator import check_settings
+
+MEASURED = {"metrics": ["Recall", "NDCG", "MRR", "ItemCoverage", "GiniIndex"], "topk": [5, 10, 20]}
+EVALUATION = {"split": {"LS": "valid_and_test"}, "group_by": "user", "order": "TO", "mode": "full"}
+
+# Incidental in a run, which may be resumed with more of them; of a unit they decide the result.
+_DECISIVE = {"epochs", "stopping_step", "max_minutes", "num_beams"}
+_FILES = ("content_file", "content_ids")  # keys that name a file: its content counts, not its place
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One dataset, model, tokenizer and seed of a grid.
+
+    Attributes:
+        dataset: its name.
+        model: likewise.
+        tokenizer: likewise; ``None`` for models that read no semantic IDs.
+        name: what the result is called, such as ``R3GR[R3VAE]``.
+        family: ``generative``, ``sequential`` (models of item ids) or ``general`` (all others).
+        seed: of everything, the tokenizer included.
+        max_minutes: budget of the training; ``None`` is no limit.
+        tuning_trials: settings that were tried on this dataset before these were chosen, as the YAML file states.
+        settings: what the run is given.
+        config: all keys that decide the result, those of the tokenizer stage as ``tokenizer_X`` where they differ from X.
+        data: sha256 of each file of the dataset and of item vectors.
+    """
+
+    dataset: str
+    model: str
+    tokenizer: str | None
+    name: str
+    family: str
+    seed: int
+    max_minutes: float | None
+    tuning_trials: int
+    settings: dict[str, Any]
+    config: dict[str, Any]
+    data: dict[str, str]
+
+    def __str__(self):
+        return f"{self.dataset} {self.name} seed {self.seed}"
+
+    @functools.cached_property
+    def hash(self) -> str:
+        """Identifies everything that decides the result; needs no dataset to be loaded."""
+        return fingerprint({"config": self.config, "data": self.data})
+
+    @property
+    def folder(self) -> str:
+        """Name of the run's folder: not that of a plain run, which may be resumed with other epochs or minutes."""
+        return f"{self.name.replace('[', '-').rstrip(']')}-{self.seed}-{self.hash}"
+
+    def file(self, runs: Path) -> Path:
+        """Its result file in ``results/runs``."""
+        return runs / self.dataset / f"{self.name}-{self.seed}-{self.hash}.json"
+
+    def identity(self) -> dict[str, Any]:
+        """What its result file holds whether it failed or not."""
+        keys = ("dataset", "name", "model", "tokenizer", "family", "seed", "hash", "config", "data", "max_minutes", "tuning_trials")
+        return {
+            "schema": 1,
+            **{key: getattr(self, key) for key in keys},
+            "mask_history": self.config["mask_history"],
+            "collision_policy": self.config["collision_policy"] if self.tokenizer else None,
+        }
+
+
+def units_of(grid: dict[str, Any], where: dict[str, str]) -> list[Unit]:
+    """The units of a grid, checked as far as is possible without loading data.
+
+    Args:
+        grid: as of :func:`~recbole_r3vae.benchmark.grid_file.load_grid`.
+        where: ``device`` and places for all units.
+
+    Returns:
+        The units: dataset after dataset, and all models under one seed before the next seed.
+
+    Raises:
+        UserError: unknown model, tokenizer or key, a setting that a model refuses, or a missing dataset.
+    """
+    cells, known = [], {}
+    for model, own in grid["models"].items():
+        for tokenizer, more in _tokenizers(model, own).items():
+            levels = [grid, own, more]
+            innermost = {key: level[key] for level in levels for key in LEVEL_KEYS if key in level}
+            for key in ("datasets", "seeds"):
+                if key not in innermost:
+                    raise UserError(f"no {key} for model {model}; give `{key}:` for the grid or for the model")
+            for dataset in innermost["datasets"]:
+                cell, keys = _cell(dataset, model, tokenizer, innermost, levels, grid["mask_history"], where)
+                cells.append((cell, innermost["seeds"]))
+                for level in levels:
+                    known.setdefault(level["where"], set()).update(keys)
+    for level in levels_of(grid):
+        for key in level["settings"]:
+            if key not in known[level["where"]]:
+                raise UserError(f"unknown key {key} in the settings of {level['where']}{nearest(str(key), known[level['where']])}")
+    datasets = list(dict.fromkeys(cell["dataset"] for cell, _ in cells))
+    seeds = list(dict.fromkeys(seed for _, own in cells for seed in own))
+    return [
+        _unit(cell, seed)
+        for dataset in datasets
+        for seed in seeds
+        for cell, own in cells
+        if cell["dataset"] == dataset and seed in own
+    ]
+
+
+def _tokenizers(model: str, own: dict[str, Any]) -> dict[str | None, dict[str, Any]]:
+    model_class = get_model(model)
+    if model in own_models(MODEL_ROOMS[0]):
+        raise UserError(f"{model} is a tokenizer; name a generator such as R3GR, with `tokenizers: [{model}]`")
+    if model_class.type in (ModelType.CONTEXT, ModelType.DECISIONTREE):
+        raise UserError(f"{model} predicts clicks; a grid compares rankings of the whole catalogue: name a general or sequential model")
+    if not issubclass(model_class, SIDGenerator):
+        if "tokenizers" in own:
+            raise UserError(f"model {model} reads no semantic IDs; leave its `tokenizers:` out")
+        return {None: own}
+    tokenizers = own.get("tokenizers") or {load_yaml(properties() / "model" / f"{model}.yaml")["tokenizer"]: own}
+    for name in tokenizers:
+        tokenizer_defaults(name)  # raises for a name that does not exist
+    return tokenizers
+
+
+def _cell(dataset, model, tokenizer, innermost, levels, mask_history, where) -> tuple[dict[str, Any], set[str]]:
+    """What the units of one dataset, model and tokenizer have in common, and the keys that they have."""
+    fixed = {**MEASURED, "eval_args": EVALUATION, "mask_history": mask_history, "max_minutes": innermost.get("max_minutes")}
+    if tokenizer:
+        fixed["tokenizer"] = tokenizer
+    given = {key: value for level in levels for key, value in level["settings"].items()}
+    if tokenizer and issubclass(own_models(MODEL_ROOMS[0])[tokenizer], FittedTokenizer):
+        given.pop("tokenizer_epochs", None)  # fitted in one go: it would refuse
+    config = Config(model, dataset, config_dict={**given, **fixed, **where})
+    known = config.known_keys()
+    settings = {**{key: value for key, value in given.items() if key in known}, **fixed}
+    if not known >= given.keys():  # keys of other models
+        config = Config(model, dataset, config_dict={**settings, **where})
+    decisive = _decisive(config)
+    files = [config]
+    if tokenizer:
+        check_settings(config)
+        config.model_class.check(config)
+        stage = tokenizer_config(config)
+        files.append(stage)
+        for key, value in _decisive(stage).items():
+            if key not in ("model", "tokenizer") and (key not in decisive or decisive[key] != value):
+                decisive[f"tokenizer_{key}"] = value
+    sequential = config["MODEL_TYPE"] == ModelType.SEQUENTIAL
+    cell = {
+        "dataset": dataset,
+        "model": model,
+        "tokenizer": tokenizer,
+        "name": result_name(config),
+        "family": "generative" if tokenizer else "sequential" if sequential else "general",
+        "max_minutes": innermost.get("max_minutes"),
+        "tuning_trials": innermost.get("tuning_trials", 0),
+        "settings": settings,
+        "config": decisive,
+        "data": _data(files),
+    }
+    return cell, known
+
+
+def _unit(cell: dict[str, Any], seed: int) -> Unit:
+    return Unit(**{**cell, "seed": seed, "settings": {**cell["settings"], "seed": seed}, "config": {**cell["config"], "seed": seed}})
+
+
+# -- what decides a result -------------------------------------------------------------------------------------------------------
+
+
+def _decisive(config: Config) -> dict[str, Any]:
+    keys = {key: value for key, value in config.declared.items() if key not in (INCIDENTAL_KEYS - _DECISIVE) and key not in _FILES}
+    return json.loads(json.dumps(keys, default=str))
+
+
+def _data(configs: list[Config]) -> dict[str, str]:
+    folder, name = dataset_folder(configs[0]), configs[0]["dataset"]
+    hashes = {path.name: _sha256(path) for path in sorted(folder.glob(f"{name}.*")) if path.is_file()}
+    for prefix, config in zip(("", "tokenizer_"), configs):
+        hashes.update({f"{prefix}{key}": _sha256(Path(config[key])) for key in _FILES if config[key]})
+    return hashes
+
+
+def _sha256(path: Path) -> str:
+    try:
+        status = path.stat()
+        return _sha256_of(path, status.st_size, status.st_mtime_ns)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}; check the path") from error
+
+
+@functools.cache
+def _sha256_of(path: Path, size: int, mtime_ns: int) -> str:
+    """Read once for all cells; across invocations and machines only the content counts, never when it was written."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,105 @@
+"""What a split means for its users: what they had met before a part of it, and whom a leave-one-out test asks about which item."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from recbole.data.dataloader import FullSortEvalDataLoader
+from recbole.data.dataset import Dataset
+from scipy.sparse import csr_matrix
+
+
+def meetings(dataset: Dataset) -> csr_matrix:
+    """How often each user met each item, ``[n_users, n_items]``: of a dataset that is not yet split, all its interactions; of a
+    validation or test part, its targets."""
+    users, items = (np.asarray(dataset.inter_feat[field]) for field in (dataset.uid_field, dataset.iid_field))
+    return csr_matrix((np.ones(len(users), dtype=np.int32), (users, items)), shape=(dataset.user_num, dataset.item_num))
+
+
+def add_seen(everything: csr_matrix, valid_data, test_data) -> None:
+    """Give full-ranking loaders an attribute ``seen``: what each user met in the earlier parts of the split, ``[n_users, n_items]``.
+
+    RecBole's own record of it lacks the first interaction of each user where the model is sequential, and all but the last
+    ``MAX_ITEM_LIST_LENGTH`` in what the model reads.
+
+    Args:
+        everything: :func:`meetings` of the dataset before it was split.
+        valid_data: loader of the validation part.
+        test_data: loader of the test part.
+    """
+    for loader in (test_data, valid_data):  # backwards: what remains when the test is taken off lies before it, and so on
+        everything = everything - meetings(loader._dataset)
+        everything.eliminate_zeros()
+        if isinstance(loader, FullSortEvalDataLoader):
+            loader.seen = everything
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The users of a leave-one-out test and what they are asked, in the order of their external ids, whatever model is tested.
+
+    Attributes:
+        order: int64 ``[n]``, the row that each has in the loader.
+        popularity: int32 ``[n]``, how often the user's target occurs in the training part; 0 is a cold item.
+        history: int32 ``[n]``, length of the user's training history.
+        split: hash of the users, their targets and these figures: results under one hash may be compared user by user.
+    """
+
+    order: np.ndarray
+    popularity: np.ndarray
+    history: np.ndarray
+    split: str
+
+    def describe(self) -> dict[str, Any]:
+        """The split as plain data, arrays packed as by :func:`pack`."""
+        return {
+            "split": self.split,
+            "users": len(self.order),
+            "popularity": pack(self.popularity),
+            "history": pack(self.history),
+        }
+
+    def ranks(self, ranks: np.ndarray, k: int) -> dict[str, Any]:
+        """Ranks of the targets as plain data.
+
+        Args:
+            ranks: ``[n]`` in the loader's order, from 1; 0 where the target is not among the k.
+            k: length of the ranked lists, at most 255.
+        """
+        return {"split": self.split, "k": k, "ranks": pack(ranks[self.order].astype(np.uint8))}
+
+
+def held_out(valid_data, test_data) -> HeldOut | None:
+    """Whom a test asks about which item.
+
+    Args:
+        valid_data: loader of the validation part, with ``seen``.
+        test_data: loader of the test part, likewise.
+
+    Returns:
+        The users; ``None`` where the ranking is not over the full catalogue, or a user has several targets.
+    """
+    dataset = test_data._dataset
+    if not (hasattr(valid_data, "seen") and hasattr(test_data, "seen")):
+        return None
+    users, items = (np.asarray(dataset.inter_feat[field]) for field in (dataset.uid_field, dataset.iid_field))  # in the loader's order
+    if len(np.unique(users)) < len(users):
+        return None
+    user_ids = np.asarray(dataset.field2id_token[dataset.uid_field]).astype(str)[users]
+    item_ids = np.asarray(dataset.field2id_token[dataset.iid_field]).astype(str)[items]
+    order = np.argsort(user_ids)
+    history = np.asarray(valid_data.seen.sum(axis=1)).ravel()[users][order].astype(np.int32)
+    popularity = np.asarray(valid_data.seen.sum(axis=0)).ravel()[items][order].astype(np.int32)
+    rows = zip(user_ids[order], item_ids[order], popularity, history)
+    text = "\n".join("\t".join(map(str, row)) for row in rows)
+    return HeldOut(order, popularity, history, hashlib.sha256(text.encode()).hexdigest()[:12])
+
+
+def pack(values: np.ndarray) -> str:
+    """A flat array of integers as base64 of its little-endian bytes, compressed by zlib."""
+    return base64.b64encode(zlib.compress(values.astype(values.dtype.newbyteorder("<")).tobytes(), 9)).decode()

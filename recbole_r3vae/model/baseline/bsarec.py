@@ -1,0 +1,159 @@
+"""BSARec: self-attention beside a filter of the history's frequencies.
+
+Shin et al., "An Attentive Inductive Bias for Sequential Recommendation beyond the Self-Attention", AAAI 2024, arXiv 2312.10325. Settings
+are those of an independent five-seed reproduction (RecBoard), which found it above every semantic-ID model.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from recbole.model.abstract_recommender import SequentialRecommender
+from recbole.model.layers import FeedForward, MultiHeadAttention
+from recbole.utils import InputType
+from torch import Tensor, nn
+
+from recbole_r3vae.data.sequences import PrefixDataset
+from recbole_r3vae.errors import UserError
+
+
+class FrequencyLayer(nn.Module):
+    """The slow part of a sequence as it is, the fast part scaled by a learnt beta (equation 9 of the paper).
+
+    ``low + beta * high``: ``low`` keeps the lowest frequencies of the discrete Fourier transform over all positions, ``high`` is the rest.
+    Every position of the result depends on every position of the sequence, later ones included.
+
+    Args:
+        size: width d.
+        c: how many of the T components of the transform are low: the constant and ``c // 2`` frequencies, of which each has two.
+        dropout: probability on the residual branch.
+        layer_norm_eps: added to variances.
+    """
+
+    def __init__(self, size: int, c: int, dropout: float, layer_norm_eps: float):
+        super().__init__()
+        self.n_low = c // 2 + 1
+        self.sqrt_beta = nn.Parameter(torch.randn(size))  # beta >= 0, one for each dimension
+        self.norm = nn.LayerNorm(size, eps=layer_norm_eps)
+        self.dropout = nn.Dropout(dropout)
+
+    def filter(self, x: Tensor) -> Tensor:
+        """``x`` [B, T, d] with its high frequencies scaled, [B, T, d]."""
+        spectrum = torch.fft.rfft(x, dim=1)[:, : self.n_low]  # [B, n_low, d]; irfft takes what is missing as zeros
+        low = torch.fft.irfft(spectrum, n=x.shape[1], dim=1)
+        return low + self.sqrt_beta.square() * (x - low)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``x`` [B, T, d] to [B, T, d]."""
+        return self.norm(x + self.dropout(self.filter(x)))
+
+
+class Block(nn.Module):
+    """``alpha * frequency layer + (1 - alpha) * self-attention``, then a feed-forward layer; each has its residual and norm inside.
+
+    Args:
+        config: the model's configuration.
+    """
+
+    def __init__(self, config):
+        super().__init__()
+        size, dropout, eps = config["hidden_size"], config["hidden_dropout_prob"], config["layer_norm_eps"]
+        self.alpha = config["alpha"]
+        self.frequency = FrequencyLayer(size, config["c"], dropout, eps)
+        self.attention = MultiHeadAttention(config["n_heads"], size, dropout, config["attn_dropout_prob"], eps)
+        self.feed_forward = FeedForward(size, config["inner_size"], dropout, config["hidden_act"], eps)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """``x`` [B, T, d] to [B, T, d]; ``mask`` [B, 1, T, T] is added to the attention logits."""
+        return self.feed_forward(self.alpha * self.frequency(x) + (1 - self.alpha) * self.attention(x, mask))
+
+
+class BSARec(SequentialRecommender):
+    """Item-id recommender with one target a training row.
+
+    The attention is causal, the Fourier transform is not: it mixes every position with later ones. Training on all positions of a history
+    at once would show each position its own target, so each target is predicted from the items before it alone, in a row of its own, at
+    the last position. An epoch costs accordingly.
+
+    As published, histories end at the last of ``MAX_ITEM_LIST_LENGTH`` positions and padding stands before them, so that the frequencies
+    mean the same for all; padded positions take part in the transform with their position embeddings. The loss is the cross-entropy over
+    all items.
+
+    Args:
+        config: ``hidden_size``, ``inner_size``, ``n_layers``, ``n_heads``, ``hidden_dropout_prob``, ``attn_dropout_prob``,
+            ``hidden_act``, ``layer_norm_eps``, ``initializer_range``, ``alpha``, ``c``, ``loss_type``; see
+            ``properties/model/BSARec.yaml``.
+        dataset: training dataset.
+
+    Raises:
+        UserError: ``alpha``, ``c`` or ``loss_type`` has a value outside its range.
+    """
+
+    input_type = InputType.POINTWISE
+    dataset_class = PrefixDataset
+
+    def __init__(self, config, dataset):
+        super().__init__(config, dataset)
+        size = config["hidden_size"]
+        if not 0 <= config["alpha"] <= 1:
+            raise UserError(f"alpha is {config['alpha']!r}; give the frequency layer's share, from 0 to 1")
+        if type(config["c"]) is not int or not 1 <= config["c"] <= self.max_seq_length:
+            raise UserError(
+                f"c is {config['c']!r}; give the number of low components, from 1 to MAX_ITEM_LIST_LENGTH={self.max_seq_length}"
+            )
+        if config["loss_type"] != "CE":
+            raise UserError(f"loss_type is {config['loss_type']!r}; BSARec is trained with CE")
+        self.item_embedding = nn.Embedding(self.n_items, size, padding_idx=0)
+        self.position_embedding = nn.Embedding(self.max_seq_length, size)
+        self.norm = nn.LayerNorm(size, eps=config["layer_norm_eps"])
+        self.dropout = nn.Dropout(config["hidden_dropout_prob"])
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config["n_layers"]))
+        self.std = config["initializer_range"]
+        self.apply(self._initialise)
+
+    def _initialise(self, module: nn.Module) -> None:
+        if isinstance(module, (nn.Linear, nn.Embedding)):
+            nn.init.normal_(module.weight, std=self.std)
+        if isinstance(module, nn.Linear):
+            nn.init.zeros_(module.bias)
+        if isinstance(module, nn.Embedding) and module.padding_idx is not None:
+            nn.init.zeros_(module.weight[module.padding_idx])
+
+    def forward(self, interaction) -> Tensor:
+        """Histories as vectors.
+
+        Args:
+            interaction: B rows with ``item_id_list``, padded with 0 on the right, and ``item_length``.
+
+        Returns:
+            ``[B, d]``.
+        """
+        items = self.align_right(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])  # [B, T]
+        x = self.dropout(self.norm(self.item_embedding(items) + self.position_embedding.weight))  # [B, T, d]
+        mask = self.get_attention_mask(items)  # [B, 1, T, T]
+        for block in self.blocks:
+            x = block(x, mask)
+        return x[:, -1]
+
+    @staticmethod
+    def align_right(items: Tensor, length: Tensor) -> Tensor:
+        """Histories ``[B, T]`` of ``length`` [B] with their padding moved from the right to the left."""
+        source = torch.arange(items.shape[1], device=items.device) - (items.shape[1] - length)[:, None]  # [B, T]
+        return items.gather(1, source.clamp(min=0)).masked_fill(source < 0, 0)
+
+    def calculate_loss(self, interaction) -> Tensor:
+        """Mean cross-entropy of the targets over all items.
+
+        Args:
+            interaction: rows of a :class:`~recbole_r3vae.data.sequences.PrefixDataset`.
+        """
+        logits = self.forward(interaction) @ self.item_embedding.weight[1:].T  # [B, n_items - 1]
+        return F.cross_entropy(logits, interaction[self.ITEM_ID] - 1)
+
+    def predict(self, interaction) -> Tensor:
+        """Scores ``[B]`` of ``item_id``."""
+        return (self.forward(interaction) * self.item_embedding(interaction[self.ITEM_ID])).sum(-1)
+
+    def full_sort_predict(self, interaction) -> Tensor:
+        """Scores of all items, ``[B, n_items]``."""
+        return self.forward(interaction) @ self.item_embedding.weight.T

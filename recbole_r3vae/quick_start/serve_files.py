@@ -1,0 +1,200 @@
+"""The files around a trained model: histories and items as they stream in, recommendations as they stream out."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import pandas as pd
+
+from recbole_r3vae.errors import UserError, nearest
+from recbole_r3vae.io import atomic_write
+
+ROWS = 4096
+"""Lines of an ``.item`` file that are held at a time."""
+
+
+def split_ids(text: str) -> list[str]:
+    """Item ids of one cell or argument: separated by commas if there is one, else by white space."""
+    return [item for item in (part.strip() for part in text.split("," if "," in text else None)) if item]
+
+
+def read_ids(path: str | os.PathLike) -> list[str]:
+    """A text file of ids, one a line; blank lines are passed over.
+
+    Raises:
+        UserError: it cannot be read, or names nothing.
+    """
+    with _open(path) as file:
+        ids = [line.strip() for line in _text(path, file) if line.strip()]
+    if not ids:
+        raise UserError(f"{path} names no item; write one item id a line")
+    return ids
+
+
+def read_histories(path: str | os.PathLike) -> tuple[str, Iterator[tuple[str | int, list[str]]]]:
+    """Histories of a CSV file, read line by line as they are asked for.
+
+    The header names a column ``history``, item ids from the oldest to the newest (see :func:`split_ids`), and may name a column ``user``,
+    any label of the line. Other columns are passed over.
+
+    Args:
+        path: The file.
+
+    Returns:
+        What the lines are called, ``"user"`` or ``"row"`` (numbered from 0), and an iterator of pairs of name and item ids.
+
+    Raises:
+        UserError: there is no such file or column; later, while reading: a line is malformed.
+    """
+    file = _open(path)
+    lines = csv.reader(_text(path, file))
+    header = [name.strip() for name in next(lines, [])]
+    if "history" not in header:
+        file.close()
+        raise UserError(
+            f"{path}: its first line names no column 'history', it reads {','.join(header)!r}{nearest('history', header)}; write "
+            "user,history or history, and in each line the item ids of a history, separated by spaces"
+        )
+    history, user = header.index("history"), header.index("user") if "user" in header else None
+
+    def rows() -> Iterator[tuple[str | int, list[str]]]:
+        with file:
+            try:
+                for row, cells in enumerate(cells for cells in lines if cells):
+                    if len(cells) != len(header):
+                        raise UserError(
+                            f"{path}, line {lines.line_num}: expected {len(header)} columns, got {len(cells)}; separate the items of a "
+                            "history by spaces, or put it in double quotes"
+                        )
+                    yield (row if user is None else cells[user]), split_ids(cells[history])
+            except csv.Error as error:
+                raise UserError(f"{path}, line {lines.line_num}: {error}; write it as plain CSV") from error
+
+    return ("row" if user is None else "user"), rows()
+
+
+def read_items(path: str | os.PathLike, fields: Sequence[str], id_field: str = "item_id") -> Iterator[tuple[list[str], list[dict]]]:
+    """Items of an atomic file, a bounded number at a time, parsed as RecBole parses them.
+
+    Args:
+        path: A tab-separated file whose header reads ``item_id:token  title:token_seq …``.
+        fields: The fields to read; those that the file lacks are left out.
+        id_field: The name of the item's id.
+
+    Yields:
+        Item ids and, for each, its fields by name: words as a string, a ``float`` as a number.
+
+    Raises:
+        UserError: the file cannot be read, or has no item ids or none of the fields.
+    """
+    with _open(path) as file:
+        columns = next(_text(path, file), "").rstrip("\r\n").split("\t")
+    kind = dict(column.partition(":")[::2] for column in columns)
+    present = [field for field in fields if field in kind and kind[field] != "float_seq"]
+    if id_field not in kind or not present:
+        missing = f"the field {id_field!r}" if id_field not in kind else f"any of the fields {', '.join(fields)}"
+        raise UserError(f"{path} lacks {missing}; its first line reads {' '.join(columns)!r}")
+    types = {f"{field}:{kind[field]}": np.float64 if kind[field] == "float" else str for field in (id_field, *present)}
+    try:
+        blocks = pd.read_csv(path, sep="\t", usecols=list(types), dtype=types, encoding="utf-8", engine="python", chunksize=ROWS)
+        for block in blocks:
+            block.columns = [column.partition(":")[0] for column in block.columns]
+            words = [field for field in (id_field, *present) if kind[field] != "float"]
+            block[words] = block[words].fillna("")
+            yield block[id_field].tolist(), block[present].to_dict("records")
+    except (pd.errors.ParserError, UnicodeDecodeError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as an atomic file: {' '.join(str(error).split())}; correct the line") from error
+
+
+# -- recommendations ----------------------------------------------------------------------------------------------------------------
+
+
+def _write_csv(file: IO[str], frames: Iterator[pd.DataFrame]) -> None:
+    for number, frame in enumerate(frames):
+        frame.to_csv(file, index=False, header=number == 0, lineterminator="\n")
+
+
+def _write_jsonl(file: IO[str], frames: Iterator[pd.DataFrame]) -> None:
+    for frame in frames:
+        file.writelines(f"{json.dumps(row, ensure_ascii=False)}\n" for row in frame.to_dict("records"))
+
+
+def _write_parquet(file: IO[bytes], frames: Iterator[pd.DataFrame]) -> None:
+    import pyarrow
+    from pyarrow.parquet import ParquetWriter
+
+    first = next(frames)
+    kinds = {"rank": pyarrow.int64(), "row": pyarrow.int64(), "score": pyarrow.float64()}
+    schema = pyarrow.schema([(name, kinds.get(name, pyarrow.string())) for name in first])
+    with ParquetWriter(file, schema) as writer:
+        for frame in chain([first], frames):
+            writer.write_table(pyarrow.Table.from_pandas(frame, schema, preserve_index=False))
+
+
+FORMATS = {".csv": ("w", _write_csv), ".jsonl": ("w", _write_jsonl), ".parquet": ("wb", _write_parquet)}
+"""Ending of a file to how it is opened and written."""
+
+
+def check_output(path: str | os.PathLike) -> None:
+    """Refuse a file that could not be written, before anything is computed for it.
+
+    Raises:
+        UserError: the ending is none of :data:`FORMATS`, or ``.parquet`` without pyarrow.
+    """
+    ending = Path(path).suffix
+    if ending not in FORMATS:
+        raise UserError(f"--output {path} ends in {ending!r}; give a file that ends in {', '.join(FORMATS)}")
+    if ending == ".parquet":
+        try:
+            import pyarrow.parquet  # noqa: F401
+        except ImportError as error:
+            raise UserError(f"--output {path} needs pyarrow; run pip install pyarrow, or write .csv or .jsonl") from error
+
+
+def write_frames(path: str | os.PathLike, frames: Iterator[pd.DataFrame]) -> int:
+    """Write tables of equal columns one below the other, each as it comes; the file is whole or absent.
+
+    Args:
+        path: A file that ends in ``.csv``, ``.jsonl`` or ``.parquet``.
+        frames: At least one table; tables may be empty.
+
+    Returns:
+        Number of rows.
+
+    Raises:
+        UserError: as :func:`check_output`, or the file cannot be written.
+    """
+    check_output(path)
+    mode, write = FORMATS[Path(path).suffix]
+    n_rows = 0
+
+    def counted() -> Iterator[pd.DataFrame]:
+        nonlocal n_rows
+        for frame in frames:
+            n_rows += len(frame)
+            yield frame
+
+    with atomic_write(path, mode) as file:
+        write(file, counted())
+    return n_rows
+
+
+def _open(path: str | os.PathLike) -> IO[str]:
+    try:
+        return open(path, encoding="utf-8-sig", newline="")
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}; check the path") from error
+
+
+def _text(path: str | os.PathLike, file: IO[str]) -> Iterator[str]:
+    try:
+        yield from file
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text ({error.reason}); save it as UTF-8") from error

@@ -1,0 +1,530 @@
+"""What a leaderboard says is what the result files say: figures, doubts, failures; and no name breaks out of it."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import json
+import re
+import zlib
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.stats import spearmanr, ttest_ind, ttest_rel
+
+from recbole_r3vae.benchmark.charts import Point, scatter
+from recbole_r3vae.benchmark.leaderboard import leaderboard, write_leaderboards
+from recbole_r3vae.benchmark.leaderboard_text import correlation, listed
+from recbole_r3vae.benchmark.run_files import ACCURACY
+from recbole_r3vae.benchmark.statistics import mean_std, seeds_test, slices, spearman, unpack, user_metric, users_test
+from recbole_r3vae.benchmark.tables import escaped
+from recbole_r3vae.errors import UserError
+from recbole_r3vae.settings import load_yaml, properties
+
+N_USERS, SPLIT = 400, "0123456789ab"
+HOSTILE = "</script><img src=x onerror=alert(1)>|`*[a](b)"
+
+
+def packed(values, dtype) -> str:
+    return base64.b64encode(zlib.compress(np.asarray(values, dtype).tobytes())).decode()
+
+
+def ranks_with(recall: float, seed: int) -> np.ndarray:
+    """Ranks of N_USERS users, about this share of which are among the ten best."""
+    random = np.random.default_rng(seed)
+    return np.where(random.random(N_USERS) < recall, random.integers(1, 11, N_USERS), random.integers(0, 2, N_USERS) * 15)
+
+
+def unit(name, seed, ranks, **more) -> dict:
+    """A result file that agrees with its ranks."""
+    model, _, tokenizer = name.partition("[")
+    record = {
+        "schema": 1, "dataset": "toy", "name": name, "model": model, "tokenizer": tokenizer.rstrip("]") or None, "family": "generative",
+        "seed": seed, "hash": f"{seed:012x}", "config": {"epochs": 3, "seed": seed}, "content": None, "text_encoder": "tfidf",
+        "collision_policy": "suffix", "loss": "CE", "mask_history": False, "n_parameters": 1000,
+        "valid": {"ndcg@10": 0.5}, "test": {metric: round(user_metric(ranks, metric).mean(), 6) for metric in ACCURACY},
+        "users": {"split": SPLIT, "k": 20, "ranks": packed(ranks, "u1")}, "quality": None,
+        "seconds": {"tokenizer": 5.0, "training": 10.0 + seed % 3, "evaluation": 1.0, "per_user_ms": 0.5},
+        "peak_memory_mb": {"process": 100.0, "gpu": None}, "epochs": 3, "valid_history": None, "max_minutes": 30,
+        "stopped_at_budget": False, "tuning_trials": 0, "versions": {"torch": "2"},
+        "commit": "abc1234", "hardware": {"machine": "x86", "threads": 1, "device": "cpu"},
+        "error": None,
+    }  # fmt: skip
+    record["test"] |= {"itemcoverage@10": 0.3, "giniindex@10": 0.8}
+    return {**record, **more}
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """Write units, and the split file, into ``results/runs/<dataset>``; returns that folder."""
+
+    def write(*units, dataset="toy", popularity=None, history=None) -> Path:
+        folder = tmp_path / "results" / "runs" / dataset
+        folder.mkdir(parents=True, exist_ok=True)
+        random = np.random.default_rng(0)
+        popularity = random.integers(0, 9, N_USERS) if popularity is None else popularity
+        history = random.integers(3, 30, N_USERS) if history is None else history
+        split = {"schema": 1, "dataset": dataset, "split": SPLIT, "users": N_USERS}
+        split |= {"popularity": packed(popularity, "<i4"), "history": packed(history, "<i4")}
+        (folder / f"split-{SPLIT}.json").write_text(json.dumps(split))
+        for number, record in enumerate(units):
+            (folder / f"unit{number}.json").write_text(json.dumps(record))
+        return folder
+
+    return write
+
+
+def seeds_of(name, recall, seeds=(1, 2, 3), **more) -> list[dict]:
+    return [unit(name, seed, ranks_with(recall, 1000 * len(name) + seed), **more) for seed in seeds]
+
+
+def by_name(report) -> dict:
+    return {row["name"]: row for row in report["rows"]}
+
+
+def lead_of(report, metric="ndcg@10") -> dict:
+    return next(lead for lead in report["leads"] if lead["metric"] == metric)
+
+
+# -- figures ----------------------------------------------------------------------------------------------------------------
+
+
+def test_users_metrics_are_those_of_their_definition():
+    ranks = np.array([1, 3, 10, 11, 20, 0])
+    assert user_metric(ranks, "recall@10").tolist() == [1, 1, 1, 0, 0, 0]
+    assert user_metric(ranks, "mrr@20") == pytest.approx([1, 1 / 3, 1 / 10, 1 / 11, 1 / 20, 0])
+    assert user_metric(ranks, "ndcg@5") == pytest.approx([1, 1 / 2, 0, 0, 0, 0])
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int32"])
+def test_unpack_inverts_packing(dtype):
+    values = np.random.default_rng(1).integers(0, 200, 77)
+    assert unpack(packed(values, f"<{np.dtype(dtype).str[1:]}"), dtype).tolist() == values.tolist()
+
+
+@pytest.mark.parametrize("text", ["", "no base64!", base64.b64encode(b"no zlib").decode()])
+def test_unpack_refuses_other_texts(text):
+    with pytest.raises(ValueError, match="not base64 of zlib"):
+        unpack(text, "uint8")
+
+
+def test_means_and_deviations_over_seeds(runs):
+    units = seeds_of("A", 0.5) + seeds_of("B", 0.2, seeds=[7])
+    report = leaderboard(runs(*units))
+    rows = by_name(report)
+    assert [row["name"] for row in report["rows"]] == ["A", "B"] and rows["A"]["seeds"] == [1, 2, 3]
+    for metric in (*ACCURACY, "itemcoverage@10"):
+        values = [record["test"][metric] for record in units[:3]]
+        assert rows["A"]["test"][metric]["mean"] == pytest.approx(np.mean(values))
+        assert rows["A"]["test"][metric]["std"] == pytest.approx(np.std(values, ddof=1))
+    assert rows["B"]["test"]["ndcg@10"] == {"mean": units[3]["test"]["ndcg@10"], "std": None, "values": [units[3]["test"]["ndcg@10"]]}
+    assert rows["A"]["seconds"] == {"tokenizer": 5.0, "training": 11.0, "evaluation": 1.0, "per_user_ms": 0.5}
+
+
+def test_other_settings_are_another_row_and_say_so(runs):
+    units = seeds_of("A", 0.5) + [unit("A", 1, ranks_with(0.3, 9), config={"epochs": 9, "seed": 1})]
+    rows = leaderboard(runs(*units))["rows"]
+    assert [(row["variant"], row["seeds"]) for row in rows] == [("epochs=3", [1, 2, 3]), ("epochs=9", [1])]
+
+
+def test_a_seed_counts_once(runs):
+    again = unit("A", 1, ranks_with(0.9, 5), hash="again")
+    report = leaderboard(runs(*seeds_of("A", 0.5), again))
+    assert report["rows"][0]["seeds"] == [1, 2, 3]
+    assert any("again is the same unit" in note for note in report["notes"])
+
+
+# -- leads ------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_true_difference_is_bold(runs):
+    report = leaderboard(runs(*seeds_of("A", 0.6), *seeds_of("BB", 0.2)))
+    rows = by_name(report)
+    assert set(rows["A"]["bold"]) == set(ACCURACY) and rows["BB"]["bold"] == []  # coverage and Gini, equal here, never are
+    lead = lead_of(report)
+    means = [
+        [user_metric(ranks_with(recall, s), "ndcg@10") for s in (start + 1, start + 2, start + 3)]
+        for recall, start in ((0.6, 1000), (0.2, 2000))
+    ]
+    assert lead["p_users"] == pytest.approx(ttest_rel(np.mean(means[0], 0), np.mean(means[1], 0)).pvalue)
+    values = [rows[name]["test"]["ndcg@10"]["values"] for name in ("A", "BB")]
+    assert lead["p_seeds"] == pytest.approx(ttest_ind(*values, equal_var=False).pvalue)
+    assert lead["lead"] == pytest.approx(np.mean(values[0]) - np.mean(values[1]))
+
+
+def test_noise_is_not_bold(runs, tmp_path):
+    report = leaderboard(runs(*seeds_of("A", 0.4), *seeds_of("CCC", 0.4)))
+    assert [row["bold"] for row in report["rows"]] == [[], []] and not any(lead["supported"] for lead in report["leads"])
+    write_leaderboards(tmp_path / "results")
+    assert "Nothing is bold: no lead is supported by both seeds and users." in (tmp_path / "results/leaderboard_toy.md").read_text()
+
+
+def test_noise_is_seldom_called_a_lead():
+    supported = 0
+    for trial in range(100):
+        rows = [[user_metric(ranks_with(0.4, 10 * trial + 3 * row + seed), "ndcg@10") for seed in range(3)] for row in range(2)]
+        by_seeds = seeds_test(*([users.mean() for users in row] for row in rows))
+        by_users = users_test(*(np.mean(row, axis=0) for row in rows))
+        supported += by_seeds < 0.05 and by_users < 0.05
+    assert supported <= 5  # 5 % of the trials; both tests at once are stricter than either
+
+
+def test_users_alone_are_not_enough(runs):
+    lucky = [unit("A", seed, ranks_with(recall, seed)) for seed, recall in ((1, 0.95), (2, 0.35), (3, 0.35))]
+    report = leaderboard(runs(*lucky, *seeds_of("BB", 0.3)))
+    lead = lead_of(report)
+    assert lead["p_users"] < 0.05 < lead["p_seeds"] and not lead["supported"] and report["rows"][0]["bold"] == []
+
+
+def test_seeds_alone_are_not_enough(runs):
+    """One more hit in every seed, always the same: no chance of seeds, all chance of users."""
+    base = np.zeros(N_USERS, int)
+    base[:50] = 1
+    better = base.copy()
+    better[50] = 1
+    report = leaderboard(runs(*(unit("A", s, better) for s in (1, 2, 3)), *(unit("BB", s, base) for s in (1, 2, 3))))
+    lead = lead_of(report)
+    assert lead["best"]["name"] == "A" and lead["p_seeds"] == 0 and lead["p_users"] > 0.05 and not lead["supported"]
+
+
+@pytest.mark.parametrize("seeds", [[1], [1, 2]])
+def test_with_few_seeds_nothing_is_bold_and_the_page_says_why(runs, tmp_path, seeds):
+    report = leaderboard(runs(*seeds_of("A", 0.8), *seeds_of("BB", 0.1, seeds)))
+    lead = lead_of(report)
+    assert lead["p_seeds"] is None and lead["p_users"] < 1e-6 and report["rows"][0]["bold"] == []
+    write_leaderboards(tmp_path / "results")
+    for name in ("leaderboard_toy.md", "leaderboard.html"):
+        text = (tmp_path / "results" / name).read_text()
+        assert "no leading row and its runner-up both have 3 seeds" in text
+        assert f"too few seeds (3 and {len(seeds)}, 3 each are needed)" in text
+
+
+def test_constant_rows():
+    assert seeds_test([0.2, 0.2, 0.2], [0.1, 0.1, 0.1]) == 0 and seeds_test([0.2] * 3, [0.2] * 3) == 1
+    assert users_test(np.ones(5), np.ones(5)) == 1
+
+
+def test_a_row_of_another_split_takes_no_part(runs):
+    other = [dict(record, users={**record["users"], "split": "f" * 12}) for record in seeds_of("ELSEWHERE", 0.9)]
+    report = leaderboard(runs(*seeds_of("A", 0.6), *seeds_of("BB", 0.3), *other, *seeds_of("CCC", 0.2)))
+    assert report["rows"][0]["name"] == "ELSEWHERE" and report["rows"][0]["bold"] == []
+    assert lead_of(report)["best"]["name"] == "A" and lead_of(report)["supported"]
+    assert any("Not all rows share a split" in note for note in report["notes"])
+
+
+# -- slices -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_slices_against_brute_force(runs, seed):
+    random = np.random.default_rng(seed)
+    popularity, history = random.poisson(3, N_USERS), random.integers(3, 40, N_USERS)
+    units = seeds_of("A", 0.5) + seeds_of("BB", 0.3, [4])
+    report = leaderboard(runs(*units, popularity=popularity, history=history))
+    for row in report["rows"]:
+        mine = [unpack(record["users"]["ranks"], "uint8") for record in units if record["name"] == row["name"]]
+        for part, figures in zip(report["slices"], row["slices"], strict=True):
+            low, _, high = part["says"].partition("–")
+            values = popularity if part["group"] == "popularity" else history
+            who = [u for u in range(N_USERS) if int(low) <= values[u] <= int(high or low)]
+            assert part["users"] == len(who)
+            hits = [np.mean([0 < ranks[u] <= 10 for u in who]) for ranks in mine]
+            assert figures["recall@10"] == pytest.approx(np.mean(hits))
+            gains = [np.mean([1 / np.log2(int(ranks[u]) + 1) if 0 < ranks[u] <= 10 else 0 for u in who]) for ranks in mine]
+            assert figures["ndcg@10"] == pytest.approx(np.mean(gains))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_slices_part_the_users_into_thirds_as_far_as_ties_allow(seed):
+    random = np.random.default_rng(seed)
+    n = int(random.integers(1, 200))
+    popularity, history = random.integers(0, int(random.integers(1, 50)), n), random.integers(1, int(random.integers(2, 50)), n)
+    found = slices(popularity, history)
+    for group, values in (("popularity", popularity), ("history", history)):
+        parts = [part for part in found if part.group == group]
+        assert (sum(part.users.astype(int) for part in parts) == 1).all()
+        assert all(part.users.any() for part in parts)
+        if group == "popularity":
+            assert [part.name for part in parts if (values[part.users] == 0).any()] == ["cold"] * int((values == 0).any())
+        ends = [(values[part.users].min(), values[part.users].max()) for part in parts]
+        assert all(before[1] < after[0] for before, after in zip(ends, ends[1:]))
+    if len(np.unique(history)) == n:  # no ties
+        sizes = [part.users.sum() for part in found if part.group == "history"]
+        assert max(sizes) - min(sizes) <= 1
+
+
+def test_without_a_split_file_there_are_no_slices(runs):
+    folder = runs(*seeds_of("A", 0.6), *seeds_of("BB", 0.2))
+    (folder / f"split-{SPLIT}.json").unlink()
+    report = leaderboard(folder)
+    assert report["slices"] == [] and report["users"] is None and any(note.startswith("No slices") for note in report["notes"])
+    assert lead_of(report)["supported"]  # which needs the same users, not who they are
+
+
+# -- relations --------------------------------------------------------------------------------------------------------------
+
+
+def test_spearman_with_ties_and_its_interval():
+    random = np.random.default_rng(3)
+    x = random.integers(0, 6, 40)
+    y = x + random.normal(size=40)
+    found = spearman(x, y)
+    assert found["rho"] == pytest.approx(spearmanr(x, y).statistic) and found["n"] == 40
+    again = [spearmanr(x[pick], y[pick]).statistic for pick in random.integers(40, size=(200, 40))]
+    assert (found["low"], found["high"]) == pytest.approx(np.quantile(again, [0.025, 0.975]), abs=0.05)
+    assert spearman(x, y) == found  # the same draws
+
+
+def test_spearman_of_few_or_constant_points():
+    assert spearman([1, 2, 3], [3, 2, 1]) == {"n": 3, "rho": pytest.approx(-1), "low": None, "high": None}
+    assert "no interval from fewer than 5" in correlation(spearman([1, 2, 3], [3, 2, 1]))
+    assert "not defined" in correlation(spearman([1, 1, 1, 1, 1, 1], [3, 2, 1, 5, 6, 7]))
+
+
+def test_a_tokenizer_is_one_point_of_its_generator(runs):
+    def quality(x):
+        return {"sc_raw": x, "pd_raw": -x, "collision_rate": 0.1, "unique_ratio": 0.9}
+
+    recalls = {"T1": 0.2, "T22": 0.35, "T333": 0.5, "T4444": 0.65, "T55555": 0.8}
+    units = [r for i, (t, recall) in enumerate(recalls.items()) for r in seeds_of(f"G[{t}]", recall, quality=quality(0.1 * i))]
+    fewer = seeds_of("G[T1]", 0.9, [1], quality=quality(0.9), config={"epochs": 99})
+    [relation] = leaderboard(runs(*units, *fewer, *seeds_of("SASRec", 0.4)))["relations"]
+    assert relation["model"] == "G" and [point["tokenizer"] for point in relation["points"]] == list(recalls)
+    assert all(len(point["seeds"]) == 3 for point in relation["points"])
+    assert relation["spearman"]["sc_raw"]["rho"] == pytest.approx(1) and relation["spearman"]["pd_raw"]["rho"] == pytest.approx(-1)
+    assert relation["spearman"]["collision_rate"]["rho"] is None  # it does not vary
+
+
+# -- files that cannot be used ----------------------------------------------------------------------------------------------
+
+
+def test_failed_and_damaged_units_are_shown_and_stop_nothing(runs, tmp_path):
+    failed = {key: unit("G[Bad]", 5, ranks_with(0.5, 1))[key] for key in ("schema", "name", "model", "family", "seed", "hash", "config")}
+    lying = unit("Liar", 1, ranks_with(0.5, 1))
+    lying["test"]["recall@10"] += 0.01
+    short = unit("Short", 1, ranks_with(0.5, 1)[:-1])
+    folder = runs(*seeds_of("A", 0.6), {**failed, "error": "out of memory"}, lying, short, {**lying, "schema": 2}, {"name": "from before"})
+    (folder / "torn.json").write_text('{"schema": 1, "na')
+    (folder / "list.json").write_text("[]")
+    report = leaderboard(folder)
+    assert [row["name"] for row in report["rows"]] == ["A"]
+    errors = {unit["name"]: unit["error"] for unit in report["failed"]}
+    assert len(report["failed"]) == 5 and errors["G[Bad]"] == "out of memory" and "unreadable" in errors["torn"]
+    assert "it records" in next(unit["error"] for unit in report["failed"] if "ranks give" in unit["error"])
+    assert "399 users" in errors["Short"] and any("schema 2" in unit["error"] for unit in report["failed"])
+    write_leaderboards(tmp_path / "results")
+    text = (tmp_path / "results" / "leaderboard_toy.md").read_text()
+    assert "| G[Bad] | 5 | out of memory |" in text
+    page = parsed(tmp_path)
+    assert ["G[Bad]", "failed: out of memory"] in page.rows and ["G[Bad]", "5", "out of memory"] in page.rows
+    with open(tmp_path / "results" / "leaderboard_toy.csv", encoding="utf-8") as file:
+        flat = list(csv.DictReader(file))
+    assert [row["error"] for row in flat if row["name"] == "G[Bad]"] == ["out of memory"]
+
+
+def test_missing_fields_leave_a_dash(runs, tmp_path):
+    keys = ("schema", "name", "model", "family", "seed", "config")
+    bare = {key: unit("Bare", 1, ranks_with(0.5, 1))[key] for key in keys} | {"test": {"ndcg@10": 0.2}}
+    report = leaderboard(runs(bare, *seeds_of("A", 0.6)))
+    assert by_name(report)["Bare"]["test"].keys() == {"ndcg@10"}
+    write_leaderboards(tmp_path / "results")
+    row = next(line for line in (tmp_path / "results/leaderboard_toy.md").read_text().splitlines() if line.startswith("| Bare |"))
+    assert row == "| Bare | – | 0.2000 | – | – | – | – | – | – | – | 1 |"
+    assert ["Bare", "–", "0.2000", "–", "–", "–", "–", "–", "–", "–", "1"] in parsed(tmp_path).rows
+
+
+def test_a_metric_that_one_seed_lacks_has_no_mean(runs):
+    units = seeds_of("A", 0.6)
+    del units[1]["test"]["mrr@10"]
+    assert "mrr@10" not in leaderboard(runs(*units))["rows"][0]["test"]
+
+
+def test_no_results_is_an_error(tmp_path):
+    with pytest.raises(UserError, match="run recbole-r3vae benchmark"):
+        write_leaderboards(tmp_path)
+
+
+# -- what is written ---------------------------------------------------------------------------------------------------------
+
+
+class Page(HTMLParser):
+    """Texts of table rows, tags and their attributes, as a browser would see them."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.rows, self.tags, self.script, self._inside, self._quiet = [], [], "", [], 0
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        self._inside.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag):
+        while self._inside and self._inside.pop() != tag:
+            pass
+
+    def handle_data(self, data):
+        if "script" in self._inside:
+            self.script += data
+        elif "td" in self._inside or "th" in self._inside:
+            self.rows[-1][-1] += data
+
+
+def parsed(tmp_path) -> Page:
+    return Page((tmp_path / "results" / "leaderboard.html").read_text())
+
+
+@pytest.fixture
+def hostile(runs, tmp_path):
+    units = seeds_of(HOSTILE, 0.6, family=HOSTILE, loss=HOSTILE, text_encoder=HOSTILE, commit=HOSTILE, tokenizer=HOSTILE, model=HOSTILE)
+    more = seeds_of(HOSTILE, 0.3, [1], config={HOSTILE: HOSTILE})
+    for record in units:
+        record["hardware"]["machine"] = HOSTILE
+    runs(*units, *more, *seeds_of("A", 0.2), {**units[0], "seed": 9, "error": f"{HOSTILE}\n# {HOSTILE}"}, dataset="<b>&'\"")
+    return write_leaderboards(tmp_path / "results")
+
+
+def test_hostile_names_stay_text_on_the_page(hostile, tmp_path):
+    page = parsed(tmp_path)
+    tags = {tag for tag, _ in page.tags}
+    assert not tags & {"img", "b", "iframe", "object", "link"} and sum(tag == "script" for tag, _ in page.tags) == 1
+    assert not any(
+        name.startswith("on") or name in ("src", "href") and not value.startswith("#") for _, at in page.tags for name, value in at.items()
+    )
+    assert HOSTILE not in page.script and any(row and row[0].startswith(HOSTILE) for row in page.rows)
+    assert {at["data-family"] for _, at in page.tags if "data-family" in at} == {"generative", "other"}
+
+
+def test_hostile_names_stay_text_in_markdown(hostile):
+    text = next(path for path in hostile if path.suffix == ".md").read_text()
+    outside_code = re.sub(r"`[^`\n]*`", "", text.replace("\\`", ""))
+    assert "<" not in outside_code.replace("p < 0.05", "").replace("| < ", "") and "](b)" not in text and "\n# <" not in text
+    table = [line for line in text.splitlines() if line.startswith("| ") or line.startswith("|-")]
+    main = table[: next(i for i, line in enumerate(table) if i and line.startswith("| Model"))]
+    assert len({len(re.findall(r"(?<!\\)\|", line)) for line in main}) == 1
+
+
+def test_escaped_text():
+    assert escaped("a\n b|c") == r"a b\|c" and escaped("<i>&lt;") == "&lt;i>&amp;lt;" and escaped("R3GR[R3VAE]") == "R3GR[R3VAE]"
+
+
+def test_the_page_loads_nothing_and_runs_only_its_own_script(runs, tmp_path):
+    runs(*seeds_of("A", 0.6), *seeds_of("BB", 0.2))
+    write_leaderboards(tmp_path / "results")
+    text, page = (tmp_path / "results" / "leaderboard.html").read_text(), parsed(tmp_path)
+    assert not re.search(r"https?:|url\(|@import|src=", text)
+    policy = next(at["content"] for tag, at in page.tags if at.get("http-equiv") == "Content-Security-Policy")
+    fingerprint = base64.b64encode(hashlib.sha256(page.script.encode()).digest()).decode()
+    assert policy.startswith("default-src 'none'") and f"script-src 'sha256-{fingerprint}'" in policy
+    sorted_by = [at for tag, at in page.tags if "aria-sort" in at]
+    assert [at["aria-sort"] for at in sorted_by] == ["descending"]
+    assert all(at.get("scope") in ("col", "row", "colgroup") for tag, at in page.tags if tag == "th")
+    assert sum(tag == "strong" for tag, _ in page.tags) == len(ACCURACY)
+
+
+def test_markdown_json_and_csv_say_the_same(runs, tmp_path):
+    runs(*seeds_of("A", 0.6), *seeds_of("BB", 0.2, [1, 2], stopped_at_budget=True))
+    write_leaderboards(tmp_path / "results")
+    results = tmp_path / "results"
+    report, text = json.loads((results / "leaderboard_toy.json").read_text()), (results / "leaderboard_toy.md").read_text()
+    with open(results / "leaderboard_toy.csv", encoding="utf-8") as file:
+        flat = {row["name"]: row for row in csv.DictReader(file)}
+    for row in report["rows"]:
+        figures = row["test"]["ndcg@10"]
+        assert float(flat[row["name"]]["ndcg@10"]) == figures["mean"] and float(flat[row["name"]]["ndcg@10_std"]) == figures["std"]
+        assert f"{figures['mean']:.4f} ± {figures['std']:.4f}" in text
+    assert flat["A"]["seeds"] == "1 2 3" and flat["BB"]["stopped_at_budget"] == "2"
+    for stated in ("Seeds: 1–3; 2 to 3 a row", "Budget: 30 min a unit; 2 of 5 units stopped at it", "Hardware: x86, 1 thread(s), cpu",
+                   "Commit: abc1234", "Items already seen: stay candidates", "30 min (2 of 2 stopped)",
+                   "`recbole-r3vae benchmark --config=properties/benchmark/toy.yaml`"):  # fmt: skip
+        assert stated in text
+
+
+def test_the_commands_that_made_the_runs_are_printed(runs, tmp_path):
+    runs(*seeds_of("A", 0.6, command="recbole-r3vae benchmark --config=<a>.yaml"), *seeds_of("BB", 0.2, command="again"))
+    write_leaderboards(tmp_path / "results")
+    text = (tmp_path / "results" / "leaderboard_toy.md").read_text()
+    assert "* Command: `again`\n* Command: `recbole-r3vae benchmark --config=<a>.yaml`" in text and "toy.yaml" not in text
+    assert "again\nrecbole-r3vae benchmark --config=&lt;a&gt;.yaml" in (tmp_path / "results" / "leaderboard.html").read_text()
+
+
+def test_writing_again_changes_nothing(runs, tmp_path):
+    runs(*seeds_of("A", 0.6), *seeds_of("BB", 0.2))
+    first = {path: path.read_bytes() for path in write_leaderboards(tmp_path / "results")}
+    assert {path.name for path in first} == {"leaderboard_toy.md", "leaderboard_toy.csv", "leaderboard_toy.json", "leaderboard.html"}
+    assert {path: path.read_bytes() for path in write_leaderboards(tmp_path / "results")} == first
+
+
+def test_what_differs_between_rows_is_told_per_row(runs, tmp_path):
+    runs(*seeds_of("A", 0.6), *seeds_of("BB", 0.2, mask_history=True, commit="fff0000"))
+    write_leaderboards(tmp_path / "results")
+    text = (tmp_path / "results" / "leaderboard_toy.md").read_text()
+    assert "Commit: abc1234 (1 row); fff0000 (1 row)" in text and "| History masked | Commit |" in text
+    assert re.search(r"\| BB \|.*\| yes \| fff0000 \|", text) and re.search(r"\| A \|.*\| no \| abc1234 \|", text)
+
+
+# -- published figures --------------------------------------------------------------------------------------------------------
+
+
+def test_published_figures_stand_apart(runs, tmp_path):
+    runs(*seeds_of("SASRec", 0.6), *seeds_of("TIGER[RQVAE]", 0.2), *seeds_of("R3GR[R3VAE]", 0.3), dataset="amazon-beauty")
+    report = leaderboard(tmp_path / "results" / "runs" / "amazon-beauty")
+    rows = by_name(report)
+    assert rows["SASRec"]["published"]["independent"]["recall@10"] == 0.0668 and "authors" not in rows["SASRec"]["published"]
+    tiger = rows["TIGER[RQVAE]"]["published"]
+    assert (tiger["authors"]["recall@10"], tiger["authors"]["ndcg@10"]) == (0.0648, 0.0384)  # of the paper itself, which is named first
+    assert rows["R3GR[R3VAE]"]["published"] == {}  # nobody published that generator
+    write_leaderboards(tmp_path / "results")
+    text = (tmp_path / "results/leaderboard_amazon-beauty.md").read_text()
+    assert "| 0.0648 / 0.0384 (arXiv 2305.05065) |" in text and "Not comparable with our rows" in text
+    page = parsed(tmp_path)
+    assert ["", "Published elsewhere, not comparable"] in page.rows
+    outside = [at for tag, at in page.tags if tag == "td" and at.get("class") == "outside"]
+    assert len(outside) == 2 * len(rows)
+
+
+def test_other_datasets_have_no_published_columns(runs, tmp_path):
+    runs(*seeds_of("SASRec", 0.6))
+    write_leaderboards(tmp_path / "results")
+    assert "ublished" not in (tmp_path / "results/leaderboard_toy.md").read_text()
+
+
+def test_the_published_file_is_complete():
+    source = load_yaml(properties() / "benchmark" / "published.yaml")
+    datasets = {"amazon-beauty", "amazon-sports", "amazon-toys"}
+    for entry in source["authors"] + source["independent"]:
+        assert entry["method"] and entry["source"] and datasets & entry.keys()
+        assert entry.keys() <= {"method", "row", "source"} | datasets
+        for dataset in datasets & entry.keys():
+            recall, ndcg, *deviation = entry[dataset]
+            assert recall is None or ndcg is None or 0 < ndcg < recall < 0.2
+            assert len(deviation) == ("RecBoard" in entry["source"])
+
+
+# -- small parts --------------------------------------------------------------------------------------------------------------
+
+
+def test_lists_of_numbers():
+    assert [listed(v) for v in ([1, 2, 3], [30, 30], [27, 30, 30], [5], [None])] == ["1–3", "30", "27, 30, 30", "5", "–"]
+
+
+def test_mean_std():
+    assert mean_std([1.0, 2.0, 4.0]) == {"mean": pytest.approx(7 / 3), "std": pytest.approx(np.std([1, 2, 4], ddof=1)), "values": [1, 2, 4]}
+
+
+def test_a_chart_holds_every_point_inside_its_frame():
+    random = np.random.default_rng(0)
+    points = [Point(f"<{i}>", "general", 10 ** random.uniform(-1, 4), random.random(), 0.01) for i in range(30)]
+    for log_x in (False, True):
+        chart = scatter(points, "x & y", "z", 700, 300, log_x)
+        assert chart.count("<title>") == 30 and "<0>" not in chart and "x &amp; y" in chart
+        numbers = [tuple(map(float, found)) for found in re.findall(r'<path d="M([\d.-]+) ([\d.-]+)L', chart)]
+        assert len(numbers) == 30 and all(0 < x < 700 and 0 < y < 300 for x, y in numbers)
+    assert scatter([Point("one", "", 1.0, 0.0)], "x", "y", 300, 200, log_x=True).count("<title>") == 1

@@ -1,0 +1,77 @@
+"""What the test of a split is about, from the file alone, the same for every model and order of lines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from recbole_r3vae.benchmark.statistics import unpack
+from recbole_r3vae.config import Config
+from recbole_r3vae.data.split import held_out
+from recbole_r3vae.quick_start.lookup import create_dataset, data_preparation
+
+USER, ITEM, TIME = "user_id:token", "item_id:token", "timestamp:float"
+
+
+def split_of(settings, model="BPR", **more):
+    config = Config(model, "tiny", config_dict={**settings, **more})
+    _, valid_data, test_data = data_preparation(config, create_dataset(config))
+    return held_out(valid_data, test_data)
+
+
+def rewritten(settings, folder, change) -> dict:
+    """Settings for the dataset whose interactions are ``change(frame)``."""
+    frame = pd.read_csv(Path(settings["data_path"]) / "tiny" / "tiny.inter", sep="\t", dtype={USER: str, ITEM: str})
+    (folder / "tiny").mkdir(parents=True)
+    change(frame).to_csv(folder / "tiny" / "tiny.inter", sep="\t", index=False)
+    (folder / "tiny" / "tiny.item").write_bytes((Path(settings["data_path"]) / "tiny" / "tiny.item").read_bytes())
+    return {**settings, "data_path": str(folder)}
+
+
+@pytest.fixture
+def distinct_times(tiny_settings, tmp_path):
+    """Without ties, whose order would be that of the file."""
+    def rank(frame):
+        return frame.assign(**{TIME: frame.groupby(USER)[TIME].rank(method="first")})
+
+    return rewritten(tiny_settings, tmp_path / "distinct", rank)
+
+
+def test_popularity_and_history_are_those_of_the_training_part(distinct_times):
+    path = Path(distinct_times["data_path"]) / "tiny" / "tiny.inter"
+    frame = pd.read_csv(path, sep="\t", dtype={USER: str, ITEM: str}).sort_values([USER, TIME])
+    training = frame.groupby(USER).apply(lambda rows: rows[:-2], include_groups=False)
+    counts, targets = training[ITEM].value_counts(), frame.groupby(USER)[ITEM].last()
+    described = split_of(distinct_times).describe()
+    assert described["users"] == len(targets) == 60
+    assert list(unpack(described["popularity"], "int32")) == [counts.get(item, 0) for item in targets]
+    assert list(unpack(described["history"], "int32")) == list(frame[USER].value_counts().sort_index() - 2)
+
+
+def test_one_split_for_all_models_and_any_order_of_lines(distinct_times, tmp_path):
+    shuffled = rewritten(distinct_times, tmp_path / "shuffled", lambda frame: frame.sample(frac=1, random_state=0))
+    first = split_of(distinct_times)
+    for settings in (distinct_times, shuffled):
+        for model, more in (("BPR", {}), ("SASRec", {"loss_type": "CE"}), ("R3GR", {}), ("Pop", {})):
+            assert split_of(settings, model, **more).describe() == first.describe()
+
+
+@pytest.mark.parametrize("change", ["target", "training"])
+def test_another_split_has_another_hash(distinct_times, tmp_path, change):
+    def swap(frame):
+        """A user's last item for the first, or his second for the third of another user."""
+        mine = frame.index[frame[USER] == frame[USER].iloc[0]][[0, -1] if change == "target" else [0, 1]]
+        frame.loc[mine, TIME] = frame.loc[mine[::-1], TIME].to_numpy()
+        return frame if change == "target" else frame.drop(mine[0])
+
+    assert split_of(rewritten(distinct_times, tmp_path / "other", swap)).split != split_of(distinct_times).split
+
+
+@pytest.mark.parametrize("evaluation", [
+    {"split": {"RS": [0.6, 0.2, 0.2]}, "order": "TO", "group_by": "user", "mode": "full"},
+    {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user", "mode": "uni20"},
+])  # fmt: skip
+def test_several_targets_or_sampled_candidates_have_no_ranks(tiny_settings, evaluation):
+    assert split_of(tiny_settings, eval_args=evaluation) is None

@@ -1,0 +1,117 @@
+"""BSARec: its filter against the Fourier matrix, and no row shows its target."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from recbole.data.interaction import Interaction
+
+from recbole_r3vae.config import Config
+from recbole_r3vae.data.sequences import TARGET_LIST_FIELD
+from recbole_r3vae.errors import UserError
+from recbole_r3vae.model.baseline.bsarec import BSARec, FrequencyLayer
+from recbole_r3vae.quick_start.lookup import create_dataset, data_preparation
+
+
+def layer(c, size=4, beta=None) -> FrequencyLayer:
+    torch.manual_seed(0)
+    module = FrequencyLayer(size, c, dropout=0.0, layer_norm_eps=1e-12)
+    if beta is not None:
+        torch.nn.init.constant_(module.sqrt_beta, math.sqrt(beta))
+    return module
+
+
+def fourier_parts(length, n_low):
+    """Projections onto the low and the high frequencies, each [T, T], from the explicit Fourier matrix."""
+    place = torch.arange(length, dtype=torch.float64)
+    fourier = torch.polar(torch.ones(length, length, dtype=torch.float64), -2 * math.pi * place[:, None] * place / length)
+    is_low = torch.minimum(place, length - place) < n_low  # frequency k and T - k are one
+    inverse = fourier.conj() / length
+    low, high = (inverse @ torch.diag(keep.to(torch.complex128)) @ fourier for keep in (is_low, ~is_low))
+    assert low.imag.abs().max() < 1e-12 and high.imag.abs().max() < 1e-12
+    return low.real.float(), high.real.float()
+
+
+@pytest.mark.parametrize("length", [5, 8, 13])
+@pytest.mark.parametrize("c", [1, 3, 4, 5])
+def test_filter_is_low_pass_plus_beta_high_pass(length, c):
+    module, x = layer(c), torch.randn(3, length, 4, generator=torch.Generator().manual_seed(1))
+    low, high = fourier_parts(length, c // 2 + 1)
+    beta = module.sqrt_beta**2
+    assert beta.unique().numel() == 4
+    assert torch.allclose(module.filter(x), low @ x + beta * (high @ x), atol=1e-5)
+
+
+def test_beta_one_is_identity_and_beta_zero_is_low_pass_alone():
+    x = torch.randn(3, 10, 4, generator=torch.Generator().manual_seed(1))
+    assert torch.allclose(layer(3, beta=1).filter(x), x, atol=1e-6)
+    mean = x.mean(1, keepdim=True).expand_as(x)
+    assert torch.allclose(layer(1, beta=0).filter(x), mean, atol=1e-6)  # the constant is the only low component
+    once = layer(5, beta=0).filter(x)
+    assert torch.allclose(layer(5, beta=0).filter(once), once, atol=1e-6) and not torch.allclose(once, x, atol=0.1)
+
+
+def test_histories_are_aligned_to_the_right():
+    items = torch.tensor([[5, 6, 0, 0], [1, 2, 3, 4], [9, 0, 0, 0]])
+    aligned = BSARec.align_right(items, torch.tensor([2, 4, 1]))
+    assert aligned.tolist() == [[0, 0, 5, 6], [1, 2, 3, 4], [0, 0, 0, 9]]
+
+
+def test_the_filter_carries_later_items_back_so_a_row_has_one_target():
+    """Why no window of many targets may train it: what comes after a position changes it."""
+    x = torch.randn(1, 10, 4, generator=torch.Generator().manual_seed(1), requires_grad=True)
+    layer(3).filter(x)[0, 3].sum().backward()
+    assert (x.grad[0, 4:].abs() > 1e-3).all()
+
+
+def test_no_training_row_shows_its_target(tiny_settings):
+    """In the data nobody meets an item twice, so a target that is in its row's history comes from the future."""
+    config = Config("BSARec", "tiny", config_dict=tiny_settings)
+    train_data, *_ = data_preparation(config, create_dataset(config))
+    n_targets = 0
+    for batch in train_data:
+        assert TARGET_LIST_FIELD not in batch
+        assert (batch["item_id_list"] != batch["item_id"][:, None]).all() and (batch["item_id"] > 0).all()
+        n_targets += len(batch)
+    assert n_targets == len(train_data.dataset) > 1000
+
+
+def test_scores_read_nothing_but_the_history(build):
+    model, train, _, test = build("BSARec")
+    rows = test.inter_feat[list(range(16))]
+    alone = Interaction({key: rows[key] for key in ("item_id_list", "item_length")})
+    scores = model.full_sort_predict(alone)
+    assert torch.equal(scores, model.full_sort_predict(rows))
+    assert torch.allclose(model.predict(rows), scores.gather(1, rows["item_id"][:, None])[:, 0], atol=1e-6)
+    expected = -scores[:, 1:].log_softmax(-1).gather(1, rows["item_id"][:, None] - 1).mean()
+    assert torch.allclose(model.calculate_loss(rows), expected, atol=1e-5)
+
+
+def test_alpha_chooses_between_the_filter_and_attention(build):
+    x, mask = torch.randn(2, 10, 16), torch.zeros(2, 1, 10, 10)
+    parts = {}
+    for alpha in (0.0, 0.3, 1.0):
+        model, *_ = build("BSARec", alpha=alpha)  # the fixture seeds the weights alike
+        block = model.blocks[0]
+        block.feed_forward = torch.nn.Identity()
+        parts[alpha] = block(x, mask)
+        if alpha in (0.0, 1.0):
+            assert torch.equal(parts[alpha], block.frequency(x) if alpha else block.attention(x, mask))
+    assert torch.allclose(parts[0.3], 0.3 * parts[1.0] + 0.7 * parts[0.0], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "keys, message",
+    [
+        ({"alpha": 1.5}, "alpha is 1.5"),
+        ({"c": 0}, "c is 0.*MAX_ITEM_LIST_LENGTH=10"),
+        ({"c": 11}, "c is 11"),
+        ({"loss_type": "BPR"}, "loss_type is 'BPR'; BSARec is trained with CE"),
+    ],
+    ids=str,
+)
+def test_settings_out_of_range_are_named(build, keys, message):
+    with pytest.raises(UserError, match=message):
+        build("BSARec", **keys)

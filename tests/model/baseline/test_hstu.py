@@ -1,0 +1,148 @@
+"""HSTU: its attention and losses term by term, and the future has no say."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from recbole.data.interaction import Interaction
+
+from recbole_r3vae.data.sequences import TARGET_LIST_FIELD
+from recbole_r3vae.errors import UserError
+from recbole_r3vae.model.baseline.hstu import Block
+
+
+def first_rows(dataset, n=16) -> Interaction:
+    return dataset.inter_feat[list(range(n))]
+
+
+def test_attention_by_hand():
+    """Every term of the sum written out, with a bias that differs for every pair of positions."""
+    torch.manual_seed(0)
+    n_heads, key_size, value_size, length = 2, 3, 4, 5
+    block = Block(size=8, n_heads=n_heads, attention_dim=key_size, linear_dim=value_size, dropout=0.0)
+    x, bias = torch.randn(2, length, 8), torch.randn(2, length, length)
+    result = block(x, bias, torch.ones(length, length).triu(1).bool())
+
+    silu = torch.nn.functional.silu
+    for row in range(2):
+        projected = silu(block.input_norm(x[row]) @ block.uvqk.weight.T)  # [T, 2 * 4 + 2 * 4 + 2 * 3 + 2 * 3]
+        gate, value, query, key = projected.split([8, 8, 6, 6], dim=-1)
+        for i in range(length):
+            sums = torch.zeros(n_heads, value_size)
+            for head in range(n_heads):
+                keys, values = slice(head * key_size, (head + 1) * key_size), slice(head * value_size, (head + 1) * value_size)
+                for j in range(i + 1):
+                    sums[head] += silu(query[i, keys] @ key[j, keys] + bias[row, i, j]) * value[j, values]
+            expected = x[row, i] + block.out(block.gate_norm(sums.flatten()) * gate[i])
+            assert torch.allclose(result[row, i], expected, atol=1e-5)
+
+
+def test_each_block_is_biased_by_distance_and_time(build):
+    model, _, _, test = build("HSTU")
+    for table in (model.position_bias, model.time_bias):
+        torch.nn.init.normal_(table.weight)
+    seen = []
+    for block in model.blocks:
+        block.register_forward_pre_hook(lambda module, given: seen.append(given[1:]))
+    rows = first_rows(test, 2)
+    model(rows)
+    buckets = model.time_buckets(rows["timestamp_list"])
+    assert len(seen) == 4 and buckets.unique().numel() > 5
+    for layer, (bias, future) in enumerate(seen):
+        for i in range(10):
+            for j in range(10):
+                assert future[i, j] == (j > i)
+                for row in range(2 if j <= i else 0):
+                    expected = model.position_bias.weight[i - j, layer] + model.time_bias.weight[buckets[row, i, j], layer]
+                    assert bias[row, i, j] == expected
+
+
+def test_time_buckets_by_hand(build):
+    model, *_ = build("HSTU", n_time_buckets=20)
+    times = torch.tensor([[0.0, 0.5, 2.0, 90.0, 90.0, 1e9]])
+    buckets = model.time_buckets(times)[0]
+    for i in range(6):
+        for j in range(6):
+            apart = max(1.0, abs(float(times[0, i] - times[0, j])))
+            assert buckets[i, j] == min(int(math.log(apart) / 0.301), 19)
+    assert buckets.max() == 19 and buckets.min() == 0
+
+
+def test_the_future_has_no_say_and_the_past_has(build):
+    model, _, _, test = build("HSTU")
+    rows = first_rows(test)  # every row of the fixture is full
+    before = model(rows)
+    for field in ("item_id_list", "timestamp_list"):
+        changed = Interaction({key: value.clone() for key, value in rows.interaction.items()})
+        changed[field][:, 6:] = changed[field][:, 6:].flip(0) + (field == "timestamp_list") * 1e6 * torch.arange(1, 5)
+        after = model(changed)
+        assert torch.allclose(before[:, :6], after[:, :6], atol=1e-6)
+        assert not torch.allclose(before[:, 6:], after[:, 6:], atol=1e-4)
+
+
+def test_padding_and_batch_mates_do_not_matter(build):
+    model, _, _, test = build("HSTU")
+    rows = first_rows(test)
+    rows["item_length"][::2] = 3
+    rows["item_id_list"][::2, 3:] = 0
+    rows["timestamp_list"][::2, 3:] = 0
+    together = model.full_sort_predict(rows)
+    assert torch.allclose(together, torch.cat([model.full_sort_predict(rows[[i]]) for i in range(len(rows))]), atol=1e-5)
+    assert torch.allclose(model.predict(rows), together.gather(1, rows["item_id"][:, None])[:, 0], atol=1e-5)
+
+
+def position_scores(model, window: Interaction):
+    """The scores of all items after each prefix of a window that has a target, and that target."""
+    history, times, targets = (window[field][0] for field in ("item_id_list", "timestamp_list", TARGET_LIST_FIELD))
+    for position in targets.nonzero().flatten().tolist():
+        past = torch.arange(len(history)) <= position
+        rows = {"item_id_list": torch.where(past, history, 0)[None], "timestamp_list": torch.where(past, times, 0)[None]}
+        scores = model.full_sort_predict(Interaction({**rows, "item_length": torch.tensor([position + 1])}))
+        yield scores[0].tolist(), int(targets[position])
+
+
+def test_infonce_is_the_cross_entropy_among_the_target_and_the_draws(build, monkeypatch):
+    model, train, *_ = build("HSTU", n_negatives=6)
+    window = first_rows(train, 1)
+    first_target = int(next(target for target in window[TARGET_LIST_FIELD][0].tolist() if target))
+    draws = [first_target, 3, 9, 3, 50, 120]  # one draw twice, one the target of one position
+    monkeypatch.setattr(model, "sample_negatives", lambda n_rows: torch.tensor([draws] * n_rows))
+    losses = []
+    for scores, target in position_scores(model, window):
+        candidates = [target] + [draw for draw in draws if draw != target]
+        losses.append(math.log(sum(math.exp(scores[item]) for item in candidates)) - scores[target])
+    assert len(losses) > 3
+    assert model.calculate_loss(window).item() == pytest.approx(sum(losses) / len(losses), abs=1e-5)
+
+
+def test_cross_entropy_is_over_all_items(build):
+    model, train, *_ = build("HSTU", loss_type="CE")
+    window = first_rows(train, 1)
+    losses = [math.log(sum(map(math.exp, scores[1:]))) - scores[target] for scores, target in position_scores(model, window)]
+    assert model.calculate_loss(window).item() == pytest.approx(sum(losses) / len(losses), abs=1e-5)
+
+
+def test_draws_are_items_and_uniform(build):
+    model, train, *_ = build("HSTU", n_negatives=512)
+    draws = model.sample_negatives(300)
+    counts = torch.bincount(draws.flatten(), minlength=model.n_items)
+    expected = 300 * 512 / (model.n_items - 1)  # about 1,000, so 6 standard deviations are 190
+    assert draws.shape == (300, 512) and counts[0] == 0 and len(counts) == model.n_items
+    assert (counts[1:] - expected).abs().max() < 6 * expected**0.5
+    assert not torch.equal(draws[0], draws[1])
+
+
+@pytest.mark.parametrize(
+    "keys, message",
+    [
+        ({"loss_type": "InfoNCEE"}, "did you mean.*InfoNCE"),
+        ({"n_negatives": 0}, "n_negatives must be above 0"),
+        ({"temperature": 0.0}, "temperature must be above 0"),
+    ],
+    ids=str,
+)
+def test_settings_out_of_range_are_named(build, keys, message):
+    with pytest.raises(UserError, match=message):
+        build("HSTU", **keys)

@@ -1,0 +1,70 @@
+"""Both item-id models through the main command: found, named, trained, resumed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from recbole_r3vae.config import Config
+from recbole_r3vae.errors import UserError
+from recbole_r3vae.models import MODEL_ROOMS, own_models
+from recbole_r3vae.quick_start import load_data_and_model, run_recbole_r3vae
+from recbole_r3vae.quick_start.run import loss_name
+from recbole_r3vae.settings import properties
+
+MODELS = ["BSARec", "HSTU"]
+
+
+def test_the_room_holds_them_and_their_settings():
+    assert sorted(own_models(MODEL_ROOMS[2])) == MODELS
+    assert all((properties() / "model" / f"{name}.yaml").is_file() for name in MODELS)
+    with pytest.raises(UserError, match="did you mean.*HSTU"):
+        Config("HSTUU", "tiny")
+
+
+@pytest.mark.parametrize(
+    "model, keys, name",
+    [
+        ("BSARec", {}, "CE"),
+        ("HSTU", {}, "InfoNCE, 512 negatives"),
+        ("HSTU", {"n_negatives": 8}, "InfoNCE, 8 negatives"),
+        ("HSTU", {"loss_type": "CE"}, "CE"),
+    ],
+)
+def test_the_loss_is_named(tiny_settings, model, keys, name):
+    assert loss_name(Config(model, "tiny", config_dict={**tiny_settings, **keys})) == name
+
+
+@pytest.mark.parametrize("model, dropout", [("BSARec", "hidden_dropout_prob"), ("HSTU", "embedding_dropout_prob")])
+def test_a_rule_is_learnt_that_popularity_cannot_know(tiny_settings, ruled_data, model, dropout):
+    settings = {**tiny_settings, "data_path": str(ruled_data), "load_col": {"inter": ["user_id", "item_id", "timestamp"]}}
+    popular = run_recbole_r3vae("Pop", "ruled", config_dict={**settings, "epochs": 1})["test_result"]["recall@5"]
+    training = {"epochs": 12, "eval_step": 4, "learning_rate": 0.01, "train_batch_size": 64, "n_negatives": 64, dropout: 0.1}
+    learnt = run_recbole_r3vae(model, "ruled", config_dict={**settings, **training})["test_result"]["recall@5"]
+    assert popular < 0.3 and learnt > 0.9
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_resumed_is_bit_identical_and_loads(tiny_settings, tmp_path, model):
+    def run(epochs, folder, **more):
+        keys = {**tiny_settings, "epochs": epochs, "checkpoint_dir": str(tmp_path / folder), **more}
+        return run_recbole_r3vae(model, "tiny", config_dict=keys)
+
+    whole = run(2, "whole")
+    run(1, "parts")
+    resumed = run(2, "parts", resume=True)
+    assert resumed["test_result"] == whole["test_result"] and resumed["best_valid_result"] == whole["best_valid_result"]
+    last = [torch.load(Path(result["run_dir"]) / "last.pth", weights_only=True)["model"] for result in (whole, resumed)]
+    assert all(torch.equal(last[0][key], last[1][key]) for key in last[0])
+
+    stored = json.loads((Path(whole["run_dir"]) / "result.json").read_text())
+    assert stored["name"] == model and stored["sid_file"] is None
+    _, network, _, _, _, test_data = load_data_and_model(Path(whole["run_dir"]) / "best.pth")
+    interaction, _, _, positive = next(iter(test_data))
+    scores = network.full_sort_predict(interaction)
+    scores[:, 0] = -torch.inf
+    hits = (scores.topk(10).indices == positive[:, None]).any(1).float().mean().item()
+    assert hits == pytest.approx(whole["test_result"]["recall@10"], abs=1e-6)

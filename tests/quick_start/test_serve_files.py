@@ -1,0 +1,193 @@
+"""What streams in and out around a trained model: lazy, whole or absent, and one line for what is wrong."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from recbole_r3vae.cli import main
+from recbole_r3vae.errors import UserError
+from recbole_r3vae.quick_start.serve import Recommender
+from recbole_r3vae.quick_start.serve_files import read_histories, read_ids, read_items, split_ids, write_frames
+
+FRAME = pd.DataFrame({"user": ["ü", 'a,"b'], "rank": [1, 2], "item": ["1", "x y"], "score": [-0.1, -12.345679], "sid": ["1-2", "0-0"]})
+
+
+def read(path: Path) -> pd.DataFrame:
+    text = {"user": str, "item": str, "sid": str}
+    return pd.read_csv(path, dtype=text) if path.suffix == ".csv" else pd.read_json(path, lines=True, dtype=text)
+
+
+def test_ids_are_separated_by_commas_or_by_spaces():
+    assert split_ids("1 2  3") == split_ids("1,2, 3") == ["1", "2", "3"]
+    assert split_ids("an id, another id,") == ["an id", "another id"] and split_ids(" ") == []
+
+
+def test_histories_of_a_file(tmp_path):
+    path = tmp_path / "histories.csv"
+    path.write_text('\ufeffwhen,user,history\n1,ü,50 181\n\n2,u2,"x, y z"\n3,u3,\n', encoding="utf-8")
+    label, pairs = read_histories(path)
+    assert label == "user" and list(pairs) == [("ü", ["50", "181"]), ("u2", ["x", "y z"]), ("u3", [])]
+    path.write_text("history\n50 181\n7\n")
+    label, pairs = read_histories(path)
+    assert label == "row" and list(pairs) == [(0, ["50", "181"]), (1, ["7"])]
+
+
+def test_lines_are_read_when_they_are_asked_for(tmp_path):
+    path = tmp_path / "histories.csv"
+    path.write_text("history\n" + "50 181\n" * 20_000 + "a,b\n")
+    _, pairs = read_histories(path)
+    assert [next(pairs)[0] for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(UserError, match=r"line 20002: expected 1 columns, got 2"):
+        list(pairs)
+
+
+@pytest.mark.parametrize("text, message", [
+    (b"user,items\nu,1\n", "no column 'history'"), (b"", "no column 'history'"), (b"history\n\xff\n", "not UTF-8"), (None, "cannot read"),
+])  # fmt: skip
+def test_bad_histories(tmp_path, text, message):
+    path = tmp_path / "histories.csv"
+    if text is not None:
+        path.write_bytes(text)
+    with pytest.raises(UserError, match=message):
+        list(read_histories(path)[1])
+
+
+def test_lists_of_ids(tmp_path):
+    (tmp_path / "ids.txt").write_text("a\r\n\n b c \n", encoding="utf-8")
+    assert read_ids(tmp_path / "ids.txt") == ["a", "b c"]
+    (tmp_path / "ids.txt").write_text("\n")
+    with pytest.raises(UserError, match="names no item"):
+        read_ids(tmp_path / "ids.txt")
+
+
+def test_items_are_read_as_recbole_reads_them(tmp_path, monkeypatch):
+    monkeypatch.setattr("recbole_r3vae.quick_start.serve_files.ROWS", 2)
+    path = tmp_path / "new.item"
+    path.write_text('item_id:token\tyear:float\ttitle:token_seq\nn1\t1999\tA "B"\nn2\t\t\nn3\t7.5\tC\n', encoding="utf-8")
+    blocks = list(read_items(path, ["title", "brand", "year"]))
+    assert [names for names, _ in blocks] == [["n1", "n2"], ["n3"]]
+    records = [record for _, part in blocks for record in part]
+    assert records[0] == {"title": 'A "B"', "year": 1999.0} and records[1]["title"] == "" and pd.isna(records[1]["year"])
+    for text, message in (("id\ttitle:token_seq\nn\tx\n", "'item_id'"), ("item_id:token\tx:token\nn\ty\n", "any of the fields title")):
+        path.write_text(text)
+        with pytest.raises(UserError, match=message):
+            list(read_items(path, ["title"]))
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_what_is_written_reads_back(tmp_path, ending):
+    path = tmp_path / f"out.{ending}"
+    assert write_frames(path, iter([FRAME, FRAME.head(0), FRAME.head(1)])) == 3
+    pd.testing.assert_frame_equal(read(path), pd.concat([FRAME, FRAME.head(1)], ignore_index=True))
+
+
+def test_nothing_recommended_is_an_empty_table(tmp_path):
+    assert write_frames(tmp_path / "out.csv", iter([FRAME.head(0)])) == 0
+    assert (tmp_path / "out.csv").read_text() == "user,rank,item,score,sid\n"
+
+
+def test_parquet(tmp_path):
+    pytest.importorskip("pyarrow")
+    write_frames(tmp_path / "out.parquet", iter([FRAME.head(0), FRAME]))
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "out.parquet"), FRAME)
+
+
+def test_parquet_without_pyarrow_and_unknown_endings(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    for name, message in (("out.parquet", "pip install pyarrow"), ("out.txt", ".csv, .jsonl, .parquet"), ("out", ".csv")):
+        with pytest.raises(UserError, match=message):
+            write_frames(tmp_path / name, iter([FRAME]))
+
+
+def write_and_die(path: Path) -> None:
+    def frames():
+        yield pd.concat([FRAME] * 2000)  # more than a buffer holds
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    write_frames(path, frames())
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills a forked process")
+def test_killed_midway_no_half_file_is_left(tmp_path):
+    path = tmp_path / "out.csv"
+    for old in (None, "an older file\n"):
+        if old:
+            path.write_text(old)
+        process = multiprocessing.get_context("fork").Process(target=write_and_die, args=(path,))
+        process.start()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+        assert path.read_text() == old if old else not path.exists()
+
+
+def test_interrupted_nothing_at_all_is_left(tmp_path):
+    def frames():
+        yield FRAME
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_frames(tmp_path / "out.jsonl", frames())
+    assert not list(tmp_path.iterdir())
+
+
+# -- the command ------------------------------------------------------------------------------------------------------------------------
+
+
+def command(*words) -> int:
+    return main(["recommend", *map(str, words)])
+
+
+def test_recommend_writes_what_the_recommender_returns(checkpoint, tmp_path, capsys):
+    folder = checkpoint()
+    recommender = Recommender(folder)
+    users = recommender.users.users()[:3]
+    (tmp_path / "allow.txt").write_text("\n".join(sorted(recommender.served.item_ids[1:])[::2]))
+    allowed = read_ids(tmp_path / "allow.txt")
+    expected = recommender.recommend(users=users, k=7, as_of="test", exclude_seen=True, allow=allowed)
+    given = ["--checkpoint", folder, "--topk", 7, "--exclude-seen", "--allow", tmp_path / "allow.txt", "--batch_size", 2]
+    for ending in ("csv", "jsonl"):
+        output = tmp_path / f"out.{ending}"
+        assert command(*given, "--users", ",".join(users), "--as-of", "test", "--output", output) == 0
+        pd.testing.assert_frame_equal(read(output), expected)
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert len(rows) == 21 and set(rows[0]) == {"user", "rank", "item", "score", "sid"}
+
+    lines = [f"{user},{' '.join(items)}\n" for user, items in recommender.users.of(users, "test")]
+    (tmp_path / "histories.csv").write_text("user,history\n" + "".join(lines))
+    assert command(*given, "--input", tmp_path / "histories.csv", "--output", tmp_path / "from_file.csv") == 0
+    assert (tmp_path / "from_file.csv").read_text() == (tmp_path / "out.csv").read_text()
+    capsys.readouterr()
+    assert command("--checkpoint", folder, "--users", "all", "--topk", 2) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert len(shown) == 52 and shown[0].split() == list(expected) and "--output" in shown[-1]
+    assert command("--checkpoint", folder / "best.pth", "--history", "50", "--topk", 2, "--num_beams", "exact", "--device", "cpu") == 0
+    assert len(capsys.readouterr().out.splitlines()) == 3
+
+
+@pytest.mark.parametrize("words, message", [
+    (["--users", "nobody,no one"], "'nobody', 'no one'"),
+    (["--history", "x,y"], "none of the items of --history x,y"),
+    (["--history", "50", "--as-of", "test"], "give --users"),
+    (["--history", "50", "--topk", "99"], "num_beams"),
+    (["--history", "50", "--output", "out.xls"], "ends in '.xls'"),
+    (["--history", "50", "--output", "/dev/null/out.csv"], "cannot write"),
+    (["--input", "absent.csv"], "cannot read absent.csv"),
+    (["--history", "50", "--allow", "absent.txt"], "cannot read absent.txt"),
+    (["--history", "50", "--add", "absent.sid"], "absent.sid"),
+    (["--history", "50", "--device", "tpu"], "device 'tpu'"),
+])  # fmt: skip
+def test_bad_input_is_one_line(checkpoint, capfd, words, message):
+    folder = checkpoint()
+    capfd.readouterr()
+    assert command("--checkpoint", folder, *words) == 2
+    lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("recbole-r3vae: ")]
+    assert len(lines) == 1 and message in lines[0]
+    assert not list(Path(".").glob("out*"))

@@ -1,0 +1,143 @@
+"""Tomorrow's items get the semantic IDs that today's would have had, and today's keep theirs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from recbole_r3vae.cli import main
+from recbole_r3vae.data.vectors import VectorFile
+from recbole_r3vae.errors import UserError
+from recbole_r3vae.quick_start.semantic_ids import load_tokenizer
+from recbole_r3vae.quick_start.serve import Recommender
+from recbole_r3vae.quick_start.serve_tokenize import tokenize_items
+from recbole_r3vae.sid.table import SemanticIDs
+
+
+@pytest.fixture
+def twins(tiny_data, tmp_path) -> Path:
+    """The catalogue's own items under new names, ten of them, and one old item."""
+    items = pd.read_csv(tiny_data / "tiny" / "tiny.item", sep="\t", dtype=str, keep_default_na=False)
+    new = items[:10].assign(**{"item_id:token": "new " + items["item_id:token"][:10]})
+    pd.concat([new, items[10:11]]).to_csv(tmp_path / "new.item", sep="\t", index=False)
+    return tmp_path / "new.item"
+
+
+def test_new_items_get_their_twins_codes(checkpoint, twins, tmp_path, monkeypatch):
+    monkeypatch.setattr("recbole_r3vae.quick_start.serve_files.ROWS", 4)  # several blocks
+    done = tokenize_items(checkpoint(), twins, tmp_path / "new.sid")
+    sids = SemanticIDs.load(tmp_path / "new.sid")
+    raw = load_tokenizer(checkpoint() / "tokenizer").raw
+    old = Recommender(checkpoint()).served
+    names = [name.removeprefix("new ") for name in sids.item_ids[1:]]
+    assert done.known == 1 and len(names) == 10 and sids.codebook_sizes == old.sids.codebook_sizes
+    assert torch.equal(sids.codes[1:, :3], raw.align(["[PAD]", *names]).codes[1:])
+    assert done.moved == 10 and done.shared == 0  # each finds its twin's place taken
+    everyone = [tuple(row) for row in torch.cat([old.sids.codes[1:], sids.codes[1:]]).tolist()]
+    assert len(set(everyone)) == len(everyone)
+    file = VectorFile(tmp_path / "new.npy")
+    vectors = np.concatenate(list(file.unit_blocks(file.rows_of(sids.item_ids[1:]))))
+    assert np.allclose(vectors, old._vectors[[old.row_of[name] for name in names]], atol=1e-5)
+
+    recommender = Recommender(checkpoint(), {"num_beams": "exact"})
+    before = recommender.recommend([["50"]], k=148)
+    assert recommender.add_items(tmp_path / "new.sid") == 10
+    after = recommender.recommend([["50"]], k=158).set_index("item")["score"]
+    assert np.allclose(after[before["item"]], before["score"], atol=1e-5) and set(sids.item_ids[1:]) <= set(after.index)
+
+
+def test_vectors_instead_of_texts(checkpoint, twins, tmp_path):
+    tokenize_items(checkpoint(), twins, tmp_path / "new.sid")
+    done = tokenize_items(checkpoint(), tmp_path / "new.npy", tmp_path / "again.sid")
+    assert (tmp_path / "again.sid").read_text() == (tmp_path / "new.sid").read_text() and done.known == 0
+    with pytest.raises(UserError, match="choose another name"):
+        tokenize_items(checkpoint(), tmp_path / "new.npy", tmp_path / "new.sid")
+    np.save(tmp_path / "short.npy", np.ones((1, 5), dtype=np.float32))
+    (tmp_path / "short.ids").write_text("n\n")
+    with pytest.raises(UserError, match="length 5, the tokenizer takes 32"):
+        tokenize_items(checkpoint(), tmp_path / "short.npy", tmp_path / "out.sid")
+    assert not list(tmp_path.glob("out*"))
+
+
+@pytest.mark.parametrize("policy", ["reassign", "share"])
+def test_the_runs_policy_decides(checkpoint, twins, tmp_path, policy):
+    folder = checkpoint(collision_policy=policy, codebook_sizes=[8, 8, 16], item_inputs=["codes"])
+    done = tokenize_items(folder, twins, tmp_path / "new.sid")
+    old, sids = Recommender(folder).served.sids, done.sids
+    twin = old.align(["[PAD]", *(name.removeprefix("new ") for name in sids.item_ids[1:])])
+    assert torch.equal(sids.codes[:, :-1], twin.codes[:, :-1])
+    everyone = {tuple(row) for row in torch.cat([old.codes, sids.codes[1:]]).tolist()}
+    assert done.shared == (10 if policy == "share" else 0) and len(everyone) == len({*map(tuple, old.codes.tolist())}) + 10 - done.shared
+
+
+def test_items_of_a_full_prefix_share_evenly(checkpoint, twins, tmp_path):
+    """A generator has no embedding of further extra codes; the count says so, and the file can be added as any other."""
+    items = pd.read_csv(twins, sep="\t", dtype=str, keep_default_na=False)
+    old = Recommender(checkpoint()).served.sids
+    n_codes = old.codebook_sizes[-1]
+    many = pd.concat([items[:1].assign(**{"item_id:token": f"copy {i}"}) for i in range(2 * n_codes)])
+    many.to_csv(tmp_path / "many.item", sep="\t", index=False)
+    done = tokenize_items(checkpoint(), tmp_path / "many.item", tmp_path / "many.sid")
+    prefix = done.sids.codes[1, :3]
+    group = torch.cat([old.codes, done.sids.codes])
+    group = group[(group[:, :3] == prefix).all(1)]
+    n_old = len(group) - 2 * n_codes
+    assert done.shared == n_codes + n_old and group[:, 3].bincount(minlength=n_codes).min() >= 2
+    assert group[:, 3].bincount().max() <= 3
+    assert Recommender(checkpoint()).add_items(tmp_path / "many.sid") == 2 * n_codes
+    shared = tokenize_items(checkpoint(), tmp_path / "many.item", tmp_path / "shared.sid", policy="share")
+    assert (shared.sids.codes[1:, 3] == 0).all() and shared.shared == 2 * n_codes
+    assert Recommender(checkpoint()).add_items(tmp_path / "shared.sid") == 2 * n_codes  # the policy is in the file
+
+
+def test_items_of_yesterday_keep_their_places(checkpoint, twins, tmp_path):
+    first = tokenize_items(checkpoint(), twins, tmp_path / "day1.sid").sids
+    items = pd.read_csv(twins, sep="\t", dtype=str, keep_default_na=False)
+    items.assign(**{"item_id:token": "newer " + items["item_id:token"]}).to_csv(tmp_path / "day2.item", sep="\t", index=False)
+    second = tokenize_items(checkpoint(), tmp_path / "day2.item", tmp_path / "day2.sid", add=[tmp_path / "day1.sid"])
+    taken = {tuple(row) for row in torch.cat([Recommender(checkpoint()).served.sids.codes, first.codes]).tolist()}
+    assert sum(tuple(row) in taken for row in second.sids.codes[1:].tolist()) == second.shared < 5
+    with pytest.raises(UserError, match="nothing to tokenize"):
+        tokenize_items(checkpoint(), twins, tmp_path / "again.sid", add=[tmp_path / "day1.sid"])
+    recommender = Recommender(checkpoint())
+    assert [recommender.add_items(tmp_path / name) for name in ("day1.sid", "day2.sid")] == [10, 11]
+
+
+def test_a_tokenizers_own_folder(checkpoint, twins, tmp_path):
+    of_run = tokenize_items(checkpoint(), twins, tmp_path / "run.sid").sids
+    alone = tokenize_items(checkpoint() / "tokenizer", twins, tmp_path / "alone.sid").sids
+    names = of_run.item_ids
+    assert torch.equal(alone.align(names).codes, of_run.codes) and alone.codebook_sizes == of_run.codebook_sizes
+
+
+def test_the_command(checkpoint, twins, tmp_path, capsys):
+    words = ["tokenize", "--checkpoint", checkpoint(), "--items", twins, "--output", tmp_path / "new.sid"]
+    assert main([str(word) for word in words]) == 0
+    assert "10 new items" in capsys.readouterr().out
+    words = ["recommend", "--checkpoint", checkpoint(), "--history", "50", "--topk", 158, "--num_beams", "exact"]
+    assert main([str(word) for word in [*words, "--add", tmp_path / "new.sid", "--output", tmp_path / "out.csv"]]) == 0
+    assert pd.read_csv(tmp_path / "out.csv", dtype={"item": str})["item"].str.startswith("new ").sum() == 10
+
+
+def test_what_does_not_fit_is_refused(checkpoint, twins, tmp_path, capsys):
+    items = pd.read_csv(twins, sep="\t", dtype=str, keep_default_na=False)
+    items[10:].to_csv(tmp_path / "old.item", sep="\t", index=False)
+    items.iloc[[0, 0]].to_csv(tmp_path / "twice.item", sep="\t", index=False)
+    for path, message in (("old.item", "nothing to tokenize"), ("twice.item", "comes twice"), ("absent.item", "cannot read")):
+        with pytest.raises(UserError, match=message):
+            tokenize_items(checkpoint(), tmp_path / path, tmp_path / "out.sid")
+    with pytest.raises(UserError, match="no semantic IDs"):
+        tokenize_items(checkpoint("SASRec"), twins, tmp_path / "out.sid")
+    codes = torch.arange(-1, 148)[:, None]
+    SemanticIDs(codes, (148,), Recommender(checkpoint()).served.item_ids).save(tmp_path / "mine.sid")
+    foreign = checkpoint(sid_file=str(tmp_path / "mine.sid"), item_inputs=["codes"])
+    with pytest.raises(UserError, match="came from sid_file"):
+        tokenize_items(foreign, twins, tmp_path / "out.sid")
+    assert not list(tmp_path.glob("out*"))
+    for words in (["--items", "x.item"], ["--embeddings", "v.npy", "--checkpoint", "c"]):
+        assert main(["tokenize", *words, "--output", "o.sid"]) == 2
+        assert "--checkpoint and --items" in capsys.readouterr().err
