@@ -32,11 +32,9 @@ VARIANTS = {
     "item_inputs: text": {"item_inputs": ["text"]},
     "item_inputs: codes, text, id (hybrid)": {"item_inputs": ["codes", "text", "id"]},
     "hybrid, id_dropout 0.2": {"item_inputs": ["codes", "text", "id"], "id_dropout": 0.2},
-    "n_layers 4": {"n_layers": 4},
     "tied_heads": {"tied_heads": True},
     "sid_dropout 0.1": {"sid_dropout": 0.1},
     "label_smoothing 0.1": {"label_smoothing": 0.1},
-    "collision_policy: reassign": {"collision_policy": "reassign"},
 }
 
 
