@@ -60,6 +60,15 @@ New items get semantic IDs beside the old ones, which stay; their vectors are wr
 """
 
 
+AFTER_AN_INTERRUPT = {
+    "run": "the same command with --resume goes on from the last finished epoch",
+    "benchmark": "the same command goes on from the last finished epoch",
+    "tune": "the same command goes on from the last finished epoch",
+    "tokenize": "the same command goes on from the last finished epoch where it trains, and starts anew where it does not",
+}
+STARTS_ANEW = "no file is left half-written; the same command starts anew"
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a sub-command.
 
@@ -87,16 +96,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `| head` has seen enough; nothing more is to be flushed at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # where no more is known than what the system says
+        if debug:
+            traceback.print_exc()
+        what = f"{error.filename}: " if error.filename else ""
+        reason = " ".join(str(error.strerror or error).split())
+        print(f"recbole-r3vae: {what}{reason}; check the path, its permissions and the free space", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
-        print("recbole-r3vae: interrupted; the same command (run: with --resume) goes on from the last finished epoch", file=sys.stderr)
+        command = arguments[0] if arguments else None
+        print(f"recbole-r3vae: interrupted; {AFTER_AN_INTERRUPT.get(command, STARTS_ANEW)}", file=sys.stderr)
         return 130
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, as everything here does."""
+
+    def error(self, message: str):
+        raise UserError(f"{message}; see {self.prog} --help")
 
 
 def _parser() -> argparse.ArgumentParser:
     from recbole_r3vae import __version__
     from recbole_r3vae.data.prepare import add_prepare_arguments
 
-    parser = argparse.ArgumentParser(prog="recbole-r3vae", description="Semantic IDs and generative recommendation for RecBole.")
+    parser = _Parser(prog="recbole-r3vae", description="Semantic IDs and generative recommendation for RecBole.")
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="command")
 

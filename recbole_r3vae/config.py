@@ -6,6 +6,7 @@ import copy
 import logging
 import os
 from collections.abc import Iterable
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -38,6 +39,19 @@ TOKENIZER_METRICS = {"reconstruction": False, "unique_ratio": True, "usage": Tru
 """What a tokenizer may be selected by, and whether bigger is better."""
 
 
+TYPES_BESIDE_THE_DEFAULTS = {
+    "max_minutes": (float,), "run_dir": (str,), "sid_file": (str,), "content_file": (str,), "content_ids": (str,),
+    "num_beams": (int, str), "valid_num_beams": (int, str), "gpu_id": (str, int), "topk": (list, int), "metrics": (list, str),
+    "item_text_fields": (list, str), "clip_grad_norm": (dict,), "load_col": (dict,),
+}  # fmt: skip
+"""Types of keys whose default is ``~``, or one of several that they take. Every other key takes the type of its default."""
+
+REQUIRED = {"valid_metric", "checkpoint_dir", "learner", "tokenizer", "state"}
+"""Texts that may not be ``~``; numbers and lists may not either, other texts and mappings may."""
+
+INSTANCES = {bool: bool, int: Integral, float: Real, str: (str, os.PathLike), list: (list, tuple), dict: dict}
+
+
 class Config(RecBoleConfig):
     """RecBole's ``Config`` that knows this package's models and property files.
 
@@ -57,7 +71,8 @@ class Config(RecBoleConfig):
         declared: every key and value before RecBole's own conversions: plain data from which an equal ``Config`` can be made.
 
     Raises:
-        UserError: unknown model, unreadable file, unknown key on the command line (in a file with ``strict_config: True``).
+        UserError: unknown model, unreadable file, unknown key on the command line (in a file with ``strict_config: True``), a value of
+            another type than the key's.
     """
 
     def __init__(
@@ -104,8 +119,8 @@ class Config(RecBoleConfig):
             raise UserError("no model is named; give --model=R3GR, or `model:` in a configuration file")
         if dataset is None:
             raise UserError("no dataset is named; give --dataset=ml-100k, or `dataset:` in a configuration file")
-        model_class = get_model(model) if isinstance(model, str) else model
-        return model_class.__name__, model_class, dataset
+        model_class = model if isinstance(model, type) else get_model(str(model))
+        return model_class.__name__, model_class, str(dataset)  # a folder may be called 2020
 
     def _load_internal_config_dict(self, model, model_class, dataset):
         super()._load_internal_config_dict(model, model_class, dataset)
@@ -123,6 +138,7 @@ class Config(RecBoleConfig):
         if recboles_columns and model_class.type in (ModelType.CONTEXT, ModelType.DECISIONTREE, ModelType.KNOWLEDGE):
             self.internal_config_dict["load_col"] = recboles_columns  # with the labels that click models are trained on
         self._report_unknown_keys()
+        self._check_types()
         if model not in own_models():
             self._fit_recbole_model()
 
@@ -150,6 +166,20 @@ class Config(RecBoleConfig):
             if {**self.internal_config_dict, **self.external_config_dict}.get("strict_config"):
                 raise UserError(f"unknown keys in a configuration file for model {self.model}: {text}")
             logging.getLogger().warning("unknown keys in a configuration file, ignored: %s", text)
+
+    def _check_types(self):
+        general = {key for name, keys in self.parameters.items() if name != "Model" for key in keys}
+        for key, value in self.external_config_dict.items():
+            default = self.internal_config_dict.get(key)
+            types = TYPES_BESIDE_THE_DEFAULTS.get(key) or ((type(default),) if type(default) in INSTANCES else ())
+            if types == (int,) and key not in general and self.model not in own_models():
+                types = (float,)  # RecBole's models write whole numbers for weights and rates too
+            optional = default is None or (types[:1] in ((str,), (dict,)) and key not in REQUIRED) or key == "item_text_fields"
+            if not types or (value is None and optional) or (types == (str,) and str(default)[:1] in ("[", "{")):
+                continue
+            if not any(isinstance(value, INSTANCES[kind]) and (kind is bool or not isinstance(value, bool)) for kind in types):
+                wanted = " or ".join(kind.__name__ for kind in types)
+                raise UserError(f"{key} is {value!r} ({type(value).__name__}), it must be {wanted}; the default is {default!r}")
 
     def known_keys(self) -> set[str]:
         """Every key that this run may set: RecBole's, this package's, the model's, and the tokenizer's as ``X`` and ``tokenizer_X``."""

@@ -212,3 +212,28 @@ def test_interrupt_exits_130(words, monkeypatch, capfd):
     monkeypatch.setattr(module, "create_dataset", lambda config: (_ for _ in ()).throw(KeyboardInterrupt))
     assert main(["run", "--model=R3GR", "--dataset=tiny", *words]) == 130
     assert "--resume" in capfd.readouterr().err
+
+
+def test_an_interrupt_promises_no_more_than_it_keeps(monkeypatch, capfd, tmp_path):
+    """`recommend` has nothing to go on from; a benchmark goes on by itself."""
+    import recbole_r3vae.benchmark.grid as grid
+    import recbole_r3vae.quick_start.serve as serve
+
+    def interrupt(*given, **named):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(serve, "Recommender", interrupt)
+    monkeypatch.setattr(grid, "run_grid", interrupt)
+    assert main(["recommend", "--checkpoint=x", "--users=all"]) == 130
+    assert capfd.readouterr().err == "recbole-r3vae: interrupted; no file is left half-written; the same command starts anew\n"
+    assert main(["benchmark", "--config=x.yaml"]) == 130
+    assert "the same command goes on from the last finished epoch" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [
+    [], ["fly"], ["recommend"], ["quality", "--sid"], ["tokenize", "--output=x", "--items=a", "--embeddings=b"],
+])  # fmt: skip
+def test_a_command_that_is_none_is_one_line(capfd, arguments):
+    assert main(arguments) == 2
+    [line] = capfd.readouterr().err.splitlines()
+    assert line.startswith("recbole-r3vae: ") and "--help" in line

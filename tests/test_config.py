@@ -110,3 +110,30 @@ def test_models_are_found_by_their_file():
 def test_hints_name_the_nearest():
     assert nearest("epoch", ["epochs", "eval_step"]) == "; did you mean 'epochs'?"
     assert nearest("zzz", ["epochs"]) == ""
+
+
+@pytest.mark.parametrize("model, words, expected", [
+    ("R3GR", ["--epochs=many"], "epochs is 'many' (str), it must be int; the default is 15"),
+    ("R3GR", ["--epochs=3.5"], "epochs is 3.5 (float), it must be int"),
+    ("R3GR", ["--epochs=True"], "epochs is True (bool), it must be int"),
+    ("R3GR", ["--epochs=~"], "epochs is None (NoneType), it must be int"),
+    ("R3GR", ["--learning_rate=fast"], "learning_rate is 'fast' (str), it must be float"),
+    ("R3GR", ["--resume=maybe"], "resume is 'maybe' (str), it must be bool"),
+    ("R3GR", ["--checkpoint_dir=3"], "checkpoint_dir is 3 (int), it must be str"),
+    ("R3GR", ["--max_minutes=soon"], "max_minutes is 'soon' (str), it must be float"),
+    ("R3GR", ["--topk={}"], "topk is {} (dict), it must be list or int"),
+    ("R3GR", ["--eval_args=full"], "eval_args is 'full' (str), it must be dict"),
+    ("R3VAE", ["--codebook_sizes=8"], "codebook_sizes is 8 (int), it must be list"),
+    ("SASRec", ["--epochs=1.5"], "epochs is 1.5 (float), it must be int"),
+    ("BPR", ["--embedding_size=big"], "embedding_size is 'big' (str), it must be float"),
+])  # fmt: skip
+def test_a_value_of_the_wrong_type_names_key_value_and_type(model, words, expected):
+    with pytest.raises(UserError) as caught:
+        Config(model, "ml-100k", arguments=words)
+    assert expected in str(caught.value)
+
+
+def test_every_spelling_of_a_right_value_passes():
+    words = ["--learning_rate=1", "--num_beams=exact", "--max_minutes=5", "--topk=10", "--valid_metric=NDCG@10", "--gpu_id=", "--run_dir=~"]
+    Config("R3GR", "ml-100k", arguments=words)
+    Config("R3GR", 2020)  # a folder's name may be a number

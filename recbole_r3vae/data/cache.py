@@ -7,18 +7,16 @@ import json
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
 
 from recbole_r3vae.data.encoders import ItemEncoder
-from recbole_r3vae.errors import UserError
-from recbole_r3vae.io import atomic_write
+from recbole_r3vae.io import atomic_write, locked
 
 logger = logging.getLogger(__name__)
 
@@ -59,26 +57,13 @@ class CacheEntry:
     def _path(self, ending: str) -> Path:
         return self.folder / f"{self.key}{ending}"
 
-    @contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self) -> AbstractContextManager[None]:
         """Keep other processes from writing the same entry, waiting for one that does.
 
         Raises:
             UserError: the folder cannot be made or written to.
         """
-        lock = FileLock(self._path(".lock"))
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
-        except OSError as error:
-            raise UserError(
-                f"content_cache_dir: cannot write to {self.folder}: {error.strerror or error}; "
-                "choose another folder"
-            ) from error
-        try:
-            yield
-        finally:
-            lock.release()
+        return locked(self._path(".lock"), "content_cache_dir")
 
     def read(self) -> CachedVectors | None:
         """The entry, or ``None`` when there is none or a file of it is not as it was written."""

@@ -15,6 +15,7 @@ from recbole.utils import ModelType
 from recbole.utils import get_trainer as recbole_get_trainer
 
 from recbole_r3vae.config import Config
+from recbole_r3vae.data.atomic_check import check_atomic_file
 from recbole_r3vae.data.sequences import time_ordered
 from recbole_r3vae.data.split import add_seen, meetings
 from recbole_r3vae.errors import UserError, nearest
@@ -54,9 +55,14 @@ def create_dataset(config: Config) -> Dataset:
         The filtered and remapped dataset, not yet split.
 
     Raises:
-        UserError: as :func:`dataset_folder`, or a file in the folder cannot be read.
+        UserError: as :func:`dataset_folder`, or a file in the folder cannot be read or has a malformed line.
     """
     folder, name = dataset_folder(config), config["dataset"]
+    ordered_by = [config["TIME_FIELD"]] if config["eval_args"]["order"] == "TO" else []
+    for ending, numbers in {"inter": ordered_by, "item": [], "user": []}.items():
+        path = folder / f"{name}.{ending}"
+        if path.is_file() and (ending == "inter" or ending in (config["load_col"] or [ending])):
+            check_atomic_file(path, config["field_separator"], config["encoding"], numbers)
     dataset_class = getattr(config.model_class, "dataset_class", None)
     if dataset_class is None:
         module = importlib.import_module("recbole.data.dataset")
@@ -67,7 +73,7 @@ def create_dataset(config: Config) -> Dataset:
     except UserError:
         raise
     except (ValueError, KeyError, OSError) as error:
-        raise UserError(f"dataset {name!r} in {folder} cannot be loaded: {error}") from error
+        raise UserError(f"dataset {name!r} in {folder} cannot be loaded: {error}; correct its files, or `load_col`") from error
     if dataset.inter_num == 0:
         raise UserError(
             f"dataset {name!r} has no interactions left after filtering; "

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import shutil
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
 from recbole.data.dataset import Dataset
 from recbole.utils import init_seed
-from safetensors.torch import load_file, save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 
 from recbole_r3vae.config import Config, tokenizer_config, tokenizer_defaults
 from recbole_r3vae.data.content import ItemContent, load_content, save_encoder
 from recbole_r3vae.data.items import ItemDataLoader, ItemVectors
 from recbole_r3vae.errors import UserError
-from recbole_r3vae.io import atomic_write
+from recbole_r3vae.io import atomic_write, locked
 from recbole_r3vae.provenance import provenance
 from recbole_r3vae.quick_start.collaborative import CollaborativeModel
 from recbole_r3vae.settings import fingerprint
@@ -32,6 +32,7 @@ from recbole_r3vae.trainer.checkpoint import write_json
 from recbole_r3vae.trainer.tokenizer import TokenizerTrainer, score_tokenizer
 
 WEIGHTS, DESCRIPTION, RAW_CODES, ENCODER = "model.safetensors", "tokenizer.json", "raw.sid", "encoder"
+SCHEMA = 1  # of tokenizer.json
 
 
 @dataclass
@@ -116,11 +117,12 @@ def train_tokenizer(config: Config, content: ItemContent, show_progress: bool = 
         collaborative = CollaborativeModel(config, dataset)
     items = ItemVectors(content)
     folder = tokenizer_folder(config, content, collaborative)
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
+    with locked(f"{folder}.lock", "checkpoint_dir"):
         reused = (folder / DESCRIPTION).is_file()
         if not reused:
             _train(config, items, folder, show_progress, collaborative)
+        for leftover in ("best.pth", "last.pth"):  # here, because a process may be killed between its tokenizer.json and this
+            (folder / leftover).unlink(missing_ok=True)
     return load_tokenizer(folder, items, config, reused)
 
 
@@ -140,11 +142,13 @@ def _train(
     trainer.load_best()
     codes, report = score_tokenizer(model, items, seed=config["seed"])
     codes = torch.cat([torch.full((1, codes.shape[1]), -1), codes])
+    weights = save({key: value.contiguous() for key, value in model.state_dict().items()})
     description = {
-        "schema": 1,
+        "schema": SCHEMA,
         "name": config.model,
         "config": json.loads(json.dumps(config.declared, default=str)),
         "content_hash": items.content.content_hash,
+        "weights_sha256": hashlib.sha256(weights).hexdigest(),
         "content": items.content.encoder,
         "collaborative": collaborative.description if collaborative else None,
         "dim": items.dim,
@@ -159,12 +163,10 @@ def _train(
     }
     SemanticIDs(codes, model.codebook_sizes, items.item_ids, {"tokenizer": description["name"]}).save(folder / RAW_CODES)
     with atomic_write(folder / WEIGHTS, "wb") as file:
-        file.write(save({key: value.contiguous() for key, value in model.state_dict().items()}))
+        file.write(weights)
     if items.content.item_encoder is not None:
         save_encoder(folder / ENCODER, items.content)
     write_json(folder / DESCRIPTION, description)  # last: its presence says that all the rest is whole
-    for leftover in ("best.pth", "last.pth"):
-        (folder / leftover).unlink(missing_ok=True)
 
 
 def load_tokenizer(folder: Path, items: ItemVectors | None = None, config: Config | None = None, reused: bool = True) -> TrainedTokenizer:
@@ -177,13 +179,19 @@ def load_tokenizer(folder: Path, items: ItemVectors | None = None, config: Confi
         reused: what :attr:`TrainedTokenizer.reused` is to say.
 
     Raises:
-        UserError: there is none, or a part of it is missing.
+        UserError: there is none, a part of it is missing or not as it was written, or another schema wrote it.
     """
     folder = Path(folder)
     try:
         description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
-        weights = load_file(folder / WEIGHTS)
-    except (OSError, ValueError) as error:
+        if description["schema"] != SCHEMA:
+            raise ValueError(f"{DESCRIPTION} has schema {description['schema']!r}, this version reads {SCHEMA}")
+        stored = (folder / WEIGHTS).read_bytes()
+        # Tokenizers that were trained before the hash was kept have none.
+        if description.get("weights_sha256") not in (None, hashlib.sha256(stored).hexdigest()):
+            raise ValueError(f"{WEIGHTS} is not as it was written")
+        weights = load(stored)
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise UserError(f"there is no complete tokenizer in {folder} ({error}); delete the folder and train again") from error
     if config is None:
         config = Config(config_dict={**description["config"], "device": "cpu"})
@@ -246,9 +254,13 @@ def bundle_tokenizer(tokenizer: TrainedTokenizer, run_dir: Path) -> None:
     target = run_dir / "tokenizer"
     if (target / DESCRIPTION).is_file():
         return
-    run_dir.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=run_dir, prefix=".tokenizer."))
-    shutil.copytree(tokenizer.folder, temporary, dirs_exist_ok=True)
+    temporary = run_dir / ".tokenizer"
+    shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed while it copied
     shutil.rmtree(target, ignore_errors=True)
-    temporary.rename(target)
+    try:
+        shutil.copytree(tokenizer.folder, temporary, ignore=shutil.ignore_patterns("*.tmp"))  # which other runs may be writing
+        temporary.rename(target)
+    except (OSError, shutil.Error) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise UserError(f"cannot write {target}: {error}; check free space and permissions, or choose another checkpoint_dir") from error
 

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from recbole.trainer import Trainer
 from recbole.utils import set_color
 
 from recbole_r3vae.compat import collector_class
+from recbole_r3vae.data.sequences import TARGET_LIST_FIELD
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.io import atomic_write
 from recbole_r3vae.trainer.evaluation import ExactEvaluator, mask_of
@@ -45,11 +47,14 @@ def load_checkpoint(path: str | os.PathLike, device: torch.device | str = "cpu")
         What :func:`save_checkpoint` was given.
 
     Raises:
-        UserError: the file is absent, truncated, holds more than tensors and plain data, or is of another schema.
+        UserError: the file is absent, truncated, changed, holds more than tensors and plain data, or is of another schema.
     """
     if not Path(path).is_file():
         raise UserError(f"there is no checkpoint {path}; check the path, or train first")
     try:
+        with zipfile.ZipFile(path) as archive:  # torch writes checksums and never reads them
+            if archive.testzip() is not None:
+                raise zipfile.BadZipFile("a checksum does not fit")
         state = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError or OSError, depending on the damage
         raise UserError(
@@ -141,6 +146,7 @@ class Checkpointed:
         self._started = time.monotonic()
         self._saving = False
         self._loader_state = None
+        self._train_data, self._batch, self._batch_number = None, None, 0  # of the epoch under way
 
     # -- writing -------------------------------------------------------------------------------------------------------
 
@@ -153,6 +159,12 @@ class Checkpointed:
         return self._elapsed + time.monotonic() - self._started
 
     def _state(self) -> dict[str, Any]:
+        for name, parameter in self.model.named_parameters():
+            if not torch.isfinite(parameter).all():  # an infinite gradient in the last batch, whose own loss was finite
+                raise UserError(
+                    f"{name} is no longer finite after epoch {max(self.train_loss_dict, default=-1) + 1}; {self._what_is_kept()}; lower "
+                    "the learning rate, or set clip_grad_norm"
+                )
         return {
             "config": self.config.declared,
             "model": self.model.state_dict(),
@@ -198,7 +210,39 @@ class Checkpointed:
             self.stopped_at_budget = True
             raise BudgetReached
         self._save_last(epoch_idx, train_data, finished=False)
-        return super()._train_epoch(train_data, epoch_idx, loss_func=loss_func, show_progress=show_progress)
+        self._batch_number, self._train_data = 0, train_data
+        calculate_loss = loss_func or self.model.calculate_loss
+
+        def loss_of_known_batch(interaction):
+            self._batch, self._batch_number = interaction, self._batch_number + 1
+            return calculate_loss(interaction)
+
+        return super()._train_epoch(train_data, epoch_idx, loss_func=loss_of_known_batch, show_progress=show_progress)
+
+    def _check_nan(self, loss):
+        if torch.isfinite(loss).all():
+            return
+        step = self.finished_epochs * len(self._train_data) + self._batch_number
+        raise UserError(
+            f"the loss is {loss.item()} at step {step} (epoch {self.finished_epochs + 1}, batch {self._batch_number}), whose items are "
+            f"{self._items_of_batch()}; {self._what_is_kept()}; look at these items, lower the learning rate, or set clip_grad_norm"
+        )
+
+    def _items_of_batch(self, n: int = 20) -> str:
+        """The first external item ids of the batch, and how many more there are."""
+        items = self.config["ITEM_ID_FIELD"]
+        histories = f"{items}{self.config['LIST_SUFFIX']}"
+        fields = [field for field in (items, histories, TARGET_LIST_FIELD) if field in self._batch.columns]
+        rows = torch.cat([self._batch[field].flatten() for field in fields]).unique().tolist() if fields else []
+        catalogue = getattr(self._train_data, "items", None)  # a tokenizer's loader has items, others have a dataset
+        names = catalogue.item_ids if catalogue is not None else self._train_data.dataset.field2id_token[items]
+        found = [str(names[row]) for row in rows if row > 0]  # 0 is padding
+        more = f" and {len(found) - n} more" if len(found) > n else ""
+        return ", ".join(map(repr, found[:n])) + more
+
+    def _what_is_kept(self) -> str:
+        kept = [str(path) for path in (self.last_file, Path(self.saved_model_file)) if path.is_file()]
+        return f"kept from before: {' and '.join(kept)}" if kept else "there is no checkpoint from before"
 
     def _valid_epoch(self, valid_data, show_progress=False):
         score, result = super()._valid_epoch(valid_data, show_progress)

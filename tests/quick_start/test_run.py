@@ -123,6 +123,12 @@ def test_same_seed_same_everything(tiny_settings, tmp_path):
     assert Path(a["sid_file"]).read_bytes() == Path(b["sid_file"]).read_bytes()
     weights = [torch.load(Path(r["run_dir"]) / "best.pth", weights_only=True)["model"] for r in (a, b)]
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+    for pattern in ("a/**/*.sid", "a/**/*.safetensors", "a-cache/*.npy", "a-cache/*.safetensors"):
+        files = list(tmp_path.glob(pattern))
+        assert files
+        for file in files:
+            first, *rest = file.relative_to(tmp_path).parts
+            assert file.read_bytes() == tmp_path.joinpath("b" + first[1:], *rest).read_bytes()
 
 
 def test_the_bundle_tokenizes_new_items(tiny_settings, tmp_path):

@@ -138,7 +138,7 @@ class Payload:
         return os.system, ("touch executed",)
 
 
-@pytest.mark.parametrize("content", ["pickle", "torch", "truncated", "empty", "other schema", "not a dict"])
+@pytest.mark.parametrize("content", ["pickle", "torch", "truncated", "changed", "empty", "other schema", "not a dict"])
 def test_bad_checkpoints_are_refused_and_not_executed(tmp_path, content):
     path = tmp_path / "best.pth"
     if content == "pickle":
@@ -150,7 +150,8 @@ def test_bad_checkpoints_are_refused_and_not_executed(tmp_path, content):
     else:
         save_checkpoint(path, {"model": {"w": torch.zeros(1000)}})
         data = path.read_bytes()
-        path.write_bytes({"truncated": data[: len(data) // 2], "empty": b""}.get(content, data))
+        changed = data[: len(data) // 2] + bytes([data[len(data) // 2] ^ 1]) + data[len(data) // 2 + 1 :]  # among the weights
+        path.write_bytes({"truncated": data[: len(data) // 2], "changed": changed, "empty": b""}.get(content, data))
         if content == "other schema":
             torch.save({"schema": 99}, path)
     with pytest.raises(UserError, match="best.pth"):

@@ -1,0 +1,68 @@
+"""A malformed line is named; a well-formed file passes, whatever its text."""
+
+from __future__ import annotations
+
+import csv
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recbole_r3vae.data.atomic_check import check_atomic_file
+from recbole_r3vae.errors import UserError
+
+HEADER = "user_id:token\ttitle:token_seq\ttimestamp:float\n"
+
+
+@pytest.mark.parametrize("text, expected", [
+    ("", "line 1: column ''"),
+    (HEADER, "no lines after its header"),
+    ("user_id\titem_id\nu\ti\n", "line 1: column 'user_id'"),
+    ("user_id:text\nu\n", "line 1: column 'user_id:text'"),
+    ("user_id:token\tuser_id:token\nu\tu\n", "line 1: column 'user_id' comes twice"),
+    (HEADER + "u\ta\t1\nu\tb\n", "line 3: expected 3 columns as in line 1, got 2"),
+    (HEADER + "u\ta\tb\t1\n", "line 2: expected 3 columns as in line 1, got 4"),
+    (HEADER + "u\ta\t1\n\nu\tb\t2\n", "line 3: expected 3 columns"),
+    (HEADER + 'u\t"a\t1\nu\tb"\t2\n', "line 2: a cell begins with a quotation mark"),
+    (HEADER + "u\ta\rb\t1\n", "line 2: a carriage return"),
+    (HEADER + "u\ta\0b\t1\n", "line 2: a carriage return or a zero byte"),
+    (HEADER + "u\ta\t\n", "line 2: timestamp is ''"),
+    (HEADER + "u\ta\tnoon\n", "line 2: timestamp is 'noon'"),
+    (HEADER + "u\ta\tinf\n", "line 2: timestamp is 'inf'"),
+])  # fmt: skip
+def test_what_is_wrong_is_named_with_its_line(tmp_path, text, expected):
+    path = tmp_path / "small.inter"
+    path.write_text(text, newline="")
+    with pytest.raises(UserError) as caught:
+        check_atomic_file(path, numbers=["timestamp"])
+    assert str(caught.value).startswith(str(path)) and expected in str(caught.value)
+
+
+def test_other_encodings_and_absent_files(tmp_path):
+    path = tmp_path / "small.item"
+    path.write_bytes("item_id:token\nä\n".encode("latin-1"))
+    with pytest.raises(UserError, match="small.item is not utf-8 text"):
+        check_atomic_file(path)
+    check_atomic_file(path, encoding="latin-1")
+    with pytest.raises(UserError, match="no such encoding|unknown encoding"):
+        check_atomic_file(path, encoding="klingon")
+    with pytest.raises(UserError, match="cannot read .*absent.item"):
+        check_atomic_file(tmp_path / "absent.item")
+
+
+CELL = st.text(st.sampled_from('ab" ,ж漢\u2028\x0b\x1c'), max_size=4)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(rows=st.lists(st.lists(CELL, min_size=2, max_size=2), min_size=1, max_size=4))
+def test_what_passes_is_read_line_by_line(tmp_path_factory, rows):
+    """By the reader beneath RecBole's: as many rows as lines."""
+    path = tmp_path_factory.mktemp("rows") / "x.item"
+    path.write_text("".join("\t".join(row) + "\n" for row in [["a:token", "b:token"], *rows]), newline="", encoding="utf-8")
+    try:
+        check_atomic_file(path)
+    except UserError:
+        assert any(cell.startswith('"') for row in rows for cell in row)
+        return
+    with open(path, encoding="utf-8", newline="") as file:
+        assert [len(row) for row in csv.reader(file, delimiter="\t")] == [2] * (len(rows) + 1)

@@ -1,0 +1,70 @@
+"""A tokenizer's folder: trained once however many ask, whole or refused, and nothing of a killed training stays."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+
+import pytest
+
+from recbole_r3vae.config import Config
+from recbole_r3vae.data.content import load_content
+from recbole_r3vae.errors import UserError
+from recbole_r3vae.quick_start import semantic_ids
+from recbole_r3vae.quick_start.lookup import create_dataset
+from recbole_r3vae.quick_start.semantic_ids import DESCRIPTION, WEIGHTS, load_tokenizer, train_tokenizer
+
+
+@pytest.fixture
+def config(tiny_settings):
+    return Config("LSH", "tiny", config_dict={**tiny_settings, "epochs": 0})
+
+
+@pytest.fixture
+def content(config):
+    return load_content(create_dataset(config), config)
+
+
+def _train_counting(config, content, counter, out):
+    train = semantic_ids._train
+
+    def counting(*given):
+        with counter.get_lock():
+            counter.value += 1
+        train(*given)
+
+    semantic_ids._train = counting
+    trained = train_tokenizer(config, content, show_progress=False)
+    out.put((trained.reused, trained.raw.content_hash))
+
+
+def test_processes_that_want_one_tokenizer_train_it_once_and_all_get_it(config, content):
+    context = multiprocessing.get_context("fork")
+    counter, out = context.Value("i", 0), context.Queue()
+    workers = [context.Process(target=_train_counting, args=(config, content, counter, out)) for _ in range(3)]
+    for worker in workers:
+        worker.start()
+    answers = sorted(out.get(timeout=300) for _ in workers)
+    for worker in workers:
+        worker.join()
+    assert counter.value == 1
+    assert [reused for reused, _ in answers] == [False, True, True] and len({content_hash for _, content_hash in answers}) == 1
+
+
+def test_changed_weights_and_other_schemas_are_refused(config, content):
+    folder = train_tokenizer(config, content, show_progress=False).folder
+    weights = (folder / WEIGHTS).read_bytes()
+    (folder / WEIGHTS).write_bytes(weights[:-1] + bytes([weights[-1] ^ 1]))
+    with pytest.raises(UserError, match="model.safetensors is not as it was written.*delete the folder and train again"):
+        load_tokenizer(folder)
+    (folder / WEIGHTS).write_bytes(weights)
+    description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+    (folder / DESCRIPTION).write_text(json.dumps({**description, "schema": 99}), encoding="utf-8")
+    with pytest.raises(UserError, match="tokenizer.json has schema 99, this version reads 1"):
+        load_tokenizer(folder)
+
+
+def test_checkpoints_of_a_training_that_was_killed_at_its_very_end_go(config, content):
+    folder = train_tokenizer(config, content, show_progress=False).folder
+    (folder / "last.pth").touch()
+    assert train_tokenizer(config, content, show_progress=False).reused and not (folder / "last.pth").exists()
