@@ -54,7 +54,7 @@ SETTINGS = {
     "content_dim": 8, "topk": [5], "valid_metric": "NDCG@5", "epochs": 5, "train_batch_size": 16,
 }  # fmt: skip
 GENERATOR = {
-    "hidden_size": 8, "inner_size": 16, "n_heads": 2, "warmup_steps": 4, "num_beams": 8, "valid_num_beams": 8, "tokenizer_epochs": 5,
+    "hidden_size": 8, "inner_size": 16, "n_heads": 2, "warmup_steps": 4, "num_beams": 20, "valid_num_beams": 20, "tokenizer_epochs": 5,
     "tokenizer_codebook_sizes": [4, 4], "tokenizer_train_batch_size": 16, "tokenizer_eval_step": 1,
 }  # fmt: skip
 RUN = ["run", "--model=R3GR", "--dataset=small", *[f"--{key}={json.dumps(value)}" for key, value in {**SETTINGS, **GENERATOR}.items()]]
@@ -74,7 +74,7 @@ def write_inputs(folder: Path, n_users: int = 30, n_items: int = 40) -> None:
         chosen = rng.permutation(np.arange(user % 4, n_items, 4))[: rng.integers(5, 9)]
         lines += [f"u{user}\ti{item}\t{time}" for time, item in enumerate(chosen)]
     (data / "small.inter").write_text("\n".join(lines) + "\n")
-    settings = {key: value for key, value in SETTINGS.items() if key not in ("data_path", "device", "show_progress")}
+    settings = {key: value for key, value in SETTINGS.items() if key not in ("data_path", "device", "show_progress", "topk")}
     models = {"SASRec": {"settings": {"loss_type": "CE", "hidden_size": 8}}, "R3GR": {"tokenizers": ["R3VAE"], "settings": GENERATOR}}
     grid = {"datasets": ["small"], "seeds": [2020], "settings": settings, "models": models}
     (folder / "grid.yaml").write_text(yaml.safe_dump(grid))
