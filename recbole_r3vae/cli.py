@@ -50,6 +50,15 @@ The YAML file that it writes goes into `recbole-r3vae run --config_files`. A key
 generators have too are written tokenizer_KEY. What was trained before is taken up. Exit status 1: a trial failed.
 """
 
+COLDSTART_HELP = """train without a share of the items, then recommend them by their texts: recall of cold and of warm targets
+
+  recbole-r3vae coldstart --dataset=amazon-beauty --data_path=dataset
+  recbole-r3vae coldstart --dataset=ml-100k --cold_by=recent --cold_share=0.1 --epsilon=0,0.2 --sasrec --max_minutes=10
+
+Any key of the model's YAML or of its tokenizer's (as tokenizer_KEY) can be given; --SASRec.KEY goes to SASRec. What was trained before is
+taken up, and what was killed goes on.
+"""
+
 
 TOKENIZE_HELP = """train a tokenizer on item vectors alone, without interactions; or tokenize new items with one that is trained
 
@@ -64,6 +73,7 @@ AFTER_AN_INTERRUPT = {
     "run": "the same command with --resume goes on from the last finished epoch",
     "benchmark": "the same command goes on from the last finished epoch",
     "tune": "the same command goes on from the last finished epoch",
+    "coldstart": "the same command goes on from the last finished epoch",
     "tokenize": "the same command goes on from the last finished epoch where it trains, and starts anew where it does not",
 }
 STARTS_ANEW = "no file is left half-written; the same command starts anew"
@@ -85,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         parser = _parser()
         options, rest = parser.parse_known_args(arguments)
-        if rest and options.action not in (_run, _embed, _benchmark, _tune):
+        if rest and options.action not in (_run, _embed, _benchmark, _tune, _coldstart):
             raise UserError(f"unrecognised argument {rest[0]}; see recbole-r3vae {arguments[0]} --help")
         return options.action(options, rest) or 0
     except UserError as error:
@@ -183,6 +193,21 @@ def _parser() -> argparse.ArgumentParser:
     tune.add_argument("--output", help="the YAML file to write, beside it .md and .json; default: results/tune/<tokenizer>_<dataset>.yaml")
     tune.add_argument("--config_files", nargs="+", default=[], help="YAML files, later ones win")
     tune.set_defaults(action=_tune)
+
+    coldstart = commands.add_parser(
+        "coldstart", help="recommend items that no training has seen", description=COLDSTART_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+    )
+    coldstart.add_argument("--dataset", "-d", required=True, help="name of a folder of atomic files")
+    coldstart.add_argument("--model", "-m", default="R3GR", help="the generator")
+    coldstart.add_argument("--cold_share", type=float, default=0.05, help="of the items; with --cold_by=recent of the events")
+    coldstart.add_argument("--cold_by", default="random", help="random: drawn by --seed; recent: first seen in the last events")
+    coldstart.add_argument("--epsilon", help="shares of a list's places for cold items, separated by commas; default: 0,0.1,0.2,0.5")
+    coldstart.add_argument("--candidates", type=int, help="so many cold items of the generator are re-ranked; default: 20")
+    coldstart.add_argument("--sasrec", action="store_true", help="train SASRec too")
+    coldstart.add_argument("--output", default="results", help="folder of the results")
+    coldstart.add_argument("--config_files", nargs="+", default=[], help="YAML files, later ones win")
+    coldstart.set_defaults(action=_coldstart)
 
     quality = commands.add_parser("quality", help="score the semantic IDs of any .sid file", allow_abbrev=False)
     quality.add_argument("--sid", required=True, help="the .sid file, from any tool")
@@ -300,6 +325,18 @@ def _tune(options, rest: list[str]) -> int:
     trials = parse_value("trials", options.trials) if options.trials else None
     rows = run_tune(options.tokenizer, options.dataset, options.space, trials, options.output, files, rest, options.model)
     return int(any(row["error"] is not None for row in rows))
+
+
+def _coldstart(options, rest: list[str]) -> None:
+    from recbole_r3vae.benchmark.coldstart import CANDIDATES, EPSILONS, run_coldstart
+    from recbole_r3vae.settings import parse_value
+
+    files = [path for words in options.config_files for path in words.split()]
+    epsilons = [parse_value("epsilon", word) for word in options.epsilon.split(",")] if options.epsilon else EPSILONS
+    run_coldstart(
+        options.dataset, options.model, options.cold_share, options.cold_by, epsilons,
+        CANDIDATES if options.candidates is None else options.candidates, options.sasrec, options.output, files, rest,
+    )  # fmt: skip
 
 
 def _quality(options, rest: list[str]) -> None:

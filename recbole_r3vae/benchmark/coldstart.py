@@ -1,0 +1,313 @@
+"""The cold-start protocol: items that no training has seen, recommended by their content alone, and what that costs the others.
+
+TIGER (Rajput et al., NeurIPS 2023, arXiv 2305.05065) gives unseen items a share epsilon of the places of a list; LIGER (Yang et al.,
+arXiv 2411.18814) orders them by the cosine of text vectors. Here a share of the items is taken out of everything that is trained. What
+each user's last item was is then asked of the models, apart for users whose last item is warm and for those for whom it is cold.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recbole_r3vae.benchmark.coldstart_lists import best, flags, measure, mix, random_expectation, similarities
+from recbole_r3vae.benchmark.coldstart_tables import write_tables
+from recbole_r3vae.config import Config, tokenizer_config
+from recbole_r3vae.data.cold import Question, ask, check_share, random_items, recent_items, select_lines
+from recbole_r3vae.data.content import load_content
+from recbole_r3vae.data.vectors import VectorFile
+from recbole_r3vae.errors import UserError, nearest
+from recbole_r3vae.io import atomic_write
+from recbole_r3vae.model.generator.base import EXACT, SIDGenerator
+from recbole_r3vae.models import get_model
+from recbole_r3vae.provenance import provenance
+from recbole_r3vae.quick_start.lookup import create_dataset, dataset_folder
+from recbole_r3vae.quick_start.run import run_recbole_r3vae
+from recbole_r3vae.quick_start.serve import Recommender
+from recbole_r3vae.quick_start.serve_tokenize import tokenize_items
+from recbole_r3vae.quick_start.serve_users import UserHistories
+from recbole_r3vae.settings import fingerprint, load_yaml, parse_arguments, properties
+from recbole_r3vae.trainer.checkpoint import write_json
+from recbole_r3vae.trainer.generator import SPARSE_METRICS
+
+EPSILONS = (0.0, 0.1, 0.2, 0.5)
+CANDIDATES = 20
+KINDS = ("random", "recent")
+SASREC = {"loss_type": "CE"}
+PLACES = {"data_path", "checkpoint_dir", "content_cache_dir", "run_dir", "device"}  # no part of what was measured
+USERS_AT_ONCE = 1024
+
+
+def run_coldstart(
+    dataset: str,
+    model: str = "R3GR",
+    cold_share: float = 0.05,
+    cold_by: str = "random",
+    epsilons: Sequence[float] = EPSILONS,
+    candidates: int = CANDIDATES,
+    sasrec: bool = False,
+    output: str | os.PathLike = "results",
+    config_file_list: Iterable[str] = (),
+    arguments: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Train on warm items, tokenize the cold ones from their texts, and measure recommendations of both.
+
+    The atomic files without the cold items go into ``<checkpoint_dir>/coldstart/<dataset>-<hash>``, and text encoder, tokenizer and
+    generator are those of an ordinary run on them. The cold items then join the prefix tree, by the run's collision policy. What was
+    trained before is taken up; a training that was killed goes on.
+
+    Users whose last item is warm, and those whose last item is cold, are asked for it after a history of warm items. Compared are:
+
+    * the generator with all items in one list;
+    * the generator with a share epsilon of the places for cold items (:func:`~recbole_r3vae.benchmark.coldstart_lists.mix`), filled by
+      its own beam over the cold items alone; by the ``candidates`` best of that beam in the order of their texts' similarity to the
+      history's (:func:`~recbole_r3vae.benchmark.coldstart_lists.similarities`; *re-ranked*: LIGER's idea, with the text vectors of the
+      history in place of a predicted one); by all cold items in that order (*content ItemKNN*); or at *random*, for which the
+      expectation is computed;
+    * content ItemKNN by itself, over all items but those of the history;
+    * SASRec, which has no embedding for a cold item.
+
+    Written into ``output``: ``coldstart_<dataset>.json`` and ``.md``.
+
+    Args:
+        dataset: name of a folder of atomic files, with item texts; split by leaving one out, in time order.
+        model: a generator.
+        cold_share: of the items; with ``cold_by="recent"`` of the events.
+        cold_by: ``random``, drawn with the run's seed; or ``recent``, items first seen in the last events, where times are real.
+        epsilons: shares of places for cold items, each from 0 to 1.
+        candidates: how many cold items of the beam are re-ranked; LIGER's default.
+        sasrec: whether SASRec is trained too, with RecBole's settings and cross-entropy over all warm items.
+        output: folder of the results.
+        config_file_list: YAML files, later ones win.
+        arguments: command-line words for the generator and its tokenizer, and for SASRec where it has the key and the key is none of the
+            generator's own; ``--SASRec.learning_rate=5e-4`` for SASRec alone.
+
+    Returns:
+        What the JSON file holds.
+
+    Raises:
+        UserError: a setting is unknown, out of range or contradicts the protocol.
+    """
+    given = {}
+    for path in config_file_list:
+        given.update(load_yaml(path))
+    given.update(parse_arguments(arguments))
+    mine, sasrecs = _deal_out(given, model, dataset)
+    config = Config(model, dataset, config_dict=mine)
+    _check(config, cold_share, cold_by, epsilons, candidates)
+
+    split = make_split(config, cold_share, cold_by)
+    warm_targets = np.array([question.target not in split.cold for question in split.questions])
+    print(
+        f"{dataset}: {len(split.cold)} cold and {len(split.warm)} warm items, {(~warm_targets).sum()} users with a cold target and "
+        f"{warm_targets.sum()} with a warm one, {split.left_out} left out: {split.folder}", flush=True,
+    )  # fmt: skip
+    if not 0 < warm_targets.sum() < len(warm_targets):
+        raise UserError("every user's last item is warm, or every one cold: nothing to compare; choose another cold_share or seed")
+
+    config = Config(model, dataset, config_dict={**mine, **split.settings})
+    result = run_recbole_r3vae(model, dataset, config_dict={**mine, **split.settings})
+    recommender = Recommender(result["run_dir"])
+    tokenized = tokenize_items(result["run_dir"], split.folder / "cold.item", split.folder / "cold.sid")
+    recommender.add_items(split.folder / "cold.sid")
+    methods = _generators_lists(recommender, config, split, epsilons, candidates, result["name"])
+    if sasrec:
+        done = run_recbole_r3vae("SASRec", dataset, config_dict={**SASREC, **sasrecs, **split.settings})
+        methods.append(("SASRec", None, ranked(Recommender(done["run_dir"]), split, max(config["topk"]))))
+
+    targets = np.array([split.number[question.target] for question in split.questions])
+    rows = []
+    for method, epsilon, lists in methods:
+        cold, warm = (measure(config, lists[users], targets[users]) for users in (~warm_targets, warm_targets))
+        rows.append({"method": method, "epsilon": epsilon, "cold": cold, "warm": warm})
+    for epsilon in filter(None, epsilons):
+        of_warm = next(row["warm"] for row in rows if row["epsilon"] == epsilon)  # random items leave the same places to warm ones
+        expected = random_expectation(epsilon, len(split.cold), config["metrics"], config["topk"])
+        rows.append({"method": "random cold items", "epsilon": epsilon, "cold": expected, "warm": of_warm})
+
+    origin = provenance(config)
+    origin["config"] = {key: value for key, value in origin["config"].items() if key not in PLACES}
+    words = [f"--{key}={value}" for key, value in given.items() if key not in PLACES]
+    protocol = [f"--cold_share={cold_share:g}", f"--cold_by={cold_by}", f"--epsilon={','.join(f'{share:g}' for share in epsilons)}"]
+    more = [f"--candidates={candidates}", *(["--sasrec"] if sasrec else [])]
+    report = {
+        "schema": 1,
+        "dataset": dataset,
+        "name": result["name"],
+        "command": shlex.join(["recbole-r3vae", "coldstart", f"--model={model}", f"--dataset={dataset}", *protocol, *more, *words]),
+        "split": {
+            "cold_by": cold_by, "cold_share": cold_share, "seed": config["seed"], "hash": split.hash,
+            "cold_items": len(split.cold), "warm_items": len(split.warm), "cold_users": int((~warm_targets).sum()),
+            "warm_users": int(warm_targets.sum()), "left_out": split.left_out,
+        },
+        "tokenized": {"items": tokenized.sids.n_items - 1, "moved": tokenized.moved, "shared": tokenized.shared},
+        "rows": rows,
+        "training": {key: result[key] for key in ("seconds", "epochs", "stopped_at_budget", "best_valid_result")},
+        **origin,
+    }  # fmt: skip
+    path = Path(output) / f"coldstart_{dataset}.json"
+    write_json(path, report)
+    write_tables(path.with_suffix(".md"), report)
+    print(f"{path}, {path.with_suffix('.md')}", flush=True)
+    return report
+
+
+def _deal_out(given: dict[str, Any], model: str, dataset: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Keys and values for the generator, and for SASRec."""
+    if not issubclass(get_model(model), SIDGenerator):
+        raise UserError(f"{model} does not recommend by semantic IDs, so new items are nothing to it; take a generator, such as R3GR")
+    mine = {key: value for key, value in given.items() if not key.startswith("SASRec.")}
+    unknown = sorted(set(mine) - (known := Config(model, dataset, config_dict=mine).known_keys()))
+    if unknown:
+        raise UserError(f"unknown key --{unknown[0]} for model {model}{nearest(unknown[0], known)}")
+    own = {key.removeprefix("SASRec."): value for key, value in given.items() if key.startswith("SASRec.")}
+    unknown = sorted(set(own) - (known := Config("SASRec", dataset).known_keys()))
+    if unknown:
+        raise UserError(f"unknown key --SASRec.{unknown[0]}{nearest(unknown[0], known)}")
+    generators = set(load_yaml(properties() / "model" / f"{model}.yaml")) - set(load_yaml(properties() / "overall.yaml"))
+    return mine, {**{key: value for key, value in mine.items() if key in known - generators}, **own}
+
+
+def _check(config: Config, cold_share: float, cold_by: str, epsilons: Sequence[float], candidates: int) -> None:
+    """Refuse what the protocol cannot do before anything is trained."""
+    check_share(cold_share)
+    if cold_by not in KINDS:
+        raise UserError(f"cold_by is {cold_by!r}{nearest(str(cold_by), KINDS)}; choose {' or '.join(KINDS)}")
+    for epsilon in epsilons:
+        if not isinstance(epsilon, (int, float)) or not 0 <= epsilon <= 1:
+            raise UserError(f"epsilon has {epsilon!r}; give shares of places from 0 to 1, such as 0,0.1,0.2")
+    beams, widest = config["num_beams"], max(config["topk"])
+    if type(candidates) is not int or candidates < widest or (beams != EXACT and candidates > beams):
+        raise UserError(f"candidates is {candidates!r}; give a whole number from the largest topk={widest} to num_beams={beams}")
+    for key in ("sid_file", "content_file"):
+        if config[key]:
+            raise UserError(f"{key} was made with all items in sight; a cold-start split needs a text encoder and a tokenizer of its own")
+    refused = [metric for metric in config["metrics"] if metric.lower() not in SPARSE_METRICS]
+    if refused:
+        raise UserError(f"metric {refused[0]} is not one of users' targets; choose among {', '.join(sorted(SPARSE_METRICS))}")
+
+
+# -- the split ---------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Split:
+    """A dataset divided into warm and cold items.
+
+    Attributes:
+        folder: where the warm dataset, its models and ``cold.item`` lie.
+        hash: of the warm files and the cold items' names.
+        cold: external ids.
+        warm: likewise.
+        questions: what users are asked.
+        left_out: users who are not asked, see :func:`~recbole_r3vae.data.cold.ask`.
+        number: external id of each warm and cold item to a number from 1, which is what lists hold.
+        settings: of a run on the warm dataset.
+    """
+
+    folder: Path
+    hash: str
+    cold: frozenset[str]
+    warm: frozenset[str]
+    questions: list[Question]
+    left_out: int
+    number: dict[str, int]
+    settings: dict[str, Any]
+
+
+def make_split(config: Config, cold_share: float, cold_by: str) -> Split:
+    """Choose the cold items and write a dataset without them.
+
+    The minimal numbers of interactions that the dataset's settings ask for are applied before, to warm and cold items alike, and not
+    again after: a user or an item does not go for want of interactions with cold ones.
+
+    Args:
+        config: of the generator, on the whole dataset.
+        cold_share, cold_by: as of :func:`run_coldstart`.
+
+    Raises:
+        UserError: the dataset has no texts or times that are needed, or is not split by leaving one out.
+    """
+    dataset, folder, name = create_dataset(config), dataset_folder(config), config.dataset
+    frame, user_field, item_field = dataset.inter_feat, dataset.uid_field, dataset.iid_field
+    users, items = (dataset.field2id_token[field].astype(str) for field in (user_field, item_field))
+    histories = UserHistories(dataset)
+    asked = histories.users("test")  # refuses other splits than leave-one-out in time order
+    met = items[frame[item_field].to_numpy()]
+    if cold_by == "random":
+        cold = random_items(met, cold_share, config["seed"])
+    else:
+        cold = recent_items(frame[user_field].to_numpy(), met, frame[dataset.time_field].to_numpy(), cold_share)
+    questions, left_out = ask(histories.of(asked), cold)
+
+    warm = set(items[1:]) - cold
+    inter = select_lines(folder / f"{name}.inter", {user_field: set(users[1:]), item_field: warm})
+    texts = select_lines(folder / f"{name}.item", {item_field: warm})
+    digest = fingerprint({"inter": inter, "item": texts, "cold": sorted(cold)})
+    target = Path(config["checkpoint_dir"]) / "coldstart" / f"{name}-{digest}"
+    cold_texts = select_lines(folder / f"{name}.item", {item_field: cold})
+    files = {f"data/{name}/{name}.inter": inter, f"data/{name}/{name}.item": texts, "cold.item": cold_texts}
+    for path, text in files.items():
+        with atomic_write(target / path) as file:
+            file.write(text)
+    settings = {
+        "data_path": str(target / "data"), "checkpoint_dir": str(target / "saved"), "run_dir": None, "resume": True,
+        "user_inter_num_interval": None, "item_inter_num_interval": None,
+    }  # fmt: skip
+    number = {item: place for place, item in enumerate(sorted(warm | cold), start=1)}
+    return Split(target, digest, frozenset(cold), frozenset(warm), questions, left_out, number, settings)
+
+
+# -- lists, a row for each question ------------------------------------------------------------------------------------------------
+
+
+def ranked(recommender: Recommender, split: Split, k: int, allow: Iterable[str] | None = None) -> np.ndarray:
+    """A model's k best items for every question, among those allowed; ``mask_history`` counts as in evaluation."""
+    place = {question.user: row for row, question in enumerate(split.questions)}
+    lists = np.zeros((len(place), k), dtype=np.int64)
+    pairs = ((question.user, question.history) for question in split.questions)
+    for frame in recommender.stream(pairs, k, "user", True, bool(recommender.config["mask_history"]), allow):
+        lists[frame["user"].map(place), frame["rank"] - 1] = frame["item"].map(split.number)
+    return lists
+
+
+def _generators_lists(
+    recommender: Recommender, config: Config, split: Split, epsilons: Sequence[float], candidates: int, name: str
+) -> list[tuple[str, float | None, np.ndarray]]:
+    """Method, epsilon and lists of all that is made from a generator and item texts."""
+    k, longest = max(config["topk"]), config["MAX_ITEM_LIST_LENGTH"]
+    together, warm = ranked(recommender, split, k), ranked(recommender, split, k, split.warm)
+    cold = ranked(recommender, split, candidates, split.cold)
+    vectors = _text_vectors(config, split)
+    histories = [[split.number[item] for item in question.history[-longest:]] for question in split.questions]
+    is_cold = np.isin(np.arange(len(vectors)), [split.number[item] for item in split.cold])
+    reranked, neighbours, nearest_cold = [], [], []
+    for begin in range(0, len(histories), USERS_AT_ONCE):
+        some = histories[begin : begin + USERS_AT_ONCE]
+        scores = similarities(vectors, some)
+        found = cold[begin : begin + USERS_AT_ONCE]
+        reranked.append(best(np.where(flags(found, scores.shape), scores, -np.inf), k))
+        nearest_cold.append(best(np.where(is_cold, scores, -np.inf), k))
+        neighbours.append(best(scores, k))
+    fillings = {name: cold[:, :k], f"{name}, re-ranked": np.concatenate(reranked), "content ItemKNN": np.concatenate(nearest_cold)}
+    methods = [(f"{name}, one list", None, together), ("content ItemKNN, one list", None, np.concatenate(neighbours))]
+    for epsilon in epsilons:
+        some = fillings if epsilon else {name: cold[:, :k]}  # without places it does not matter who fills them
+        methods += [(method, epsilon, mix(warm, lists, epsilon)) for method, lists in some.items()]
+    return methods
+
+
+def _text_vectors(config: Config, split: Split) -> np.ndarray:
+    """Unit vectors float32 ``[1 + n_items, d]`` by number of the item, from the encoder that was fitted on warm texts; row 0 is zero."""
+    content = load_content(create_dataset(config), tokenizer_config(config))
+    vectors = np.zeros((1 + len(split.number), content.embeddings.shape[1]), dtype=np.float32)
+    vectors[[split.number[item] for item in content.item_ids[1:]]] = content.embeddings[1:]
+    file, names = VectorFile(split.folder / "cold.npy"), sorted(split.cold)
+    vectors[[split.number[item] for item in names]] = np.concatenate(list(file.unit_blocks(file.rows_of(names))))
+    return vectors
