@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -53,9 +54,13 @@ def run_grid(config: str | os.PathLike, output: str | os.PathLike = "results", a
     workers = options.get("workers", 1)
     if type(workers) is not int or workers < 1:
         raise UserError(f"--workers is {workers!r}; give a whole number from 1")
+    minutes = options.get("max_minutes")
     where = {key: str(options[key]) for key in ("device", *PLACES) if key in options}
-    units = units_of(load_grid(config, options.get("max_minutes")), where)
+    units = units_of(load_grid(config, minutes), where)
     runs = Path(output) / "runs"
+    own = {"max_minutes": minutes, "output": None if str(output) == "results" else output}
+    words = [f"--{key}={value}" for key, value in {"config": config, **own}.items() if value is not None]
+    command = shlex.join(["recbole-r3vae", "benchmark", *words])
 
     records = [_finished(unit.file(runs)) for unit in units]
     waiting = [place for place, record in enumerate(records) if record is None]
@@ -66,7 +71,7 @@ def run_grid(config: str | os.PathLike, output: str | os.PathLike = "results", a
         place = waiting[number]
         unit = units[place]
         record, split = value or ({}, None)
-        records[place] = record = {**unit.identity(), **record, "error": error}
+        records[place] = record = {**unit.identity(), **record, "command": command, "error": error}
         if split is not None:
             write_json(runs / unit.dataset / f"split-{split['split']}.json", {"schema": 1, "dataset": unit.dataset, **split})
         write_json(unit.file(runs), record)

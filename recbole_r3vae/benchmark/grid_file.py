@@ -42,7 +42,11 @@ def load_grid(path: str | os.PathLike, max_minutes: float | None = None) -> dict
             seeds: [2020]
             tokenizers: {RQVAE: {settings: {tokenizer_epochs: 100}}}    # keys of the tokenizer as tokenizer_KEY
           SASRec: {settings: {loss_type: CE}}
+          SASRec with BPR: {model: SASRec, settings: {loss_type: BPR}}    # under a name of its own, the same model once more
           Pop:
+
+    A tokenizer stands more than once likewise: ``without PD: {tokenizer: R3VAE, settings: {tokenizer_pd_weight: 0}}``. Such names are for
+    the file alone; in results a row is called after its model and tokenizer, and tells its settings where another has the same name.
 
     Args:
         path: the file.
@@ -61,14 +65,14 @@ def load_grid(path: str | os.PathLike, max_minutes: float | None = None) -> dict
     if type(grid.setdefault("mask_history", False)) is not bool:
         raise UserError(f"mask_history in grid {path} is {grid['mask_history']!r}; choose True or False, one rule for all models")
     for name, values in models.items():
-        models[name] = values = _level(values, f"model {name} in grid {path}", ("tokenizers",))
+        models[name] = values = _level(values, f"model {name} in grid {path}", ("model", "tokenizers"))
         tokenizers = values.get("tokenizers")
         if isinstance(tokenizers, list):
             values["tokenizers"] = tokenizers = dict.fromkeys(_names(tokenizers, f"tokenizers of model {name} in grid {path}", str))
         if "tokenizers" in values and (not isinstance(tokenizers, dict) or not tokenizers):
             raise UserError(f"tokenizers of model {name} in grid {path} is {tokenizers!r}; give a list, such as [R3VAE, RKMeans]")
         for tokenizer, own in (tokenizers or {}).items():
-            tokenizers[tokenizer] = _level(own, f"tokenizer {tokenizer} of model {name} in grid {path}", ())
+            tokenizers[tokenizer] = _level(own, f"tokenizer {tokenizer} of model {name} in grid {path}", ("tokenizer",))
     if max_minutes is not None:
         _check_minutes(max_minutes, "--max_minutes")
         for level in levels_of(grid):

@@ -84,7 +84,7 @@ def leaderboard(folder: Path) -> dict[str, Any]:
     report = {
         "schema": SCHEMA,
         "dataset": folder.name,
-        "commands": sorted({run.record["command"] for run in runs if run.record.get("command")}) or [default_command],
+        "commands": sorted({run.record.get("command", default_command) for run in runs}) or [default_command],
         "users": splits.get(split, {}).get("users"),
         "leads": [lead for metric in ACCURACY if (lead := _lead(metric, rows, users, split))],
         "slices": _sliced(rows, users, splits.get(split, {}), notes) if rows else [],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,8 +103,9 @@ def units_of(grid: dict[str, Any], where: dict[str, str]) -> list[Unit]:
         UserError: unknown model, tokenizer or key, a setting that a model refuses, or a missing dataset.
     """
     cells, known = [], {}
-    for model, own in grid["models"].items():
-        for tokenizer, more in _tokenizers(model, own).items():
+    for name, own in grid["models"].items():
+        model = _called("model", name, own)
+        for tokenizer, more in _tokenizers(model, own):
             levels = [grid, own, more]
             innermost = {key: level[key] for level in levels for key in LEVEL_KEYS if key in level}
             for key in ("datasets", "seeds"):
@@ -120,16 +122,28 @@ def units_of(grid: dict[str, Any], where: dict[str, str]) -> list[Unit]:
                 raise UserError(f"unknown key {key} in the settings of {level['where']}{nearest(str(key), known[level['where']])}")
     datasets = list(dict.fromkeys(cell["dataset"] for cell, _ in cells))
     seeds = list(dict.fromkeys(seed for _, own in cells for seed in own))
-    return [
+    units = [
         _unit(cell, seed)
         for dataset in datasets
         for seed in seeds
         for cell, own in cells
         if cell["dataset"] == dataset and seed in own
     ]
+    twice = [unit for unit, count in Counter((str(unit), unit.hash) for unit in units).items() if count > 1]
+    if twice:
+        raise UserError(f"{grid['where']} has {twice[0][0]} twice with the same settings; leave one of them out")
+    return units
 
 
-def _tokenizers(model: str, own: dict[str, Any]) -> dict[str | None, dict[str, Any]]:
+def _called(key: str, name: str, own: dict[str, Any]) -> str:
+    """The model or tokenizer that an entry is of: what it names, or its own name."""
+    value = own.get(key, name)
+    if not isinstance(value, str):
+        raise UserError(f"{key} of {own['where']} is {value!r}; give a name, such as {'SASRec' if key == 'model' else 'R3VAE'}")
+    return value
+
+
+def _tokenizers(model: str, own: dict[str, Any]) -> list[tuple[str | None, dict[str, Any]]]:
     model_class = get_model(model)
     if model in own_models(MODEL_ROOMS[0]):
         raise UserError(f"{model} is a tokenizer; name a generator such as R3GR, with `tokenizers: [{model}]`")
@@ -138,11 +152,12 @@ def _tokenizers(model: str, own: dict[str, Any]) -> dict[str | None, dict[str, A
     if not issubclass(model_class, SIDGenerator):
         if "tokenizers" in own:
             raise UserError(f"model {model} reads no semantic IDs; leave its `tokenizers:` out")
-        return {None: own}
+        return [(None, own)]
     tokenizers = own.get("tokenizers") or {load_yaml(properties() / "model" / f"{model}.yaml")["tokenizer"]: own}
-    for name in tokenizers:
+    entries = [(_called("tokenizer", name, more), more) for name, more in tokenizers.items()]
+    for name, _ in entries:
         tokenizer_defaults(name)  # raises for a name that does not exist
-    return tokenizers
+    return entries
 
 
 def _cell(dataset, model, tokenizer, innermost, levels, mask_history, where) -> tuple[dict[str, Any], set[str]]:

@@ -112,6 +112,16 @@ def test_levels_win_from_the_inside(tiny_data, tmp_path):
     assert {unit.max_minutes for unit in units(path, tiny_data, max_minutes=0.5)} == {0.5}
 
 
+def test_a_model_and_a_tokenizer_stand_more_than_once_under_names_of_their_own(tiny_data, tmp_path):
+    variants = {"RKMeans": None, "without rounds": {"tokenizer": "RKMeans", "settings": {"tokenizer_kmeans_iterations": 1}}}
+    losses = {"SASRec": None, "SASRec with BPR": {"model": "SASRec", "settings": {"loss_type": "BPR"}}}
+    found = units(write(tmp_path / "grid.yaml", {"R3GR": {"tokenizers": variants, "settings": SMALL}, **losses}), tiny_data)
+    assert [unit.name for unit in found] == ["R3GR[RKMeans]", "R3GR[RKMeans]", "SASRec", "SASRec"]
+    assert [unit.config["tokenizer_kmeans_iterations"] for unit in found[:2]] == [25, 1]
+    assert [unit.config["loss_type"] for unit in found[2:]] == ["CE", "BPR"]
+    assert len({unit.file(tmp_path) for unit in found}) == 4
+
+
 def test_the_hash_follows_what_decides_the_result_and_nothing_else(tiny_data, tmp_path):
     def hash_of(model="R3GR", given=None, data=tiny_data, **more):
         models = {model: {"settings": given or {}, **({"tokenizers": ["RKMeans"]} if model == "R3GR" else {})}}
@@ -152,6 +162,8 @@ def test_the_hash_follows_what_decides_the_result_and_nothing_else(tiny_data, tm
     ({"models": {"R3GR": None, "SASRec": {"settings": {"dropout": 0.1}}}}, ["unknown key dropout", "model SASRec"]),
     ({"models": {"R3GR": {"settings": {"num_beams": 7}}}}, ["num_beams=7 is below"]),
     ({"models": {"R3GR": {"settings": {"encoder": "lstm"}}}}, ["lstm"]),
+    ({"models": {"R3GR": {"tokenizers": {"with more": {"tokenizer": ["RKMeans"]}}}}}, ["tokenizer of tokenizer with more", "give a name"]),
+    ({"models": {"again": {"model": "Pop"}, "Pop": None}}, ["Pop seed 2020 twice", "leave one of them out"]),
     ({"models": {"Pop": None}, "setings": {}}, ["unknown key setings of grid", "'settings'"]),
     ({"models": {"Pop": None}, "settings": {"dropout": 0.1}}, ["unknown key dropout in the settings of grid"]),
     ({"models": {"Pop": None}, "settings": {"seed": 3}}, ["seed stands in the settings", "as `seeds:`"]),
@@ -195,11 +207,12 @@ def test_mistakes_in_the_command_run_nothing(tiny_data, capfd, monkeypatch, word
         assert text in line
 
 
-@pytest.mark.parametrize("name", ["lastfm", "ml-100k", "amazon-beauty", "amazon-toys"])
+@pytest.mark.parametrize("name", ["lastfm", "lastfm_r3vae", "ml-100k", "amazon-beauty", "amazon-toys"])
 def test_provided_grids_are_sound(name, tmp_path):
     """All but the dataset, which has to be prepared first: here it is an empty file."""
-    (tmp_path / name).mkdir()
-    (tmp_path / name / f"{name}.inter").touch()
+    dataset = name.partition("_")[0]
+    (tmp_path / dataset).mkdir()
+    (tmp_path / dataset / f"{dataset}.inter").touch()
     found = units_of(load_grid(properties() / "benchmark" / f"{name}.yaml"), {"data_path": str(tmp_path), "device": "cpu"})
     assert len({unit.hash for unit in found}) == len(found) > 2 and all(unit.max_minutes for unit in found)
 
