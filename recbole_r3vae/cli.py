@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from recbole_r3vae.cli_serve import INSPECT_HELP, RECOMMEND_HELP, add_inspect_arguments, add_recommend_arguments, run_inspect, run_recommend
-from recbole_r3vae.errors import UserError
+from recbole_r3vae.errors import UserError, one_line, shown
 
 RUN_HELP = """train and evaluate a model
 
@@ -60,6 +60,16 @@ taken up, and what was killed goes on.
 """
 
 
+CTR_HELP = """compare the item id with semantic IDs as features of models that predict clicks
+
+  recbole-r3vae ctr --dataset=ml-100k
+  recbole-r3vae ctr --dataset=amazon-beauty --data_path=dataset --models=DeepFM,DIN --tokenizers=RKMeans,R3VAE --seeds=2020 --DIN.epochs=3
+
+A key goes to every model that has it, --NAME.key to one model alone, tokenizer_KEY to the tokenizers. Each finished model is stored at once
+and not run again; what was killed goes on. Exit status 1: one failed.
+"""
+
+
 TOKENIZE_HELP = """train a tokenizer on item vectors alone, without interactions; or tokenize new items with one that is trained
 
   recbole-r3vae tokenize --embeddings vectors.npy --output items.sid --set epochs=20
@@ -74,6 +84,7 @@ AFTER_AN_INTERRUPT = {
     "benchmark": "the same command goes on from the last finished epoch",
     "tune": "the same command goes on from the last finished epoch",
     "coldstart": "the same command goes on from the last finished epoch",
+    "ctr": "the same command goes on from the last finished epoch",
     "tokenize": "the same command goes on from the last finished epoch where it trains, and starts anew where it does not",
 }
 STARTS_ANEW = "no file is left half-written; the same command starts anew"
@@ -93,15 +104,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug = "--debug" in arguments
     arguments = [word for word in arguments if word != "--debug"]
     try:
+        odd = next((word for word in arguments if word.endswith("=--")), None)
+        if odd is not None:  # argparse would take it for no value at all
+            raise UserError(f"argument {shown(odd)} has no value; write --key=value or --key value")
         parser = _parser()
         options, rest = parser.parse_known_args(arguments)
-        if rest and options.action not in (_run, _embed, _benchmark, _tune, _coldstart):
-            raise UserError(f"unrecognised argument {rest[0]}; see recbole-r3vae {arguments[0]} --help")
+        if rest and options.action not in (_run, _embed, _benchmark, _tune, _coldstart, _ctr):
+            raise UserError(f"unrecognised argument {shown(rest[0])}; see recbole-r3vae {one_line(arguments[0], 40)} --help")
+        empty = next((name for name, value in vars(options).items() if value == ""), None)
+        if empty is not None:
+            raise UserError(f"--{empty} is empty; give it a value, or leave it out")
         return options.action(options, rest) or 0
     except UserError as error:
         if debug:
             traceback.print_exc()
-        print(f"recbole-r3vae: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"recbole-r3vae: {one_line(error)}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # `| head` has seen enough; nothing more is to be flushed at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -110,8 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if debug:
             traceback.print_exc()
         what = f"{error.filename}: " if error.filename else ""
-        reason = " ".join(str(error.strerror or error).split())
-        print(f"recbole-r3vae: {what}{reason}; check the path, its permissions and the free space", file=sys.stderr)
+        print(f"recbole-r3vae: {one_line(f'{what}{error.strerror or error}')}; check the path, its permissions and the free space", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         command = arguments[0] if arguments else None
@@ -209,6 +225,19 @@ def _parser() -> argparse.ArgumentParser:
     coldstart.add_argument("--config_files", nargs="+", default=[], help="YAML files, later ones win")
     coldstart.set_defaults(action=_coldstart)
 
+    ctr = commands.add_parser(
+        "ctr", help="semantic IDs as features of models that predict clicks", description=CTR_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+    )
+    ctr.add_argument("--dataset", "-d", required=True, help="name of a folder of atomic files")
+    ctr.add_argument("--models", help="context-aware models and DIN, separated by commas; default: DeepFM,DCNV2,DIN")
+    ctr.add_argument("--tokenizers", help="separated by commas; default: RKMeans,RQVAE,R3VAE")
+    ctr.add_argument("--seeds", help="separated by commas; default: 2020,2021,2022")
+    ctr.add_argument("--features", help="replace, append (the item id), or both; default: replace,append")
+    ctr.add_argument("--output", default="results", help="folder of the results")
+    ctr.add_argument("--config_files", nargs="+", default=[], help="YAML files, later ones win")
+    ctr.set_defaults(action=_ctr)
+
     quality = commands.add_parser("quality", help="score the semantic IDs of any .sid file", allow_abbrev=False)
     quality.add_argument("--sid", required=True, help="the .sid file, from any tool")
     quality.add_argument("--embeddings", required=True, help=".npy or .safetensors of item vectors [n, d]")
@@ -248,7 +277,7 @@ def _prepare(options, rest: list[str]) -> None:
 
 def _tokenize(options, rest: list[str]) -> None:
     if (options.items is None) != (options.checkpoint is None):
-        raise UserError("tokenize takes --embeddings to train a tokenizer, or --checkpoint and --items to tokenize new items with one")
+        raise UserError("--items goes with --checkpoint; give both to tokenize new items, or --embeddings alone to train a tokenizer")
     if options.items:
         _tokenize_new(options)
     else:
@@ -288,12 +317,13 @@ def _embed(options, rest: list[str]) -> None:
 
     from recbole_r3vae.config import Config
     from recbole_r3vae.data.content import load_content
-    from recbole_r3vae.io import atomic_write
+    from recbole_r3vae.io import atomic_write, beside
     from recbole_r3vae.quick_start.lookup import create_dataset
 
+    ids_path = beside(options.output, ".ids")
     config = Config("R3VAE", options.dataset, arguments=rest)
     content = load_content(create_dataset(config), config)
-    with atomic_write(Path(options.output).with_suffix(".ids")) as file:
+    with atomic_write(ids_path) as file:
         file.writelines(f"{item}\n" for item in content.item_ids[1:])
     with atomic_write(options.output, "wb") as file:
         np.save(file, content.embeddings[1:])
@@ -313,7 +343,7 @@ def _benchmark(options, rest: list[str]) -> int:
         files = [path for words in options.config_files for path in words.split()]
         rows = run_tokenizer_benchmark(options.dataset, options.tokenizers or "all", options.output, files, rest)
     else:
-        raise UserError("give --config=properties/benchmark/lastfm.yaml for a grid of models, or --dataset=lastfm for its tokenizers")
+        raise UserError("nothing to compare; give --config=FILE.yaml for a grid of models, or --dataset=NAME for its tokenizers")
     return int(any(row["error"] is not None for row in rows))
 
 
@@ -339,6 +369,19 @@ def _coldstart(options, rest: list[str]) -> None:
     )  # fmt: skip
 
 
+def _ctr(options, rest: list[str]) -> int:
+    from recbole_r3vae.benchmark.ctr import FEATURES, MODELS, SEEDS, TOKENIZERS, run_ctr
+    from recbole_r3vae.settings import parse_value
+
+    files = [path for words in options.config_files for path in words.split()]
+    models, tokenizers, features = (
+        [word.strip() for word in text.split(",")] if text else default
+        for text, default in ((options.models, MODELS), (options.tokenizers, TOKENIZERS), (options.features, FEATURES))
+    )
+    seeds = [parse_value("seed", word) for word in options.seeds.split(",")] if options.seeds else SEEDS
+    return int(bool(run_ctr(options.dataset, models, tokenizers, seeds, features, options.output, files, rest)))
+
+
 def _quality(options, rest: list[str]) -> None:
     from recbole_r3vae.data.content import content_from_vectors
     from recbole_r3vae.sid.metrics import format_quality, quality_report
@@ -346,7 +389,7 @@ def _quality(options, rest: list[str]) -> None:
     from recbole_r3vae.trainer.checkpoint import write_json
 
     content = content_from_vectors(options.embeddings, options.ids)
-    sids = SemanticIDs.load(options.sid).align(content.item_ids)
+    sids = SemanticIDs.load(options.sid, content.item_ids)
     report = quality_report(sids.codes[1:], sids.codebook_sizes, {"raw": content.embeddings[1:]})
     print(format_quality(report))
     if options.json:

@@ -123,12 +123,10 @@ def run_inspect(options, rest: list[str]) -> None:
     from recbole_r3vae.quick_start.serve_inspect import catalogue_tree, dataset_titles, inspect_item, items_below, write_html
     from recbole_r3vae.sid.table import SemanticIDs
 
-    sids = SemanticIDs.load(options.sid)
+    content = content_from_vectors(options.embeddings, options.ids) if options.embeddings else None
+    sids = SemanticIDs.load(options.sid, content.item_ids if content else None)
     titles = dataset_titles(options.dataset, options.data_path, options.title_field) if options.dataset else None
-    vectors = None
-    if options.embeddings:
-        content = content_from_vectors(options.embeddings, options.ids)
-        sids, vectors = sids.align(content.item_ids), ItemVectors(content).embeddings
+    vectors = ItemVectors(content).embeddings if content else None
     if options.item:
         _show_siblings(inspect_item(sids, options.item, titles), options.item, options.limit)
     if options.code:

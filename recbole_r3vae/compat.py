@@ -6,6 +6,7 @@ RecBole's files are never changed; names that newer libraries removed are given 
 from __future__ import annotations
 
 import copy
+import csv
 import importlib.util
 import sys
 import types
@@ -22,8 +23,10 @@ def apply() -> None:
     * scipy 1.13 removed ``dok_matrix._update``, with which RecBole's graph models (LightGCN, NGCF, …) fill their adjacency.
     * ``recbole.model.general_recommender`` imports ``kmeans_pytorch`` for one model, LDiffRec, without requiring it; where it is
       absent, every look-up of a RecBole model would fail, so an empty stand-in takes its place until LDiffRec is really used.
+    * The csv module, with which RecBole reads, takes no cell of more than 131,072 characters; a very long text has more.
     * pandas and torch warn of idioms in RecBole that later versions will drop; its user can do nothing about them.
     """
+    csv.field_size_limit(2**31 - 1)
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"recbole\.")
     for removed, kept in (("float_", np.float64), ("complex_", np.complex128), ("unicode_", np.str_)):
         if removed not in vars(np):

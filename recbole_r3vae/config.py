@@ -5,17 +5,18 @@ from __future__ import annotations
 import copy
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from numbers import Integral, Real
 from typing import Any
 
 import torch
 from recbole.config import Config as RecBoleConfig
+from recbole.evaluator import metric_types
 from recbole.utils import EvaluatorType, ModelType
 
 from recbole_r3vae import compat
-from recbole_r3vae.errors import UserError, nearest
-from recbole_r3vae.models import MODEL_ROOMS, get_model, own_models
+from recbole_r3vae.errors import UserError, nearest, refused, shown
+from recbole_r3vae.models import MODEL_ROOMS, get_model, own_models, predicts_clicks
 from recbole_r3vae.settings import (
     YamlLoader,
     fingerprint,
@@ -43,11 +44,21 @@ TYPES_BESIDE_THE_DEFAULTS = {
     "max_minutes": (float,), "run_dir": (str,), "sid_file": (str,), "content_file": (str,), "content_ids": (str,),
     "num_beams": (int, str), "valid_num_beams": (int, str), "gpu_id": (str, int), "topk": (list, int), "metrics": (list, str),
     "item_text_fields": (list, str), "clip_grad_norm": (dict,), "load_col": (dict,),
+    "threshold": (dict,),
 }  # fmt: skip
 """Types of keys whose default is ``~``, or one of several that they take. Every other key takes the type of its default."""
 
+LEAST = {"MAX_ITEM_LIST_LENGTH": 1, "train_batch_size": 1, "eval_batch_size": 1, "epochs": 0, "learning_rate": 0, "max_minutes": 0, "seed": 0}
+"""Smallest values of keys that every model has."""
+
 REQUIRED = {"valid_metric", "checkpoint_dir", "learner", "tokenizer", "state"}
 """Texts that may not be ``~``; numbers and lists may not either, other texts and mappings may."""
+
+LABELLED = ("labeled", {"valid": "labeled", "test": "labeled"})
+"""Modes of evaluation on labelled interactions."""
+
+SID_FEATURES = ("replace", "append", "none")
+"""What semantic IDs may do to the item id of a model that predicts clicks."""
 
 INSTANCES = {bool: bool, int: Integral, float: Real, str: (str, os.PathLike), list: (list, tuple), dict: dict}
 
@@ -57,7 +68,8 @@ class Config(RecBoleConfig):
 
     Precedence is RecBole's: ``arguments`` over ``config_dict`` over ``config_file_list`` over the YAML for this model on this dataset
     (``quick_start/``) over the dataset's over the model's over ``overall.yaml``; this package's YAML files win over RecBole's of
-    the same name. What differs: the command line is passed in rather than read from ``sys.argv``, strings are parsed as YAML and never
+    the same name. For models that predict clicks, ``ctr.yaml`` comes after ``overall.yaml`` and ``ctr/<dataset>.yaml`` after the
+    dataset's. What differs: the command line is passed in rather than read from ``sys.argv``, strings are parsed as YAML and never
     evaluated, unknown keys are reported, and ``device`` (``auto``, ``cpu``, ``cuda``, ``cuda:1``) means what it says.
 
     Args:
@@ -68,6 +80,7 @@ class Config(RecBoleConfig):
         arguments: Command-line words, ``["--epochs=5"]``.
 
     Attributes:
+        predicts_clicks: whether the model learns and is measured on labelled interactions, with ``ctr.yaml``.
         declared: every key and value before RecBole's own conversions: plain data from which an equal ``Config`` can be made.
 
     Raises:
@@ -84,7 +97,8 @@ class Config(RecBoleConfig):
         arguments: Iterable[str] = (),
     ):
         self._arguments = list(arguments)
-        super().__init__(model, dataset, config_file_list, config_dict)
+        with refused("these settings cannot be used", "correct the key that this is about"):
+            super().__init__(model, dataset, config_file_list, config_dict)
 
     # -- where values come from ------------------------------------------------------------------------------------
 
@@ -125,22 +139,55 @@ class Config(RecBoleConfig):
     def _load_internal_config_dict(self, model, model_class, dataset):
         super()._load_internal_config_dict(model, model_class, dataset)
         ours, recboles_columns = properties(), self.internal_config_dict.get("load_col")
-        if not (recbole_properties() / "dataset" / f"{dataset}.yaml").is_file():
+        if not os.path.isfile(recbole_properties() / "dataset" / f"{dataset}.yaml"):
             recboles_columns = None
-        for path in (
-            ours / "overall.yaml",
-            ours / "model" / f"{model}.yaml",
-            ours / "dataset" / f"{dataset}.yaml",
-            ours / "quick_start" / f"{model}_{dataset}.yaml",
+        evaluation = self.external_config_dict.get("eval_args")
+        mode = evaluation.get("mode", LABELLED[0]) if isinstance(evaluation, dict) else LABELLED[0]
+        self.predicts_clicks = predicts_clicks(model_class) and mode in LABELLED
+        for path, read in (
+            (ours / "overall.yaml", True),
+            (ours / "ctr.yaml", self.predicts_clicks),
+            (ours / "model" / f"{model}.yaml", True),
+            (ours / "dataset" / f"{dataset}.yaml", True),
+            (ours / "ctr" / f"{dataset}.yaml", self.predicts_clicks),
+            (ours / "quick_start" / f"{model}_{dataset}.yaml", True),
         ):
-            if path.is_file():
+            if read and os.path.isfile(path):  # unlike Path.is_file, it takes names that no file can have
                 self.internal_config_dict.update(load_yaml(path))
-        if recboles_columns and model_class.type in (ModelType.CONTEXT, ModelType.DECISIONTREE, ModelType.KNOWLEDGE):
-            self.internal_config_dict["load_col"] = recboles_columns  # with the labels that click models are trained on
-        self._report_unknown_keys()
+        types = (ModelType.CONTEXT, ModelType.DECISIONTREE, ModelType.KNOWLEDGE)
+        if recboles_columns and model_class.type in types and not self.predicts_clicks:
+            self.internal_config_dict["load_col"] = recboles_columns  # with the labels and links that such models are trained on
+        self._check_sid_features()
         self._check_types()
-        if model not in own_models():
+        self._report_unknown_keys()
+        if self.predicts_clicks:
+            self._fit_click_model()
+        elif model not in own_models():
             self._fit_recbole_model()
+
+    def _check_sid_features(self):
+        if "sid_features" in self.external_config_dict and not self.predicts_clicks:
+            raise UserError(
+                f"sid_features is for models that predict clicks from labelled interactions, {self.model} is not run as one; take a "
+                "context-aware model such as --model=DeepFM, or --model=DIN, with `mode: labeled` in eval_args, or leave sid_features out"
+            )
+        value = self.external_config_dict.get("sid_features", "none")
+        if value not in SID_FEATURES:
+            raise UserError(f"sid_features is {value!r}{nearest(str(value), SID_FEATURES)}; choose {', '.join(SID_FEATURES)}")
+
+    def _fit_click_model(self):
+        """Read the columns that labels, features and item texts are in; and take the keys of eval_args that are not given."""
+        values, given = self.internal_config_dict, self.external_config_dict
+        if given.get("eval_args"):
+            given["eval_args"] = {**values["eval_args"], **given["eval_args"]}
+        final = {**values, **given}
+        columns, features = values.get("load_col"), final["ctr_features"]
+        if columns:
+            values["load_col"] = {
+                "inter": [*columns["inter"], final["LABEL_FIELD"], *(final["threshold"] or {})],
+                "user": [final["USER_ID_FIELD"], *features],
+                "item": [final["ITEM_ID_FIELD"], *columns.get("item", ()), *features],
+            }
 
     def _fit_recbole_model(self):
         """Settings that RecBole's models need to run on the same data as ours without the user having to know why."""
@@ -159,18 +206,20 @@ class Config(RecBoleConfig):
         unknown_arguments = sorted(set(self.cmd_config_dict) - known)
         if unknown_arguments:
             key = unknown_arguments[0]
-            raise UserError(f"unknown key --{key} for model {self.model}{nearest(key, known)}")
+            hint = nearest(key, known, otherwise="correct it, or leave it out")
+            raise UserError(f"unknown key --{key} for model {self.model}{hint}")
         unknown_in_files = sorted(set(self.file_config_dict) - known)
         if unknown_in_files:
             text = ", ".join(f"{key}{nearest(key, known, 1)}" for key in unknown_in_files)
             if {**self.internal_config_dict, **self.external_config_dict}.get("strict_config"):
-                raise UserError(f"unknown keys in a configuration file for model {self.model}: {text}")
+                raise UserError(f"unknown keys in a configuration file for model {self.model}: {text}; correct them, or leave them out")
             logging.getLogger().warning("unknown keys in a configuration file, ignored: %s", text)
 
     def _check_types(self):
         general = {key for name, keys in self.parameters.items() if name != "Model" for key in keys}
         for key, value in self.external_config_dict.items():
             default = self.internal_config_dict.get(key)
+            self._check_size(key, value)
             types = TYPES_BESIDE_THE_DEFAULTS.get(key) or ((type(default),) if type(default) in INSTANCES else ())
             if types == (int,) and key not in general and self.model not in own_models():
                 types = (float,)  # RecBole's models write whole numbers for weights and rates too
@@ -179,7 +228,29 @@ class Config(RecBoleConfig):
                 continue
             if not any(isinstance(value, INSTANCES[kind]) and (kind is bool or not isinstance(value, bool)) for kind in types):
                 wanted = " or ".join(kind.__name__ for kind in types)
-                raise UserError(f"{key} is {value!r} ({type(value).__name__}), it must be {wanted}; the default is {default!r}")
+                raise UserError(f"{key} is {shown(value)} ({type(value).__name__}), it must be {wanted}; the default is {default!r}")
+            if isinstance(value, (list, tuple)) and isinstance(default, list) and default:
+                self._check_entries(key, value, default)
+
+    @staticmethod
+    def _check_size(key: str, value: Any):
+        """No setting is beyond what 64 bits hold, which torch says in its own words, or not finite, which nothing says."""
+        for entry in value if isinstance(value, (list, tuple)) else [value]:
+            if isinstance(entry, Real) and not -(2**63) < entry < 2**63:
+                raise UserError(f"{key} is {shown(value)}; give finite numbers of at most 18 digits")
+            if isinstance(entry, Real) and entry < LEAST.get(key, entry):
+                raise UserError(f"{key} is {shown(value)}; give {LEAST[key]} or more")
+
+    @staticmethod
+    def _check_entries(key: str, value: Sequence, default: list):
+        """The entries of a list take the type that those of its default have in common."""
+        kinds = {type(entry) for entry in default}
+        kind = float if kinds == {int, float} else kinds.pop() if len(kinds) == 1 else None
+        for entry in value if kind in INSTANCES else ():
+            if not isinstance(entry, INSTANCES[kind]) or (kind is not bool and isinstance(entry, bool)):
+                raise UserError(
+                    f"{key} is {shown(value)}: {shown(entry)} ({type(entry).__name__}) must be {kind.__name__}; the default is {default!r}"
+                )
 
     def known_keys(self) -> set[str]:
         """Every key that this run may set: RecBole's, this package's, the model's, and the tokenizer's as ``X`` and ``tokenizer_X``."""
@@ -201,11 +272,12 @@ class Config(RecBoleConfig):
         return final
 
     def _set_default_parameters(self):
+        self._check_metrics()
         super()._set_default_parameters()
         if self.model in own_models(MODEL_ROOMS[0]):
             metric = self.final_config_dict["valid_metric"]
             if metric not in TOKENIZER_METRICS:
-                raise UserError(f"valid_metric {metric!r} is none of a tokenizer's: {', '.join(TOKENIZER_METRICS)}")
+                raise UserError(f"valid_metric {metric!r} is none of a tokenizer's; choose {', '.join(TOKENIZER_METRICS)}")
             self.final_config_dict["valid_metric_bigger"] = TOKENIZER_METRICS[metric]
         else:
             self._check_valid_metric()
@@ -216,14 +288,24 @@ class Config(RecBoleConfig):
         if data_path:  # RecBole would take its own copy of ml-100k whatever the user says
             self.final_config_dict["data_path"] = os.path.join(data_path, self.dataset)
 
+    def _check_metrics(self):
+        metrics = self.final_config_dict["metrics"]
+        metrics = [metrics] if isinstance(metrics, str) else metrics
+        unknown = next((metric for metric in metrics if metric.lower() not in metric_types), None)
+        if not metrics or unknown is not None:
+            hint = nearest(unknown, metric_types) if metrics else ""
+            raise UserError(f"metrics is {shown(metrics)}, {shown(unknown)} is none{hint}; choose among {', '.join(metric_types)}")
+
     def _check_valid_metric(self):
         """RecBole would train an epoch and then miss the key."""
         final = self.final_config_dict
         offered = list(final["metrics"])
+        if self.predicts_clicks:
+            offered.append("UAUC")
         if final["eval_type"] == EvaluatorType.RANKING:
             offered = [f"{metric}@{k}" for metric in final["metrics"] for k in final["topk"]]
         if final["valid_metric"].lower() not in {name.lower() for name in offered}:
-            raise UserError(f"valid_metric {final['valid_metric']} is not among what is measured: {', '.join(offered)}")
+            raise UserError(f"valid_metric {final['valid_metric']} is not among what metrics and topk measure; choose {', '.join(offered)}")
 
     # -- devices and processes ---------------------------------------------------------------------------------------
 
@@ -281,16 +363,20 @@ def tokenizer_config(config: Config) -> Config:
     """The configuration of the tokenizer stage of a generator's run.
 
     A key X of that stage is ``tokenizer_X`` where the user gives it; else the user's X, unless X is one of the generator's own keys (its
-    YAML lists them: ``epochs``, ``learning_rate`` …); else ``tokenizer_X`` of the generator's YAML files; else the tokenizer's default.
+    YAML lists them: ``epochs``, ``learning_rate`` …; for a model that predicts clicks ``ctr.yaml`` and RecBole's YAML of the model); else
+    ``tokenizer_X`` of the generator's YAML files; else the tokenizer's default.
     So changing how the generator is trained never changes the semantic IDs.
 
     Args:
-        config: Configuration of a generator, with ``tokenizer`` set.
+        config: Configuration of a generator, or of a model that predicts clicks, with ``tokenizer`` set.
 
     Returns:
         Configuration with the tokenizer as its model.
     """
-    generator_keys = set(load_yaml(properties() / "model" / f"{config.model}.yaml"))
+    files = [properties() / "model" / f"{config.model}.yaml"]
+    if config.predicts_clicks:
+        files = [properties() / "ctr.yaml", recbole_properties() / "model" / f"{config.model}.yaml"]
+    generator_keys = {key for file in files for key in load_yaml(file)}
     given = config.external_config_dict
     prefixed = [
         {key.removeprefix("tokenizer_"): value for key, value in source.items() if key.startswith("tokenizer_")}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class UserError(ValueError):
@@ -13,17 +14,57 @@ class UserError(ValueError):
     """
 
 
-def nearest(name: str, candidates: Iterable[str], n: int = 3) -> str:
+@contextmanager
+def refused(what: str, remedy: str) -> Iterator[None]:
+    """Code of others that reads the user's input: whatever it raises is the input's fault, said in one line.
+
+    Args:
+        what: What could not be done.
+        remedy: What the user can do.
+
+    Raises:
+        UserError: the block raised anything but an interrupt; a ``UserError`` of its own stays as it is.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{what}: {type(error).__name__}: {error}; {remedy}") from error
+
+
+def one_line(error: object, n: int = 1500) -> str:
+    """An error as one line that a terminal can show: no control characters, and the middle of a very long one left out.
+
+    Args:
+        error: The error, or its message.
+        n: At most so many characters.
+    """
+    text = " ".join(str(error).split())
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+    return text if len(text) <= n else f"{text[: n // 2]} … {text[-n // 2 + 3 :]}"
+
+
+def shown(value: object, n: int = 60) -> str:
+    """A value as Python writes it, for a message; cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= n else f"{text[:n]}…"
+
+
+def nearest(name: object, candidates: Iterable[str], n: int = 3, otherwise: str = "") -> str:
     """A hint naming the candidates most like ``name``, for the end of an error message.
 
     Args:
-        name: What the user wrote.
+        name: What the user wrote, which may be no text at all.
         candidates: The names that exist.
         n: At most this many are named.
+        otherwise: What to do when nothing is close.
 
     Returns:
-        ``"; did you mean 'a' or 'b'?"``, or an empty string when nothing is close.
+        ``"; did you mean 'a' or 'b'?"``; when nothing is close ``"; "`` and ``otherwise``, or an empty string without it.
     """
     by_lower = {candidate.lower(): candidate for candidate in candidates}
-    close = difflib.get_close_matches(name.lower(), by_lower, n=n, cutoff=0.5)
-    return f"; did you mean {' or '.join(repr(by_lower[c]) for c in close)}?" if close else ""
+    close = difflib.get_close_matches(str(name)[:100].lower(), by_lower, n=n, cutoff=0.5)
+    if not close:
+        return f"; {otherwise}" if otherwise else ""
+    return f"; did you mean {' or '.join(repr(by_lower[c]) for c in close)}?"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,18 @@ try:
     import fcntl
 except ModuleNotFoundError:  # not a POSIX system: there, what killed writers left stays
     fcntl = None
+
+
+def beside(path: str | os.PathLike, ending: str) -> Path:
+    """The file that belongs to another one: the same name with another ending, such as ``.ids``.
+
+    Raises:
+        UserError: ``path`` is none of a file.
+    """
+    path = Path(path)
+    if not path.name or path.name == "..":
+        raise UserError(f"{str(path)!r} names no file; give a file's path")
+    return path.with_suffix(ending)
 
 
 @contextmanager
@@ -48,9 +61,7 @@ def atomic_write(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes private files; artefacts follow the user's umask
+        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes private files; artefacts follow the user's umask
         os.replace(temporary, path)
         temporary = None
     except OSError as error:
@@ -62,29 +73,74 @@ def atomic_write(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
             os.unlink(temporary)
 
 
+@contextmanager
+def temporary_folder(path: str | os.PathLike) -> Iterator[Path]:
+    """A folder beside ``path``, in which to make several files that are then renamed to their places. What is left in it goes at the end.
+
+    Such folders that killed writers of ``path`` left are removed first.
+
+    Args:
+        path: What is to be written; its own folder is made if it does not exist.
+
+    Yields:
+        The temporary folder, which may be renamed too.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(path)
+    while True:
+        folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
+        lock = _locked(os.open(folder, os.O_RDONLY)) if fcntl else None
+        if fcntl is None or lock is not None:
+            break
+    try:
+        os.chmod(folder, 0o777 & ~_umask())
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
+
+
+def _umask() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
+
+
+def _locked(descriptor: int) -> int | None:
+    """Lock what was just made, until its descriptor is closed or the process ends; ``None`` if another writer took it for a leftover."""
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    if os.fstat(descriptor).st_nlink:
+        return descriptor
+    os.close(descriptor)
+    return None
+
+
 def _locked_temporary(path: Path) -> tuple[int, str]:
     """A new file beside ``path``, open and locked: the lock, which ends with the process, says that it is being written."""
     while True:
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        if fcntl is None:
+        if fcntl is None or _locked(descriptor) is not None:
             return descriptor, name
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        if os.fstat(descriptor).st_nlink:
-            return descriptor, name
-        os.close(descriptor)  # another writer took it for a leftover before it was locked
 
 
 def _remove_leftovers(path: Path) -> None:
-    """Remove temporary files of ``path`` whose writers were killed."""
+    """Remove temporary files and folders of ``path`` whose writers were killed."""
     if fcntl is None:
         return
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         try:
-            with open(leftover, "rb") as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                leftover.unlink()
-        except OSError:  # someone writes it now, or has just removed it
+            descriptor = os.open(leftover, os.O_RDONLY)
+        except OSError:  # another one has just removed it
             continue
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        except OSError:  # someone writes it now, or removes it
+            continue
+        finally:
+            os.close(descriptor)
 
 
 @contextmanager

@@ -5,9 +5,10 @@ from __future__ import annotations
 import importlib
 import pkgutil
 
+from recbole.utils import ModelType
 from recbole.utils import get_model as recbole_get_model
 
-from recbole_r3vae.errors import UserError, nearest
+from recbole_r3vae.errors import UserError, nearest, shown
 from recbole_r3vae.settings import recbole_properties
 
 MODEL_ROOMS = ("recbole_r3vae.model.tokenizer", "recbole_r3vae.model.generator", "recbole_r3vae.model.baseline")
@@ -50,8 +51,14 @@ def get_model(name: str) -> type:
         return ours[name]
     try:
         return recbole_get_model(name)
-    except (ValueError, AttributeError, ModuleNotFoundError) as error:
-        raise UserError(f"there is no model {name!r}{nearest(name, [*ours, *recbole_models()])}") from error
+    except (ValueError, TypeError, AttributeError, ModuleNotFoundError) as error:
+        choices = f"choose one of RecBole's, or {', '.join(sorted(ours))}"
+        raise UserError(f"there is no model {shown(name)}{nearest(name, [*ours, *recbole_models()], otherwise=choices)}") from error
+
+
+def predicts_clicks(model_class: type) -> bool:
+    """Whether a model is one of RecBole's that predict labels from fields of features: any context-aware one, or DIN."""
+    return model_class.type == ModelType.CONTEXT or model_class.__name__ == "DIN"
 
 
 def recbole_models() -> list[str]:

@@ -13,11 +13,22 @@ from typing import Any
 
 import yaml
 
-from recbole_r3vae.errors import UserError
+from recbole_r3vae.errors import UserError, shown
+
+
+MOST_VALUES = 100_000
+"""A file of settings holds fewer values; a few lines of anchors can stand for billions."""
 
 
 class YamlLoader(yaml.SafeLoader):
-    """Safe YAML whose floats may be written ``1e-3``, as RecBole's are."""
+    """Safe YAML whose floats may be written ``1e-3``, as RecBole's are, and in which no key comes twice."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
+        twice = next((key for place, key in enumerate(keys) if key in keys[:place]), None)
+        if twice is not None:
+            raise yaml.constructor.ConstructorError(None, None, f"key {twice!r} comes twice", node.start_mark)
+        return super().construct_mapping(node, deep=deep)
 
 
 YamlLoader.add_implicit_resolver(
@@ -60,16 +71,40 @@ def load_yaml(path: str | os.PathLike) -> dict[str, Any]:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"cannot read configuration file {path}: {reason}; check the path") from error
     try:
-        values = yaml.load(text, Loader=YamlLoader)
+        values = _plain(text)
     except yaml.YAMLError as error:
         where = f", line {error.problem_mark.line + 1}" if getattr(error, "problem_mark", None) else ""
         problem = getattr(error, "problem", None) or str(error)
         raise UserError(f"configuration file {path}{where}: {problem}; write plain `key: value` lines") from error
     if values is None:
         return {}
-    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-        raise UserError(f"configuration file {path} must hold `key: value` lines, it holds a {type(values).__name__}")
+    if not isinstance(values, dict):
+        raise UserError(f"configuration file {path} holds a {type(values).__name__}; write plain `key: value` lines")
+    odd = next((key for key in values if not isinstance(key, str)), None)
+    if odd is not None:
+        raise UserError(f"configuration file {path}: the key {odd!r} is no name ({type(odd).__name__}); write plain `key: value` lines")
     return values
+
+
+def _plain(text: str) -> Any:
+    """What YAML says, of which writing it out would not fill the memory.
+
+    Raises:
+        yaml.YAMLError: it is no YAML, a value is none of its tag, or anchors stand for more than :data:`MOST_VALUES` values.
+    """
+    try:
+        value = yaml.load(text, Loader=YamlLoader)
+    except yaml.YAMLError:
+        raise
+    except Exception as error:  # `!!int x`, `2020-13-45`, numbers of 5,000 digits, 3,000 brackets: from whatever reads them
+        raise yaml.YAMLError(f"{type(error).__name__}: {error}") from error
+    left, n_values = [value], 0
+    while left:
+        entry, n_values = left.pop(), n_values + 1
+        if n_values > MOST_VALUES:
+            raise yaml.YAMLError(f"anchors stand for more than {MOST_VALUES:,} values")
+        left.extend([*entry, *entry.values()] if isinstance(entry, dict) else entry if isinstance(entry, (list, tuple, set)) else ())
+    return value
 
 
 def parse_value(key: str, text: str) -> Any:
@@ -87,7 +122,7 @@ def parse_value(key: str, text: str) -> Any:
     if text == "None":
         return None
     try:
-        return yaml.load(text, Loader=YamlLoader)
+        return _plain(text)
     except yaml.YAMLError:
         return text
 
@@ -108,13 +143,13 @@ def parse_arguments(arguments: Iterable[str]) -> dict[str, Any]:
     while words:
         word = words.pop(0)
         if not word.startswith("--") or len(word) == 2:
-            raise UserError(f"argument {word!r} belongs to no option; write --key=value or --key value")
+            raise UserError(f"argument {shown(word)} belongs to no option; write --key=value or --key value")
         key, equals, text = word[2:].partition("=")
         if not equals:
             text = words.pop(0) if words and not words[0].startswith("--") else "True"
         value = parse_value(key, text)
         if key in values and values[key] != value:
-            raise UserError(f"--{key} is given twice, as {values[key]!r} and {value!r}; give it once")
+            raise UserError(f"--{key} is given twice, as {shown(values[key])} and {shown(value)}; give it once")
         values[key] = value
     return values
 

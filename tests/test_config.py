@@ -125,12 +125,45 @@ def test_hints_name_the_nearest():
     ("R3GR", ["--eval_args=full"], "eval_args is 'full' (str), it must be dict"),
     ("R3VAE", ["--codebook_sizes=8"], "codebook_sizes is 8 (int), it must be list"),
     ("SASRec", ["--epochs=1.5"], "epochs is 1.5 (float), it must be int"),
+    ("R3GR", ["--metrics=[Recall, true]"], "metrics is ['Recall', True]: True (bool) must be str; the default is"),
+    ("R3GR", ["--metrics==1+1"], "metrics is ['=1+1'], '=1+1' is none; choose among"),
+    ("R3GR", ["--metrics=[Recal]"], "'Recal' is none; did you mean 'recall'"),
+    ("R3GR", ["--metrics=[]"], "metrics is [], None is none; choose among"),
+    ("R3GR", ["--topk=[5, five]"], "topk is [5, 'five']: 'five' (str) must be int"),
+    ("R3GR", ["--topk=[0]"], "topk must be a positive integer"),
+    ("R3GR", ["--tokenizer=[R3VAE]"], "tokenizer is ['R3VAE'] (list), it must be str"),
+    ("R3VAE", ["--codebook_sizes=[8, true]"], "codebook_sizes is [8, True]: True (bool) must be int"),
+    ("R3GR", ["--train_batch_size=99999999999999999999"], "train_batch_size is 99999999999999999999; give finite numbers"),
+    ("R3GR", ["--MAX_ITEM_LIST_LENGTH=0"], "MAX_ITEM_LIST_LENGTH is 0; give 1 or more"),
+    ("SASRec", ["--epochs=-1"], "epochs is -1; give 0 or more"),
+    ("R3GR", ["--learning_rate=.nan"], "learning_rate is nan; give finite numbers"),
     ("BPR", ["--embedding_size=big"], "embedding_size is 'big' (str), it must be float"),
 ])  # fmt: skip
 def test_a_value_of_the_wrong_type_names_key_value_and_type(model, words, expected):
     with pytest.raises(UserError) as caught:
         Config(model, "ml-100k", arguments=words)
     assert expected in str(caught.value)
+
+
+@pytest.mark.parametrize("text, expected", [
+    ("epochs: 3\nseed: 1\nepochs: 5\n", "line 1: key 'epochs' comes twice"),
+    ("- 1\n", "holds a list"), ("just words", "holds a str"), ("1: 2\n", "the key 1 is no name (int)"),
+    ("seed: " + "9" * 5000, "ValueError"), ("seed: !!int x", "ValueError"), ("seed: !!bool x", "KeyError"), ("seed: 2020-13-45", "ValueError"),
+    ("seed: " + "[" * 1000, "RecursionError"), ("seed: &s [*s]", "anchors stand for more than"), ("a: 1\0", "special characters"),
+    ("b0: &b0 [1, 1]\n" + "".join(f"b{n}: &b{n} [{', '.join([f'*b{n - 1}'] * 9)}]\n" for n in range(1, 12)), "anchors stand for more than"),
+])  # fmt: skip
+def test_a_settings_file_that_is_none_is_one_line(tmp_path, text, expected):
+    path = tmp_path / "x.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError) as caught:
+        load_yaml(path)
+    assert str(path) in str(caught.value) and expected in str(caught.value) and "; write plain `key: value` lines" in str(caught.value)
+
+
+def test_anchors_within_reason_pass(tmp_path):
+    path = tmp_path / "x.yaml"
+    path.write_text("a: &a {b: [1, 2]}\nc: *a\nd: {<<: *a, e: 3}\n")
+    assert load_yaml(path) == {"a": {"b": [1, 2]}, "c": {"b": [1, 2]}, "d": {"b": [1, 2], "e": 3}}
 
 
 def test_every_spelling_of_a_right_value_passes():

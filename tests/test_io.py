@@ -100,3 +100,18 @@ def test_a_lock_ends_with_its_process():
     assert in_a_fork(hold_and_die) == -signal.SIGKILL
     with locked("x.lock", "checkpoint_dir"):
         pass
+
+
+def test_what_a_killed_writer_left_of_a_folder_goes_with_the_next_one():
+    def write_and_die():
+        with io.temporary_folder("out/data") as folder:
+            (folder / "half.txt").write_text("half")
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    assert in_a_fork(write_and_die) == -signal.SIGKILL
+    assert len(list(Path("out").iterdir())) == 1
+    with io.temporary_folder("out/data") as folder, io.temporary_folder("out/data") as another:
+        assert folder.is_dir() and another.is_dir()  # a living writer's stays
+        (folder / "a.txt").write_text("whole")
+        folder.rename("out/data")
+    assert [path.name for path in Path("out").iterdir()] == ["data"] and Path("out/data/a.txt").read_text() == "whole"

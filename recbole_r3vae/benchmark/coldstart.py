@@ -165,11 +165,12 @@ def _deal_out(given: dict[str, Any], model: str, dataset: str) -> tuple[dict[str
     mine = {key: value for key, value in given.items() if not key.startswith("SASRec.")}
     unknown = sorted(set(mine) - (known := Config(model, dataset, config_dict=mine).known_keys()))
     if unknown:
-        raise UserError(f"unknown key --{unknown[0]} for model {model}{nearest(unknown[0], known)}")
+        hint = nearest(unknown[0], known, otherwise="correct it, or leave it out")
+        raise UserError(f"unknown key --{unknown[0]} for model {model}{hint}")
     own = {key.removeprefix("SASRec."): value for key, value in given.items() if key.startswith("SASRec.")}
     unknown = sorted(set(own) - (known := Config("SASRec", dataset).known_keys()))
     if unknown:
-        raise UserError(f"unknown key --SASRec.{unknown[0]}{nearest(unknown[0], known)}")
+        raise UserError(f"unknown key --SASRec.{unknown[0]}{nearest(unknown[0], known, otherwise='correct it, or leave it out')}")
     generators = set(load_yaml(properties() / "model" / f"{model}.yaml")) - set(load_yaml(properties() / "overall.yaml"))
     return mine, {**{key: value for key, value in mine.items() if key in known - generators}, **own}
 

@@ -140,15 +140,18 @@ def settings_of_each(names: Sequence[str], dataset: str, given: dict[str, Any]) 
         owner, dot, own_key = key.partition(".")
         if dot:
             if owner not in settings:
-                raise UserError(f"--{key} is for {owner!r}, which is not among {', '.join(names)}{nearest(owner, names)}")
+                hint = nearest(owner, names, otherwise="leave it out")
+                raise UserError(f"--{key} is for {owner!r}, which is not among {', '.join(names)}{hint}")
             own_keys = tokenizer_defaults(owner)  # its own only: data and item content have to be the same for all
             if own_key not in own_keys:
-                raise UserError(f"unknown key --{key}{nearest(key, [f'{owner}.{known_key}' for known_key in own_keys])}")
+                choices = [f"{owner}.{known_key}" for known_key in own_keys]
+                raise UserError(f"unknown key --{key}{nearest(key, choices, otherwise='correct it, or leave it out')}")
             settings[owner][own_key] = given[key]
             continue
         takers = [name for name in names if key in known[name]]
         if not takers:
-            raise UserError(f"unknown key --{key} for {', '.join(names)}{nearest(key, set().union(*known.values()))}")
+            hint = nearest(key, set().union(*known.values()), otherwise="correct it, or leave it out")
+            raise UserError(f"unknown key --{key} for {', '.join(names)}{hint}")
         for name in takers:
             if key == "epochs" and issubclass(own_models(MODEL_ROOMS[0])[name], FittedTokenizer):
                 continue  # fitted in one go: it would refuse

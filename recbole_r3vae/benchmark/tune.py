@@ -160,7 +160,8 @@ def load_space(tokenizer: str, path: str | os.PathLike | None = None) -> dict[st
         space[name] = [choice if isinstance(choice, dict) else {name: choice} for choice in choices]
         for key in {key: None for choice in space[name] for key in choice}:
             if key not in defaults:
-                raise UserError(f"unknown key {key} in search space {path}: {tokenizer} has none of that name{nearest(str(key), defaults)}")
+                hint = nearest(key, defaults, otherwise="correct it, or leave it out")
+                raise UserError(f"unknown key {key} in search space {path}: {tokenizer} has none of that name{hint}")
             if owner.setdefault(key, name) != name:
                 raise UserError(f"{key} is in two lists of search space {path}, {owner[key]} and {name}; leave it in one")
     if not space:

@@ -119,7 +119,8 @@ def units_of(grid: dict[str, Any], where: dict[str, str]) -> list[Unit]:
     for level in levels_of(grid):
         for key in level["settings"]:
             if key not in known[level["where"]]:
-                raise UserError(f"unknown key {key} in the settings of {level['where']}{nearest(str(key), known[level['where']])}")
+                hint = nearest(key, known[level["where"]], otherwise="correct it, or leave it out")
+                raise UserError(f"unknown key {key} in the settings of {level['where']}{hint}")
     datasets = list(dict.fromkeys(cell["dataset"] for cell, _ in cells))
     seeds = list(dict.fromkeys(seed for _, own in cells for seed in own))
     units = [

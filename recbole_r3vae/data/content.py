@@ -80,7 +80,7 @@ def load_content(dataset: Dataset, config: Config) -> ItemContent:
         raise UserError(f"dataset '{dataset.dataset_name}' has no items left; loosen its filters")
     if config["content_encoder"] == "file":
         if not config["content_file"]:
-            raise UserError("content_encoder: file needs content_file: <vectors.npy or .safetensors>")
+            raise UserError("content_encoder: file needs content_file; give content_file: <vectors.npy or .safetensors>")
         return _file_content(config["content_file"], config["content_ids"], cache_dir, item_ids)
 
     encoder = _text_encoder(config)
@@ -136,7 +136,7 @@ def save_encoder(folder: str | os.PathLike, content: ItemContent) -> None:
         UserError: the vectors came from a file, so there is no encoder; or the folder cannot be written.
     """
     if content.item_encoder is None:
-        raise UserError("these item vectors came from a file: there is no text encoder to save")
+        raise UserError("these item vectors came from a file, so there is no text encoder to save; encode texts instead")
     content.item_encoder.save(*_encoder_files(Path(folder)))
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +18,7 @@ from recbole_r3vae.data.raw.lastfm import LASTFM
 from recbole_r3vae.data.raw.mind import MIND
 from recbole_r3vae.data.raw.movielens import MOVIELENS
 from recbole_r3vae.errors import UserError, nearest
+from recbole_r3vae.io import temporary_folder
 
 ZIP = "zip"
 """The source that stands for all files of a format that is published as one archive."""
@@ -128,7 +127,7 @@ def prepare(
     """
     if dataset not in DATASETS:
         raise UserError(
-            f"unknown dataset {dataset!r}: prepare knows {', '.join(DATASETS)}{nearest(dataset, DATASETS)}"
+            f"unknown dataset {dataset!r}{nearest(dataset, DATASETS)}; prepare knows {', '.join(DATASETS)}"
         )
     raw = DATASETS[dataset].raw
     kcore = DATASETS[dataset].kcore if kcore is None else kcore
@@ -158,23 +157,20 @@ def prepare(
         )
     user_rows = raw.read_users(files, users, show_progress) if files.get("users") else None
 
-    temporary = output / f".{dataset}.{uuid.uuid4().hex[:8]}.tmp"
     try:
-        temporary.mkdir(parents=True)
-        write_interactions(temporary / f"{dataset}.inter", found, kept, raw.has_rating)
-        write_rows(temporary / f"{dataset}.item", "item_id", raw.item_fields, items, item_rows)
-        if user_rows is not None:
-            write_rows(temporary / f"{dataset}.user", "user_id", raw.user_fields, users, user_rows)
-        if not force:
-            refuse_to_overwrite(folder)  # again: another process may have been faster
-        publish(temporary, folder)
+        with temporary_folder(folder) as temporary:
+            write_interactions(temporary / f"{dataset}.inter", found, kept, raw.has_rating)
+            write_rows(temporary / f"{dataset}.item", "item_id", raw.item_fields, items, item_rows)
+            if user_rows is not None:
+                write_rows(temporary / f"{dataset}.user", "user_id", raw.user_fields, users, user_rows)
+            if not force:
+                refuse_to_overwrite(folder)  # again: another process may have been faster
+            publish(temporary, folder)
     except OSError as error:
         raise UserError(
             f"cannot write {folder}: {error.strerror or error}; check free space and permissions, or choose "
             "another output folder"
         ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     titled = sum(bool(row[0]) for row in item_rows.values())
     return PrepareSummary(dataset, folder, kcore, len(users), len(items), len(kept), len(found), titled)
 
@@ -213,7 +209,7 @@ def _files(
     for role, source in sources.items():
         if role not in allowed:
             raise UserError(
-                f"{dataset} has no source {role!r}: it takes {', '.join(allowed)}{nearest(role, allowed)}"
+                f"{dataset} has no source {role!r}{nearest(role, allowed)}; it takes {', '.join(allowed)}"
             )
         named[role] = [source] if isinstance(source, (str, os.PathLike)) else list(source)
     missing = [role for role in raw.roles if raw.roles[role].required and not named.get(role)]

@@ -27,6 +27,14 @@ class TimeOrdered:
         super()._change_feat_format()
 
 
+def gather_histories(sequence: torch.Tensor, begin: np.ndarray, length: np.ndarray, size: int) -> torch.Tensor:
+    """``sequence[begin : begin + length]`` for each row, padded with 0 on the right: [n, size]."""
+    column = np.arange(size)
+    inside = column < length[:, None]  # [n, size]
+    values = sequence.numpy()[np.where(inside, begin[:, None] + column, 0)]
+    return torch.from_numpy(np.where(inside, values, 0))
+
+
 class WindowDataset(TimeOrdered, SequentialDataset):
     """RecBole's sequential split with training rows that hold many targets each.
 
@@ -81,10 +89,7 @@ class WindowDataset(TimeOrdered, SequentialDataset):
 
     def _gather(self, sequence: torch.Tensor, begin: np.ndarray, length: np.ndarray) -> torch.Tensor:
         """``sequence[begin : begin + length]`` for each row, padded with 0 on the right: [n, max_len]."""
-        column = np.arange(self.max_item_list_len)
-        inside = column < length[:, None]  # [n, max_len]
-        values = sequence.numpy()[np.where(inside, begin[:, None] + column, 0)]
-        return torch.from_numpy(np.where(inside, values, 0))
+        return gather_histories(sequence, begin, length, self.max_item_list_len)
 
     def _histories(self, begin: np.ndarray, length: np.ndarray) -> dict[str, torch.Tensor]:
         """The fields of histories that begin and end there in ``item_sequence``."""

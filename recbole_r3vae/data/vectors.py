@@ -12,6 +12,7 @@ import numpy as np
 import safetensors
 
 from recbole_r3vae.errors import UserError
+from recbole_r3vae.io import beside
 
 SAFETENSORS_KEY = "embeddings"
 _BLOCK_BYTES = 16 << 20
@@ -36,7 +37,7 @@ class VectorFile:
 
     def __init__(self, path: str | os.PathLike, ids_path: str | os.PathLike | None = None) -> None:
         self.path = Path(path)
-        self.ids_path = Path(ids_path) if ids_path else self.path.with_suffix(".ids")
+        self.ids_path = Path(ids_path) if ids_path else beside(self.path, ".ids")
         for file, key, content in (
             (self.path, "content_file", "a .npy or .safetensors file with a vector per item"),
             (self.ids_path, "content_ids", "a text file with the item id of each vector, one per line"),

@@ -6,6 +6,7 @@ Whichever it is, interactions are in time order and checkpoints are safe.
 from __future__ import annotations
 
 import importlib
+import os
 from pathlib import Path
 
 from recbole.data import utils as recbole_data
@@ -16,9 +17,10 @@ from recbole.utils import get_trainer as recbole_get_trainer
 
 from recbole_r3vae.config import Config
 from recbole_r3vae.data.atomic_check import check_atomic_file
+from recbole_r3vae.data.clicks import ClickDataset, ClickHistoryDataset
 from recbole_r3vae.data.sequences import time_ordered
 from recbole_r3vae.data.split import add_seen, meetings
-from recbole_r3vae.errors import UserError, nearest
+from recbole_r3vae.errors import UserError, nearest, one_line, refused, shown
 from recbole_r3vae.model.generator.base import SIDGenerator
 from recbole_r3vae.settings import properties
 from recbole_r3vae.trainer.checkpoint import checkpointed
@@ -34,13 +36,14 @@ def dataset_folder(config: Config) -> Path:
         UserError: there is no such folder; the message names the nearest datasets and how to make one.
     """
     folder, name = Path(config["data_path"]), config["dataset"]
-    if not (folder / f"{name}.inter").is_file() and config["benchmark_filename"] is None:
+    if not os.path.isfile(folder / f"{name}.inter") and config["benchmark_filename"] is None:
         known = {path.stem for path in (properties() / "dataset").glob("*.yaml")}
         here = {path.name for path in folder.parent.glob("*") if (path / f"{path.name}.inter").is_file()}
         hint = nearest(name, known | here)
         remedy = f"run `recbole-r3vae prepare {name}`" if name in known else f"known datasets: {', '.join(sorted(known | here))}"
         raise UserError(
-            f"there is no {folder / name}.inter for dataset {name!r}{hint}; {remedy}, or point --data_path at its parent folder"
+            f"there is no {one_line(folder / name, 300)}.inter for dataset {shown(name)}{hint}; {remedy}, or point --data_path at its "
+            "parent folder"
         )
     return folder
 
@@ -59,21 +62,22 @@ def create_dataset(config: Config) -> Dataset:
     """
     folder, name = dataset_folder(config), config["dataset"]
     ordered_by = [config["TIME_FIELD"]] if config["eval_args"]["order"] == "TO" else []
-    for ending, numbers in {"inter": ordered_by, "item": [], "user": []}.items():
+    user, item, columns = config["USER_ID_FIELD"], config["ITEM_ID_FIELD"], config["load_col"]
+    for ending, numbers, unique in (("inter", ordered_by, None), ("item", [], item), ("user", [], user)):
         path = folder / f"{name}.{ending}"
-        if path.is_file() and (ending == "inter" or ending in (config["load_col"] or [ending])):
-            check_atomic_file(path, config["field_separator"], config["encoding"], numbers)
+        if path.is_file() and (ending == "inter" or ending in (columns or [ending])):
+            read = columns.get(ending) if columns else None
+            read = read if isinstance(read, list) else None  # "*", or nothing said, is all of them
+            check_atomic_file(path, config["field_separator"], config["encoding"], numbers, {user, item}, unique, read)
     dataset_class = getattr(config.model_class, "dataset_class", None)
-    if dataset_class is None:
+    if dataset_class is None and config.predicts_clicks:
+        dataset_class = ClickHistoryDataset if config["MODEL_TYPE"] == ModelType.SEQUENTIAL else ClickDataset
+    elif dataset_class is None:
         module = importlib.import_module("recbole.data.dataset")
         by_model = getattr(module, f"{config['model']}Dataset", None)
         dataset_class = by_model or getattr(module, _DATASET_OF_TYPE.get(config["MODEL_TYPE"], "Dataset"))
-    try:
+    with refused(f"dataset {name!r} in {folder} cannot be loaded", "correct its files, or `load_col`"):
         dataset = time_ordered(dataset_class)(config)
-    except UserError:
-        raise
-    except (ValueError, KeyError, OSError) as error:
-        raise UserError(f"dataset {name!r} in {folder} cannot be loaded: {error}; correct its files, or `load_col`") from error
     if dataset.inter_num == 0:
         raise UserError(
             f"dataset {name!r} has no interactions left after filtering; "
@@ -86,10 +90,12 @@ def data_preparation(config: Config, dataset: Dataset):
     """Split a dataset and make its loaders as RecBole does.
 
     Returns:
-        Training, validation and test loader; see :func:`~recbole_r3vae.data.split.add_seen` for what the last two know in addition.
+        Training, validation and test loader; see :func:`~recbole_r3vae.data.split.add_seen` for what the last two know in addition where
+        the whole catalogue is ranked.
 
     Raises:
-        UserError: RecBole would unpickle loaders that were saved earlier; pickles can run code and are never loaded here.
+        UserError: RecBole would unpickle loaders that were saved earlier; pickles can run code and are never loaded here. Or there is
+            nothing to learn from, or no way to split as ``eval_args`` says.
     """
     default = Path(config["checkpoint_dir"]) / f"{config['dataset']}-for-{config['model']}-dataloader.pth"
     pickled = Path(config["dataloaders_save_path"] or default)
@@ -98,9 +104,21 @@ def data_preparation(config: Config, dataset: Dataset):
             f"RecBole's saved dataloaders and datasets ({pickled}) are pickles, which can run code; "
             "move the file away and leave save_dataset and save_dataloaders off"
         )
+    if config["MODEL_TYPE"] == ModelType.SEQUENTIAL and dataset.inter_num == dataset.user_num - 1:
+        raise UserError(
+            f"dataset {config['dataset']!r}: no user has more than one interaction, so there is no next item to learn; take a dataset "
+            "with longer histories"
+        )
     known = dataset.uid_field in dataset.inter_feat and dataset.iid_field in dataset.inter_feat
     everything = meetings(dataset) if known else None  # before the split, which rewrites the interactions
-    train_data, valid_data, test_data = recbole_data.data_preparation(config, dataset)
+    with refused(f"dataset {config['dataset']!r} cannot be split into training, validation and test", "correct its files, or eval_args"):
+        train_data, valid_data, test_data = recbole_data.data_preparation(config, dataset)
+    split = config["eval_args"]["split"] or {}
+    if ("test" in (split.get("LS") or "") or any((split.get("RS") or [0])[2:])) and test_data._dataset.inter_num == 0:
+        raise UserError(
+            f"dataset {config['dataset']!r}: no user has interactions enough for one to test beside those to learn from, so nothing would "
+            "be measured; take a dataset with longer histories, or another split in eval_args"
+        )
     if everything is not None:
         add_seen(everything, valid_data, test_data)
     return train_data, valid_data, test_data

@@ -13,12 +13,13 @@ from recbole.utils import ModelType, init_logger, init_seed
 from recbole_r3vae.config import Config, identity, tokenizer_config
 from recbole_r3vae.data.content import load_content
 from recbole_r3vae.data.split import held_out
-from recbole_r3vae.errors import UserError
+from recbole_r3vae.errors import UserError, refused
 from recbole_r3vae.model.generator.base import SIDGenerator
 from recbole_r3vae.models import MODEL_ROOMS, own_models
 from recbole_r3vae.provenance import peak_memory_mb, provenance
-from recbole_r3vae.quick_start.lookup import create_dataset, data_preparation, get_trainer
+from recbole_r3vae.quick_start.lookup import create_dataset, data_preparation, dataset_folder, get_trainer
 from recbole_r3vae.quick_start.semantic_ids import bundle_tokenizer, obtain_semantic_ids, train_tokenizer
+from recbole_r3vae.quick_start.sid_features import FEATURES, obtain_feature_codes
 from recbole_r3vae.sid.metrics import format_quality
 from recbole_r3vae.sid.table import SemanticIDs
 from recbole_r3vae.trainer.checkpoint import Checkpointed, from_plain, load_checkpoint, write_json
@@ -37,7 +38,8 @@ def run_recbole_r3vae(
     """Train and evaluate a model of this package or of RecBole; the counterpart of RecBole's ``run_recbole``.
 
     Args:
-        model: ``R3GR`` (a generator: its tokenizer is trained first, or reused), ``R3VAE`` (a tokenizer alone), ``SASRec`` (RecBole's) …
+        model: ``R3GR`` (a generator: its tokenizer is trained first, or reused), ``R3VAE`` (a tokenizer alone), ``SASRec`` (RecBole's),
+            ``DeepFM`` (RecBole's, of clicks; with ``sid_features`` its tokenizer is trained first) …
         dataset: name of a folder of atomic files.
         config_file_list: YAML files.
         config_dict: values from Python.
@@ -47,8 +49,9 @@ def run_recbole_r3vae(
     Returns:
         ``best_valid_score``, ``valid_score_bigger``, ``best_valid_result`` and ``test_result`` as RecBole returns them, and ``name``
         (``R3GR[R3VAE]``), ``run_dir``, ``sid_file``, ``seconds`` and ``stopped_at_budget``; under leave-one-out also ``users``, at which
-        rank each user's test item was, and ``split``, whose test it was (see :class:`~recbole_r3vae.data.split.HeldOut`). For a
-        tokenizer, ``test_result`` holds the quality of its semantic IDs.
+        rank each user's test item was, and ``split``, whose test it was (see :class:`~recbole_r3vae.data.split.HeldOut`); for a model that
+        predicts clicks ``labelled``, what the labels are and counts of each part of the split (see
+        :meth:`~recbole_r3vae.data.clicks.LabelledRows.describe`). For a tokenizer, ``test_result`` holds the quality of its semantic IDs.
 
     Raises:
         UserError: the input is unusable; the message says how to mend it.
@@ -59,6 +62,7 @@ def run_recbole_r3vae(
     if is_generator:
         check_settings(config)
         config.model_class.check(config)
+    dataset_folder(config)  # before the dataset's name becomes part of a log file's
     start_logging(config)
     logger = logging.getLogger()
     data = create_dataset(config)
@@ -82,19 +86,28 @@ def run_recbole_r3vae(
             except UserError as error:
                 raise UserError(f"{error}; or leave text out of what the model reads, with --item_inputs=[codes]") from error
             data.item_vectors, hashes["item_vectors"] = content.embeddings, content.content_hash
+    has_features = config.predicts_clicks and config["sid_features"] != "none"
+    if has_features:
+        sids, sid_file, tokenizer = obtain_feature_codes(config, data, show_progress=config["show_progress"])
+        data.add_semantic_ids(sids, config["sid_prefix_buckets"], replace=config["sid_features"] == "replace")
+        name, hashes = result_name(config), {"semantic_ids": sids.content_hash}
     train_data, valid_data, test_data = data_preparation(config, data)
 
     folder = name.replace("[", "-").rstrip("]")
     default = Path(config["checkpoint_dir"]) / config.dataset / f"{folder}-{identity(config, **hashes)}"
     config["run_dir"] = run_dir = Path(config["run_dir"] or default)
     init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
-    network = config.model_class(config, train_data.dataset).to(config["device"])
+    with refused(f"{config.model} cannot be made with these settings", "correct the key that this is about"):
+        network = config.model_class(config, train_data.dataset).to(config["device"])
     if tokenizer and saved and config["local_rank"] == 0:
         bundle_tokenizer(tokenizer, run_dir)
+    if has_features and saved and config["local_rank"] == 0:
+        sids.save(run_dir / FEATURES)
     n_parameters = sum(p.numel() for p in network.parameters() if p.requires_grad)
     logger.info(f"{name}: {n_parameters:,} parameters on {config['device']}, loss {loss_name(config)}, seed {config['seed']}, {run_dir}")
 
-    trainer = get_trainer(config)(config, network)
+    with refused(f"{config.model} cannot be trained with these settings", "correct the key that this is about"):
+        trainer = get_trainer(config)(config, network)
     if config["resume"] and isinstance(trainer, Checkpointed) and not trainer.resume():
         logger.info(f"nothing to resume in {run_dir}; starting anew")
     best_valid_score, best_valid_result = trainer.fit(
@@ -121,11 +134,17 @@ def run_recbole_r3vae(
         "peak_memory_mb": {"process": peak_memory_mb(), "gpu": peak_memory_mb(device) if device.type == "cuda" else None},
         "split": users.describe() if users else None,
         "users": users.ranks(ranks, max(config["topk"])) if users and ranks is not None else None,
+        "labelled": _count_labels(train_data, valid_data, test_data) if config.predicts_clicks else None,
     }
     if saved and config["local_rank"] == 0:
         write_json(run_dir / "result.json", {**result, **provenance(config), "loss": loss_name(config), "n_parameters": n_parameters})
     logger.info(_closing_words(config, result, tokenizer, saved))
     return result
+
+
+def _count_labels(*loaders) -> dict[str, Any]:
+    parts = {name: loader._dataset for name, loader in zip(("train", "valid", "test"), loaders)}
+    return {"labels": parts["train"].label_source, **{name: part.labelled_rows().describe() for name, part in parts.items()}}
 
 
 def _run_tokenizer(config: Config, dataset) -> dict[str, Any]:
@@ -175,6 +194,10 @@ def load_data_and_model(checkpoint: str | Path, config_dict: dict[str, Any] | No
         sids = SemanticIDs(state["model"]["codes"].cpu(), tuple(known["codebook_sizes"]), known["item_ids"])
         dataset.semantic_ids = sids.align([str(token) for token in dataset.field2id_token[dataset.iid_field]])
         dataset.item_vectors = state["model"].get("item_vectors")
+    if config.predicts_clicks and config["sid_features"] != "none":
+        sids = SemanticIDs.load(Path(checkpoint).parent / FEATURES)
+        sids = sids.align([str(token) for token in dataset.field2id_token[dataset.iid_field]])
+        dataset.add_semantic_ids(sids, config["sid_prefix_buckets"], replace=config["sid_features"] == "replace")
     train_data, valid_data, test_data = data_preparation(config, dataset)
     init_seed(config["seed"], config["reproducibility"])
     model = config.model_class(config, train_data.dataset).to(config["device"])
@@ -194,10 +217,14 @@ def start_logging(config: Config) -> None:
 
 
 def result_name(config: Config) -> str:
-    """What a run's result is called: ``SASRec``, ``R3GR[R3VAE]``, or ``R3GR-hybrid[R3VAE]`` where it reads item ids beside content."""
-    if not issubclass(config.model_class, SIDGenerator):
+    """What a run's result is called: ``SASRec``, ``R3GR[R3VAE]``, ``R3GR-hybrid[R3VAE]`` where it reads item ids beside content, or
+    ``DeepFM-replace[R3VAE]`` by what semantic IDs as features do to the item id."""
+    if config.predicts_clicks and config["sid_features"] != "none":
+        family = f"{config.model}-{config['sid_features']}"
+    elif issubclass(config.model_class, SIDGenerator):
+        family = f"{config.model}-hybrid" if "id" in (config["item_inputs"] or ()) else config.model
+    else:
         return config.model
-    family = f"{config.model}-hybrid" if "id" in (config["item_inputs"] or ()) else config.model
     return f"{family}[{Path(config['sid_file']).stem if config['sid_file'] else config['tokenizer']}]"
 
 
@@ -207,6 +234,8 @@ def loss_name(config: Config) -> str:
         return "NLL of semantic ID"
     if config["MODEL_TYPE"] == ModelType.TRADITIONAL:
         return "none"  # counted, not trained
+    if config.predicts_clicks:
+        return "log loss"
     loss = str(config["loss_type"] or config["MODEL_INPUT_TYPE"].name.lower())
     return f"{loss}, {config['n_negatives']} negatives" if loss == "InfoNCE" else loss
 
@@ -228,5 +257,8 @@ def _closing_words(config: Config, result: dict[str, Any], tokenizer, saved: boo
         lines.append(f"checkpoint: {Path(result['run_dir']) / 'best.pth'}")
     if result["sid_file"]:
         lines.append(f"semantic IDs: {result['sid_file']}")
-        lines.append(f"next: recbole-r3vae run --model=SASRec --dataset={config.dataset}   # an item-id model on the same split")
+        if config.predicts_clicks:
+            lines.append(f"next: recbole-r3vae run --model={config.model} --dataset={config.dataset}   # the item id, on the same rows")
+        else:
+            lines.append(f"next: recbole-r3vae run --model=SASRec --dataset={config.dataset}   # an item-id model on the same split")
     return "\n".join(lines)

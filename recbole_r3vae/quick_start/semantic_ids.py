@@ -20,7 +20,7 @@ from safetensors.torch import load, save
 from recbole_r3vae.config import Config, tokenizer_config, tokenizer_defaults
 from recbole_r3vae.data.content import ItemContent, load_content, save_encoder
 from recbole_r3vae.data.items import ItemDataLoader, ItemVectors
-from recbole_r3vae.errors import UserError
+from recbole_r3vae.errors import UserError, refused
 from recbole_r3vae.io import atomic_write, locked
 from recbole_r3vae.provenance import provenance
 from recbole_r3vae.quick_start.collaborative import CollaborativeModel
@@ -134,8 +134,9 @@ def _train(
         items = ItemVectors(items.content, collaborative.vectors(items.item_ids))
     config["run_dir"], config["single_spec"] = folder, True
     init_seed(config["seed"], config["reproducibility"])
-    model = config.model_class(config, items).to(config["device"])
-    trainer = TokenizerTrainer(config, model)
+    with refused(f"{config.model} cannot be made with these settings", "correct the key that this is about"):
+        model = config.model_class(config, items).to(config["device"])
+        trainer = TokenizerTrainer(config, model)
     trainer.resume()
     trainer.fit(ItemDataLoader(items, config, shuffle=True), items, verbose=False, show_progress=show_progress)
     seconds = trainer.seconds()
@@ -231,9 +232,9 @@ def obtain_semantic_ids(config: Config, dataset, show_progress: bool = True) -> 
     if config["sid_file"]:
         path = Path(config["sid_file"])
         try:
-            sids = SemanticIDs.load(path).align(item_ids)
+            sids = SemanticIDs.load(path, item_ids)
         except UserError as error:
-            raise UserError(f"sid_file {path} does not fit dataset {config.dataset}: {error}") from error
+            raise UserError(f"sid_file does not fit dataset {config.dataset}; {error}") from error
         if not sids.unique and config["collision_policy"] == "suffix":
             codes, sizes, _ = resolve_collisions(sids.codes[1:], sids.codebook_sizes, "suffix")
             sids = SemanticIDs(torch.cat([torch.full((1, codes.shape[1]), -1), codes]), sizes, item_ids, sids.meta)

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from recbole_r3vae.config import Config
 from recbole_r3vae.errors import UserError
+from recbole_r3vae.io import beside
 from recbole_r3vae.model.generator.base import SIDGenerator
 from recbole_r3vae.quick_start.lookup import create_dataset
 from recbole_r3vae.quick_start.serve_models import ServedGenerator, ServedRanker, find_checkpoint
@@ -96,7 +97,7 @@ class Recommender:
         if not isinstance(self.served, ServedGenerator):
             raise UserError(f"{self.config.model} knows the items of its training and no others; add items to a generator, such as R3GR")
         if not isinstance(sids, SemanticIDs):
-            vectors = vectors or Path(sids).with_suffix(".npy")
+            vectors = vectors or beside(sids, ".npy")
             sids = SemanticIDs.load(sids)
         n_new = self.served.add_items(sids, vectors, policy)
         self._removed.difference_update(sids.item_ids)
@@ -183,7 +184,7 @@ class Recommender:
             UserError: as :meth:`recommend`.
         """
         if k < 1 or batch_size < 1:
-            raise UserError(f"k and batch_size must be 1 or more, got {k} and {batch_size}")
+            raise UserError(f"k and batch_size must be 1 or more, got {k} and {batch_size}; correct --topk or --batch_size")
         if not self._reads_histories and not are_users:
             raise UserError(f"{self.config.model} knows users, not histories; name users of the dataset")
         allowed, self.skipped, empty = self._allowed(allow), Skipped(), True

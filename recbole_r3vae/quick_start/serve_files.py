@@ -13,7 +13,8 @@ from typing import IO
 import numpy as np
 import pandas as pd
 
-from recbole_r3vae.errors import UserError, nearest
+from recbole_r3vae.data.atomic_check import check_atomic_file
+from recbole_r3vae.errors import UserError, nearest, shown
 from recbole_r3vae.io import atomic_write
 
 ROWS = 4096
@@ -94,13 +95,14 @@ def read_items(path: str | os.PathLike, fields: Sequence[str], id_field: str = "
     Raises:
         UserError: the file cannot be read, or has no item ids or none of the fields.
     """
+    check_atomic_file(Path(path), ids=[id_field], unique=id_field, read={*fields, id_field})
     with _open(path) as file:
         columns = next(_text(path, file), "").rstrip("\r\n").split("\t")
     kind = dict(column.partition(":")[::2] for column in columns)
     present = [field for field in fields if field in kind and kind[field] != "float_seq"]
     if id_field not in kind or not present:
         missing = f"the field {id_field!r}" if id_field not in kind else f"any of the fields {', '.join(fields)}"
-        raise UserError(f"{path} lacks {missing}; its first line reads {' '.join(columns)!r}")
+        raise UserError(f"{path} lacks {missing}: its first line reads {shown(' '.join(columns))}; correct it")
     types = {f"{field}:{kind[field]}": np.float64 if kind[field] == "float" else str for field in (id_field, *present)}
     try:
         blocks = pd.read_csv(path, sep="\t", usecols=list(types), dtype=types, encoding="utf-8", engine="python", chunksize=ROWS)

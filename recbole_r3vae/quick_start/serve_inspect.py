@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 
 from recbole_r3vae.config import Config
-from recbole_r3vae.errors import UserError, nearest
+from recbole_r3vae.errors import UserError, nearest, shown
 from recbole_r3vae.io import atomic_write
 from recbole_r3vae.quick_start.serve_files import read_items
 from recbole_r3vae.sid.table import SemanticIDs
@@ -60,7 +60,8 @@ def inspect_item(sids: SemanticIDs | str | os.PathLike, item: str, titles: Mappi
     """
     sids = _load(sids)
     if item not in sids.item_ids[1:]:
-        raise UserError(f"item {item!r} is not among the {sids.n_items - 1} items of these semantic IDs{nearest(item, sids.item_ids[1:])}")
+        hint = nearest(item, sids.item_ids[1:], otherwise="correct its id")
+        raise UserError(f"item {shown(item)} is not among the {sids.n_items - 1} items of these semantic IDs{hint}")
     own = sids.codes[sids.item_ids.index(item)]
     levels = (sids.codes == own).long().cumprod(1).sum(1)  # [n_items]
     rows = (levels > 0).nonzero()[:, 0].tolist()
@@ -86,7 +87,7 @@ def items_below(sids: SemanticIDs | str | os.PathLike, code: Sequence[int], titl
     """
     sids, code = _load(sids), torch.tensor(list(code), dtype=torch.int64)
     if not 1 <= len(code) <= sids.n_levels:
-        raise UserError(f"a prefix has 1 to {sids.n_levels} codes, got {len(code)}: {code.tolist()}")
+        raise UserError(f"a prefix has 1 to {sids.n_levels} codes, got {len(code)}: {code.tolist()}; give the first codes of a semantic ID")
     match = (sids.codes[:, : len(code)] == code).long().cumprod(1)  # [n_items, l]
     match[0] = 0  # the padding item
     rows = match[:, -1].nonzero()[:, 0].tolist()

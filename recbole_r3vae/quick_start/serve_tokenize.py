@@ -15,7 +15,7 @@ from tqdm import tqdm
 from recbole_r3vae.data.content import load_encoder
 from recbole_r3vae.data.vectors import VectorFile
 from recbole_r3vae.errors import UserError
-from recbole_r3vae.io import atomic_write
+from recbole_r3vae.io import atomic_write, beside
 from recbole_r3vae.model.tokenizer.base import TOKENIZE_ROWS
 from recbole_r3vae.quick_start.semantic_ids import DESCRIPTION, ENCODER, TrainedTokenizer, load_tokenizer
 from recbole_r3vae.quick_start.serve_files import read_items
@@ -77,8 +77,8 @@ def tokenize_items(
         UserError: there is no tokenizer, the items do not fit it, none is new, or one comes twice.
     """
     items, output = Path(items), Path(output)
-    vectors_path, ids_path = output.with_suffix(".npy"), output.with_suffix(".ids")
-    inputs = [items, Path(ids) if ids else items.with_suffix(".ids")] if items.suffix in VECTORS else [items]
+    vectors_path, ids_path = beside(output, ".npy"), beside(output, ".ids")
+    inputs = [items, Path(ids) if ids else beside(items, ".ids")] if items.suffix in VECTORS else [items]
     if {path.resolve() for path in (output, vectors_path, ids_path)} & {path.resolve() for path in inputs}:
         raise UserError(f"--output {output}, with {vectors_path.name} and {ids_path.name}, would replace {items}; choose another name")
     tokenizer, table, policy = _tokenizer_and_table(Path(checkpoint), policy)

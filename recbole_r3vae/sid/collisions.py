@@ -68,11 +68,11 @@ def resolve_collisions(
     if policy not in POLICIES:
         raise UserError(
             f"unknown collision policy {policy!r}, expected one of {', '.join(POLICIES)}"
-            f"{nearest(policy, POLICIES)}"
+            f"{nearest(policy, POLICIES, otherwise='choose one of them')}"
         )
     codes, sizes = checked_codes(codes, codebook_sizes).clone(), tuple(codebook_sizes)
     if len(codes) == 0:
-        raise UserError("no items to resolve collisions of: codes have 0 rows")
+        raise UserError("codes have 0 rows; give one for each item")
     groups = prefix_groups(codes)
     counts = torch.bincount(groups[-1])  # items of each tuple
     moved = 0

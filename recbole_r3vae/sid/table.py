@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from recbole_r3vae.errors import UserError
+from recbole_r3vae.errors import UserError, shown
 from recbole_r3vae.io import atomic_write
 
 if TYPE_CHECKING:
@@ -41,13 +41,13 @@ def checked_codes(codes: Tensor, codebook_sizes: Sequence[int], names: Sequence[
     """
     codes, sizes = torch.as_tensor(codes), tuple(codebook_sizes)
     if not sizes or min(sizes) < 1:
-        raise UserError(f"codebook_sizes must name one positive size for each level, got {sizes}")
+        raise UserError(f"codebook_sizes must name one positive size for each level, got {sizes}; correct them")
     if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
         raise UserError(f"codes must be integers, got {codes.dtype}; convert them with codes.long()")
     if codes.dim() != 2 or codes.shape[1] != len(sizes):
         raise UserError(
             f"codes must have shape [n, {len(sizes)}], one column for each of the codebook sizes {sizes}, "
-            f"got {list(codes.shape)}"
+            f"got {list(codes.shape)}; give the codebook_sizes these codes were made with"
         )
     codes = codes.to("cpu", torch.int64)
     outside = (codes < 0) | (codes >= torch.tensor(sizes))  # [n, L]
@@ -109,7 +109,7 @@ class SemanticIDs:
         if len(ids) < 2 or ids[0] != PAD:
             raise UserError(
                 f"item_ids must begin with {PAD!r} (RecBole's item 0) and name at least one item after it, "
-                f"got {len(ids)} ids beginning with {list(ids[:2])}"
+                f"got {len(ids)} ids beginning with {list(ids[:2])}; give them as RecBole does"
             )
         if len(codes) != len(ids):
             raise UserError(
@@ -210,18 +210,20 @@ class SemanticIDs:
             side.write(json.dumps(sidecar, indent=2) + "\n")
 
     @classmethod
-    def load(cls, path: str | os.PathLike) -> SemanticIDs:
+    def load(cls, path: str | os.PathLike, wanted: Sequence[str] | None = None) -> SemanticIDs:
         """Read a table written by :meth:`save`, or by any tool that writes the same columns.
 
         Args:
             path: The table. With a sidecar ``<path>.json``, its schema and content hash are verified. Without
                 one, the codebook sizes are the largest code of each column + 1 and ``meta`` is empty.
+            wanted: The item tokens to align the table to, see :meth:`align`; default: those of the file.
 
         Returns:
-            The table: padding row first, then the items in the order of the file.
+            The table: padding row first, then the items in the order of the file, or of ``wanted``.
 
         Raises:
-            UserError: a file is missing, malformed, of another schema, or the table is not the sidecar's.
+            UserError: a file is missing, malformed, of another schema, or the table is not the sidecar's, or
+                lacks an item that is wanted; the message names the file.
         """
         item_ids, codes = _read_table(Path(path))
         sidecar_path = _sidecar_path(path)
@@ -243,7 +245,10 @@ class SemanticIDs:
                 f"them was changed; restore both, tokenize again, or delete {sidecar_path.name} to take the "
                 "table as it is"
             )
-        return table
+        try:
+            return table if wanted is None else table.align(wanted)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
 
     def align(self, item_ids: Sequence[str]) -> SemanticIDs:
         """The same SIDs in another order of items, usually RecBole's; items not asked for are dropped.
@@ -299,7 +304,7 @@ def _plain_dict(meta: dict) -> dict:
     except (TypeError, ValueError) as error:
         raise UserError(f"meta must be a dict that JSON can hold: {error}; use plain values") from error
     if not isinstance(plain, dict):
-        raise UserError(f"meta must be a dict, got {type(meta).__name__}")
+        raise UserError(f"meta must be a dict, got {type(meta).__name__}; leave it out, or give a dict")
     return plain
 
 
@@ -321,7 +326,7 @@ def _read_table(path: Path) -> tuple[list[str], Tensor]:
             if n_levels < 1 or header != _columns(n_levels):
                 raise UserError(
                     f"{path}, line 1: expected the tab-separated columns "
-                    f"{' '.join(_columns(max(n_levels, 1)))}, got {' '.join(header)!r}; rename the "
+                    f"{' '.join(_columns(max(n_levels, 1)))}, got {shown(' '.join(header))}; rename the "
                     "columns, or make the file with `tokenize`"
                 )
             wanted = re.compile(r"([^\t]+)\t((?:[0-9]{1,9}\t){%d}[0-9]{1,9})\n?" % (n_levels - 1))
@@ -330,7 +335,7 @@ def _read_table(path: Path) -> tuple[list[str], Tensor]:
                 if match is None:
                     raise UserError(
                         f"{path}, line {number}: expected an item id and {n_levels} codes (whole numbers "
-                        f"of at most nine digits), separated by tabs, got {line.rstrip()!r}; correct the "
+                        f"of at most nine digits), separated by tabs, got {shown(line.rstrip())}; correct the "
                         "line or tokenize again"
                     )
                 item_ids.append(match[1])

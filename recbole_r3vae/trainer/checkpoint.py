@@ -17,6 +17,7 @@ from recbole.trainer import Trainer
 from recbole.utils import set_color
 
 from recbole_r3vae.compat import collector_class
+from recbole_r3vae.data.clicks import ClickDataset
 from recbole_r3vae.data.sequences import TARGET_LIST_FIELD
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.io import atomic_write
@@ -67,9 +68,12 @@ def load_checkpoint(path: str | os.PathLike, device: torch.device | str = "cpu")
 
 
 def to_plain(value: Any) -> Any:
-    """Arrays and sparse matrices, in which RecBole's non-gradient models keep what they learned, as tensors and plain data."""
+    """Arrays and sparse matrices, in which RecBole's non-gradient models keep what they learned, as tensors and plain data.
+
+    Modules are left out: DIN lists one among its other parameters, whose weights are among the model's own.
+    """
     if isinstance(value, dict):
-        return {key: to_plain(entry) for key, entry in value.items()}
+        return {key: to_plain(entry) for key, entry in value.items() if not isinstance(entry, torch.nn.Module)}
     if scipy.sparse.issparse(value):
         matrix = value.tocsr()
         parts = [torch.from_numpy(np.array(part)) for part in (matrix.data, matrix.indices, matrix.indptr)]
@@ -335,6 +339,8 @@ class Checkpointed:
             self.load_best(model_file)
         if eval_data:
             self.evaluator.n_rows, self._seen = eval_data.sample_size, getattr(eval_data, "seen", None)
+            part = getattr(eval_data, "_dataset", None)
+            self.evaluator.labelled = part.labelled_rows() if isinstance(part, ClickDataset) else None
         return super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
 
     def _full_sort_batch_eval(self, batched_data):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recbole_r3vae.data.atomic_check import check_atomic_file
+from recbole_r3vae.data.atomic_check import MISSING, check_atomic_file
 from recbole_r3vae.errors import UserError
 
 HEADER = "user_id:token\ttitle:token_seq\ttimestamp:float\n"
@@ -29,13 +30,36 @@ HEADER = "user_id:token\ttitle:token_seq\ttimestamp:float\n"
     (HEADER + "u\ta\t\n", "line 2: timestamp is ''"),
     (HEADER + "u\ta\tnoon\n", "line 2: timestamp is 'noon'"),
     (HEADER + "u\ta\tinf\n", "line 2: timestamp is 'inf'"),
+    ("\ufeff" + HEADER + "u\ta\t1\n", "line 1: the file begins with a byte order mark"),
+    (HEADER + "u\ta\t1\n\tb\t2\n", "line 3: user_id is '', and RecBole would read that as missing"),
+    (HEADER + 'u\ta\t1\n"NA"\tb\t2\n', "line 3: user_id is 'NA', and RecBole would read that as missing"),
+    (HEADER + "[PAD]\ta\t1\n", "line 2: user_id is '[PAD]', and RecBole would read that as padding"),
+    (HEADER + 'u\ta\t1\nv\ta\t2\n"u"\ta\t3\n', "line 4: 'u' stands in line 2 already"),
+    (HEADER.replace("user_id:token", "user_id:float") + "1\ta\t1\n", "line 1: column user_id:float must be user_id:token"),
+    (HEADER.replace("timestamp:float", "timestamp:token") + "u\ta\t1\n", "line 1: column timestamp:token must be timestamp:float"),
+    ("user_id:token\tprice:float\nu\t\nv\tNA\nw\tcheap\n", "line 4: price is 'cheap'; write a finite number"),
 ])  # fmt: skip
 def test_what_is_wrong_is_named_with_its_line(tmp_path, text, expected):
-    path = tmp_path / "small.inter"
-    path.write_text(text, newline="")
+    path = tmp_path / "small.user"
+    path.write_text(text, newline="", encoding="utf-8")
     with pytest.raises(UserError) as caught:
-        check_atomic_file(path, numbers=["timestamp"])
+        check_atomic_file(path, numbers=["timestamp"], ids=["user_id", "item_id"], unique="user_id")
     assert str(caught.value).startswith(str(path)) and expected in str(caught.value)
+
+
+def test_columns_that_are_not_read_may_hold_anything(tmp_path):
+    path = tmp_path / "small.user"
+    path.write_text("user_id:token\tprice:float\nu\tcheap\n")
+    check_atomic_file(path, ids=["user_id"], unique="user_id", read=["user_id"])
+
+
+def test_what_counts_as_missing_is_what_the_reader_takes_for_it(tmp_path):
+    """pandas, read as RecBole reads."""
+    cells = [*sorted(MISSING), "none", "NONE", "Na", "n.a.", "-", "0", "inf", "nil"]
+    path = tmp_path / "x.item"
+    path.write_text("".join(f"{cell}\tx\n" for cell in ["a:token", *cells]))
+    read = pd.read_csv(path, delimiter="\t", usecols=["a:token"], dtype=str, engine="python")["a:token"]
+    assert [cell for cell, missing in zip(cells, read.isnull()) if missing] == sorted(MISSING)
 
 
 def test_other_encodings_and_absent_files(tmp_path):

@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import os
+import signal
 import sys
 import threading
 import zipfile
@@ -502,7 +503,7 @@ def test_empty_core_is_an_error(amazon, tmp_path):
 
 
 def test_unknown_dataset_names_the_nearest(tmp_path):
-    with pytest.raises(UserError, match="unknown dataset 'amazon-beuty': .*; did you mean 'amazon-beauty'"):
+    with pytest.raises(UserError, match="unknown dataset 'amazon-beuty'; did you mean 'amazon-beauty'.*; prepare knows"):
         run("amazon-beuty", {}, tmp_path)
 
 
@@ -513,7 +514,7 @@ def test_missing_and_unknown_sources(amazon, tmp_path):
         run("ml-1m", {}, tmp_path)
     with pytest.raises(UserError, match="amazon-beauty has no source 'zip'"):
         run("amazon-beauty", amazon | {"zip": "x.zip"}, tmp_path)
-    with pytest.raises(UserError, match="has no source 'review': it takes reviews, meta; did you mean 'reviews'"):
+    with pytest.raises(UserError, match="has no source 'review'; did you mean 'reviews'.; it takes reviews, meta"):
         run("amazon-beauty", {"review": "x"}, tmp_path)
     with pytest.raises(UserError, match=r"absent\.json\.gz does not exist"):
         run("amazon-beauty", amazon | {"meta": tmp_path / "absent.json.gz"}, tmp_path)
@@ -605,7 +606,7 @@ def test_a_connection_that_breaks_is_not_called_a_full_disk(amazon, tmp_path, mo
 
 
 def test_other_schemes_are_refused(amazon, tmp_path):
-    with pytest.raises(UserError, match="expected an http, https or file URL, got 'ftp'"):
+    with pytest.raises(UserError, match="'ftp' is no way to get a file; give an http, https or file URL"):
         run("amazon-beauty", amazon | {"meta": "ftp://example.org/m.gz"}, tmp_path)
 
 
@@ -663,6 +664,20 @@ def test_a_failing_write_leaves_nothing(amazon, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="No space left on device"):
         run("amazon-beauty", amazon, tmp_path)
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_what_a_killed_call_left_goes_with_the_next_one(amazon, tmp_path, monkeypatch):
+    child = os.fork()
+    if not child:
+        monkeypatch.setattr(prepare_module, "publish", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+        try:
+            run("amazon-beauty", amazon, tmp_path)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert [path.name.startswith(".amazon-beauty.") for path in (tmp_path / "out").iterdir()] == [True]
+    run("amazon-beauty", amazon, tmp_path)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["amazon-beauty"]
 
 
 # ---- text

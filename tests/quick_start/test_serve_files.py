@@ -76,7 +76,7 @@ def test_items_are_read_as_recbole_reads_them(tmp_path, monkeypatch):
     assert [names for names, _ in blocks] == [["n1", "n2"], ["n3"]]
     records = [record for _, part in blocks for record in part]
     assert records[0] == {"title": 'A "B"', "year": 1999.0} and records[1]["title"] == "" and pd.isna(records[1]["year"])
-    for text, message in (("id\ttitle:token_seq\nn\tx\n", "'item_id'"), ("item_id:token\tx:token\nn\ty\n", "any of the fields title")):
+    for text, message in (("id:token\ttitle:token_seq\nn\tx\n", "'item_id'"), ("item_id:token\tx:token\nn\ty\n", "any of the fields title")):
         path.write_text(text)
         with pytest.raises(UserError, match=message):
             list(read_items(path, ["title"]))

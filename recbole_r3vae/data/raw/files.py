@@ -131,7 +131,7 @@ def local_path(source: str | os.PathLike[str], downloads: Path, show_progress: b
     url = _URL.match(source) if isinstance(source, str) else None
     if url is not None:
         if url[1].lower() not in ("http", "https", "file"):
-            raise UserError(f"cannot download {source}: expected an http, https or file URL, got {url[1]!r}")
+            raise UserError(f"cannot download {source}: {url[1]!r} is no way to get a file; give an http, https or file URL, or a path")
         return download(str(source), downloads, show_progress)
     path = Path(source).expanduser()
     if path.is_dir():

@@ -89,6 +89,8 @@ class SemanticTokenizer(AbstractRecommender):
             UserError: a codebook has more codes than the catalogue has items.
         """
         n = items.n_items - 1  # without the padding row
+        if n < 2:
+            raise UserError("the catalogue has a single item, which needs no semantic ID; take one with more")
         if max(self.codebook_sizes) > n:
             raise UserError(
                 f"codebook_sizes is {list(self.codebook_sizes)}, but the catalogue has only {n} items; "

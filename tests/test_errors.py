@@ -1,0 +1,47 @@
+"""What a refusal looks like, whatever it is about."""
+
+from __future__ import annotations
+
+import pytest
+
+from recbole_r3vae.cli import main
+from recbole_r3vae.errors import UserError, nearest, one_line, refused, shown
+
+
+@pytest.mark.parametrize("text, line", [
+    ("a\n  b\tc", "a b c"), ("\x1b[31mred\x07", "\\x1b[31mred\\x07"), ("\u202eabc", "\\u202eabc"), ("Müller 漢字", "Müller 漢字"),
+    ("\udcff", "\\udcff"), ("x" * 10_000 + "; shorten it", "x" * 750 + " … " + "x" * 735 + "; shorten it"),
+])  # fmt: skip
+def test_a_message_is_one_line_that_a_terminal_can_show(text, line):
+    assert one_line(text) == line and line.isprintable() and len(line) <= 1500
+
+
+def test_a_long_value_is_cut():
+    assert shown("a" * 1000) == "'" + "a" * 59 + "…" and shown([1, 2]) == "[1, 2]"
+
+
+def test_others_exceptions_become_refusals_and_refusals_stay():
+    with pytest.raises(UserError, match="^x cannot be read: KeyError: 'a'; mend it$"):
+        with refused("x cannot be read", "mend it"):
+            raise KeyError("a")
+    with pytest.raises(UserError, match="^mine; do that$"):
+        with refused("x cannot be read", "mend it"):
+            raise UserError("mine; do that")
+    with pytest.raises(KeyboardInterrupt):
+        with refused("x cannot be read", "mend it"):
+            raise KeyboardInterrupt
+
+
+def test_nearest_takes_whatever_a_file_held():
+    assert nearest(3.5, ["epochs"]) == "" and nearest(["R3VAE"], ["R3VAE"]) == "; did you mean 'R3VAE'?"
+    assert nearest("zzz", ["epochs"], otherwise="leave it out") == "; leave it out"
+
+
+@pytest.mark.parametrize("words, expected", [
+    (["quality", "--sid=", "--embeddings=v.npy"], "--sid is empty"), (["inspect", "--sid=--"], "'--sid=--' has no value"),
+    (["tokenize", "--embeddings=.", "--output=x.sid"], "'.' names no file"), (["embed", "--dataset=tiny", "--output=.."], "'..' names no file"),
+])  # fmt: skip
+def test_paths_that_are_none(capfd, words, expected):
+    assert main(words) == 2
+    [line] = capfd.readouterr().err.splitlines()
+    assert line.startswith("recbole-r3vae: ") and expected in line and "; " in line
