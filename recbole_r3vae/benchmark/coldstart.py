@@ -117,8 +117,9 @@ def run_coldstart(
     tokenized = tokenize_items(result["run_dir"], split.folder / "cold.item", split.folder / "cold.sid")
     recommender.add_items(split.folder / "cold.sid")
     methods = _generators_lists(recommender, config, split, epsilons, candidates, result["name"])
+    trainings = {result["name"]: result}
     if sasrec:
-        done = run_recbole_r3vae("SASRec", dataset, config_dict={**SASREC, **sasrecs, **split.settings})
+        trainings["SASRec"] = done = run_recbole_r3vae("SASRec", dataset, config_dict={**SASREC, **sasrecs, **split.settings})
         methods.append(("SASRec", None, ranked(Recommender(done["run_dir"]), split, max(config["topk"]))))
 
     targets = np.array([split.number[question.target] for question in split.questions])
@@ -148,7 +149,10 @@ def run_coldstart(
         },
         "tokenized": {"items": tokenized.sids.n_items - 1, "moved": tokenized.moved, "shared": tokenized.shared},
         "rows": rows,
-        "training": {key: result[key] for key in ("seconds", "epochs", "stopped_at_budget", "best_valid_result")},
+        "trainings": {
+            name: {key: run[key] for key in ("seconds", "epochs", "stopped_at_budget", "best_valid_result")}
+            for name, run in trainings.items()
+        },
         **origin,
     }  # fmt: skip
     path = Path(output) / f"coldstart_{dataset}.json"

@@ -16,7 +16,7 @@ def write_tables(path: Path, report: dict[str, Any]) -> None:
         path: the file.
         report: what :func:`~recbole_r3vae.benchmark.coldstart.run_coldstart` returns.
     """
-    split, rows, training = report["split"], report["rows"], report["training"]
+    split, rows = report["split"], report["rows"]
     names = list(rows[0]["cold"])
     key = "recall@10" if "recall@10" in names else names[0]
     by_random = {row["epsilon"]: row["cold"][key] for row in rows if row["method"] == "random cold items"}
@@ -24,11 +24,14 @@ def write_tables(path: Path, report: dict[str, Any]) -> None:
     chosen = f"{split['cold_share']:.2%} of the items, drawn with seed {split['seed']}"
     if split["cold_by"] == "recent":
         chosen = f"the items first seen in the last {split['cold_share']:.2%} of the events"
-    ended = f", stopped at max_minutes={report['config']['max_minutes']:g}" if training["stopped_at_budget"] else ""
+    trainings = "; ".join(
+        f"{name}: {run['epochs']} epochs in {run['seconds']:.0f} s{', stopped by max_minutes' if run['stopped_at_budget'] else ''}"
+        for name, run in report["trainings"].items()
+    )
     lines = [
         f"# Cold start on {report['dataset']}",
         "",
-        f"Made by `{report['command']}`; commit {report['commit']}; {training['epochs']} epochs in {training['seconds']:.0f} s{ended}.",
+        f"Made by `{report['command']}`; commit {report['commit']}. {trainings}.",
         "",
         f"{split['cold_items']:,} items are cold ({chosen}), {split['warm_items']:,} warm. No history, target or text that the text",
         "encoder, the tokenizer, the generator or SASRec was trained on has a cold item. Users are asked for their last item after the",

@@ -184,7 +184,7 @@ def test_content_neighbours_against_brute_force():
 
 
 def test_the_command(tiny_settings):
-    command = ["coldstart", "--dataset=tiny", f"--cold_share={SHARE}", "--epsilon=0,0.1,1", "--sasrec", "--SASRec.hidden_size=8"]
+    command = ["coldstart", "--dataset=tiny", f"--cold_share={SHARE}", "--epsilon=0,0.1,1", "--sasrec", "--SASRec.hidden_size=8", "--SASRec.epochs=1"]
     assert main([*command, *words(tiny_settings)]) == 0
     report = json.loads(Path("results/coldstart_tiny.json").read_text())
     assert report["split"]["cold_items"] == 30 and report["split"]["cold_users"] + report["split"]["warm_users"] <= 60
@@ -205,6 +205,7 @@ def test_the_command(tiny_settings):
     assert rows[name, 0]["warm"]["recall@20"] >= rows[name, 0.1]["warm"]["recall@20"]
     assert rows["random cold items", 0.1]["cold"]["recall@10"] == pytest.approx(1 / 30)
     page = Path("results/coldstart_tiny.md").read_text()
+    assert set(report["trainings"]) == {name, "SASRec"} and "SASRec: 1 epochs in" in page
     assert "## Cold targets" in page and page.count(f"| {name} | 0.1 |") == 2 and report["command"] in page
 
     trained = {path: path.stat().st_mtime_ns for path in Path(tiny_settings["checkpoint_dir"]).rglob("best.pth")}
