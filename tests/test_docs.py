@@ -45,6 +45,7 @@ def commands() -> list:
         for language, text in BLOCK.findall(page.read_text(encoding="utf-8")):
             for line in text.splitlines() if language == "bash" else ():
                 line = line.partition("&& ")[2] or line
+                line = line.replace("python -m recbole_r3vae.cli ", "recbole-r3vae ")
                 if line.startswith("recbole-r3vae "):
                     found.append(pytest.param(shlex.split(line, comments=True)[1:], id=f"{page.stem}: {line[14:60]}"))
                 elif line.startswith("python run_recbole_r3vae.py "):
