@@ -7,13 +7,14 @@ import csv
 import hashlib
 import json
 import re
+import warnings
 import zlib
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy.stats import spearmanr, ttest_ind, ttest_rel
+from scipy.stats import spearmanr, t, ttest_ind, ttest_rel
 
 from recbole_r3vae.benchmark.charts import Point, scatter
 from recbole_r3vae.benchmark.leaderboard import leaderboard, write_leaderboards
@@ -203,6 +204,10 @@ def test_with_few_seeds_nothing_is_bold_and_the_page_says_why(runs, tmp_path, se
 
 
 def test_constant_rows():
+    varies, constant = [0.2, 0.21, 0.22], [0.1, 0.1, 0.1]  # Welch's t is then .11 over .01 / sqrt(3), with two degrees of freedom
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert seeds_test(varies, constant) == pytest.approx(2 * t.sf(0.11 / (0.01 / 3**0.5), df=2))
     assert seeds_test([0.2, 0.2, 0.2], [0.1, 0.1, 0.1]) == 0 and seeds_test([0.2] * 3, [0.2] * 3) == 1
     assert users_test(np.ones(5), np.ones(5)) == 1
 
