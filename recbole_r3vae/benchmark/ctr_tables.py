@@ -33,10 +33,11 @@ def write_tables(path: Path, dataset: str, cells: list[dict[str, Any]]) -> None:
     last, test, config = cells[-1], cells[-1]["labelled"]["test"], cells[-1]["config"]
     seconds = [cell["seconds"]["training"] for cell in cells]
     commits = ", ".join(sorted({cell["commit"] or "unknown" for cell in cells}))
+    made_by = ", ".join(f"`{command}`" for command in dict.fromkeys(cell["command"] for cell in cells))
     lines = [
         f"# Semantic IDs as features of click models on {dataset}",
         "",
-        f"Made by `{last['command']}`; commit {commits}. Training took {min(seconds):.0f} to {max(seconds):.0f} s a cell.",
+        f"Made by {made_by}; commit {commits}. Training took {min(seconds):.0f} to {max(seconds):.0f} s a cell.",
         "",
         f"Labels: {last['labelled']['labels']}. Split of each user in time order: {config['eval_args']['split']};",
         f"{test['rows']:,} test rows, {test['positives']:,} of them positive. *id*: the item id; *replace*: semantic-ID features in its",

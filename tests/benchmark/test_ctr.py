@@ -126,13 +126,14 @@ def test_the_table_has_means_deviations_and_differences_under_the_same_seed(tmp_
         test = {"auc": 0.7, "logloss": 0.5, "uauc": uauc, **({"cold_uauc": cold} if cold else {})}
         return {
             "model": "FM", "features": kind, "tokenizer": tokenizer, "seed": seed, "name": "FM", "test": test, "n_parameters": 1234,
-            "labelled": {"labels": "x", "test": counts}, "config": config, "commit": "abc", "command": "c", "seconds": {"training": 1.0},
+            "labelled": {"labels": "x", "test": counts}, "config": config, "commit": "abc", "command": f"ctr {kind}", "seconds": {"training": 1.0},
             "stopped_at_budget": False, "epochs": 3,
         }  # fmt: skip
 
     found = [cell("replace", "R3VAE", 1, 0.64), cell("none", None, 1, 0.60), cell("none", None, 2, 0.62), cell("replace", "R3VAE", 2, 0.61)]
     write_tables(tmp_path / "t.md", "tiny", found)
     lines = (tmp_path / "t.md").read_text(encoding="utf-8").splitlines()
+    assert "Made by `ctr replace`, `ctr none`; commit abc. Training took 1 to 1 s a cell." in lines
     assert "| FM | id | 2 | 0.7000 ± 0.0000 | 0.6100 ± 0.0141 | 0.5000 ± 0.0000 | – | 1,234 | 3/3 |" in lines
     assert "| FM | replace R3VAE | 2 | 0.7000 ± 0.0000 | 0.6250 ± 0.0212 | 0.5000 ± 0.0000 | +0.0150 (1 of 2) | 1,234 | 3/3 |" in lines
     assert "| FM | replace R3VAE | 2 | – | – | – | – | 1,234 | 3/3 |" in lines  # nobody has both labels among cold items
