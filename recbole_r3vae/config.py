@@ -174,6 +174,9 @@ class Config(RecBoleConfig):
         value = self.external_config_dict.get("sid_features", "none")
         if value not in SID_FEATURES:
             raise UserError(f"sid_features is {value!r}{nearest(str(value), SID_FEATURES)}; choose {', '.join(SID_FEATURES)}")
+        unread = next((key for key in ("tokenizer", "sid_file") if self.cmd_config_dict.get(key)), None)
+        if self.predicts_clicks and value == "none" and unread:
+            raise UserError(f"{unread} is given, and {self.model} reads no semantic IDs; add --sid_features=replace or append, or leave it out")
 
     def _fit_click_model(self):
         """Read the columns that labels, features and item texts are in; and take the keys of eval_args that are not given."""

@@ -134,6 +134,7 @@ def test_the_tokenizer_has_settings_of_its_own_and_codes_that_items_share(click_
         ("SASRec", ["--sid_features=replace"], ["sid_features is for models that predict clicks", "--model=DeepFM"]),
         ("R3GR", ["--sid_features=append"], ["sid_features is for models that predict clicks", "leave sid_features out"]),
         ("DeepFM", ["--sid_features=replce"], ["sid_features is 'replce'", "did you mean 'replace'"]),
+        ("DeepFM", ["--tokenizer=RQVAE"], ["tokenizer is given, and DeepFM reads no semantic IDs", "add --sid_features=replace"]),
         ("DeepFM", ["--sid_features=replace", "--tokenizer=R3VEA"], ["there is no tokenizer 'R3VEA'", "did you mean 'R3VAE'"]),
         ("DeepFM", ["--sid_features=replace", "--tokenizer=LETTER"], ["LETTER learns from interactions", "RKMeans"]),
         ("DeepFM", ["--sid_features=append", "--sid_prefix_buckets=-1"], ["sid_prefix_buckets is -1"]),
