@@ -48,7 +48,9 @@ TYPES_BESIDE_THE_DEFAULTS = {
 }  # fmt: skip
 """Types of keys whose default is ``~``, or one of several that they take. Every other key takes the type of its default."""
 
-LEAST = {"MAX_ITEM_LIST_LENGTH": 1, "train_batch_size": 1, "eval_batch_size": 1, "epochs": 0, "learning_rate": 0, "max_minutes": 0, "seed": 0}
+LEAST = {
+    "MAX_ITEM_LIST_LENGTH": 1, "train_batch_size": 1, "eval_batch_size": 1, "epochs": 0, "learning_rate": 0, "max_minutes": 0, "seed": 0,
+}  # fmt: skip
 """Smallest values of keys that every model has."""
 
 REQUIRED = {"valid_metric", "checkpoint_dir", "learner", "tokenizer", "state"}
@@ -176,7 +178,8 @@ class Config(RecBoleConfig):
             raise UserError(f"sid_features is {value!r}{nearest(str(value), SID_FEATURES)}; choose {', '.join(SID_FEATURES)}")
         unread = next((key for key in ("tokenizer", "sid_file") if self.cmd_config_dict.get(key)), None)
         if self.predicts_clicks and value == "none" and unread:
-            raise UserError(f"{unread} is given, and {self.model} reads no semantic IDs; add --sid_features=replace or append, or leave it out")
+            hint = "add --sid_features=replace or append, or leave it out"
+            raise UserError(f"{unread} is given, and {self.model} reads no semantic IDs; {hint}")
 
     def _fit_click_model(self):
         """Read the columns that labels, features and item texts are in; and take the keys of eval_args that are not given."""
