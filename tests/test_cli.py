@@ -237,3 +237,8 @@ def test_a_command_that_is_none_is_one_line(capfd, arguments):
     assert main(arguments) == 2
     [line] = capfd.readouterr().err.splitlines()
     assert line.startswith("recbole-r3vae: ") and "--help" in line
+
+
+def test_a_known_dataset_that_is_not_there_is_not_taken_for_a_slip(capfd):
+    assert main(["run", "--model=R3GR", "--dataset=amazon-beauty"]) == 2
+    assert "did you mean" not in capfd.readouterr().err

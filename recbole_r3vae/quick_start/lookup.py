@@ -39,7 +39,7 @@ def dataset_folder(config: Config) -> Path:
     if not os.path.isfile(folder / f"{name}.inter") and config["benchmark_filename"] is None:
         known = {path.stem for path in (properties() / "dataset").glob("*.yaml")}
         here = {path.name for path in folder.parent.glob("*") if (path / f"{path.name}.inter").is_file()}
-        hint = nearest(name, known | here)
+        hint = "" if name in known else nearest(name, known | here)
         remedy = f"run `recbole-r3vae prepare {name}`" if name in known else f"known datasets: {', '.join(sorted(known | here))}"
         raise UserError(
             f"there is no {one_line(folder / name, 300)}.inter for dataset {shown(name)}{hint}; {remedy}, or point --data_path at its "
