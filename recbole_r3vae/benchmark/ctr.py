@@ -5,7 +5,6 @@ The question of the R3-VAE paper's table of ranking (arXiv 2604.11440), which ha
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shlex
 from collections.abc import Iterable, Sequence
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_r3vae.benchmark.ctr_tables import write_tables
+from recbole_r3vae.benchmark.units import sha256_of
 from recbole_r3vae.config import SID_FEATURES, Config, tokenizer_config
 from recbole_r3vae.errors import UserError, nearest, one_line
 from recbole_r3vae.io import locked
@@ -189,14 +189,9 @@ def _arm(dataset, model, kind, tokenizer, given, where, known) -> tuple[dict[str
     stages = [config.declared] + ([tokenizer_config(config).declared] if tokenizer else [])
     decisive = [{key: value for key, value in stage.items() if key not in PLACES} for stage in stages]
     folder = dataset_folder(config)
-    data = {path.name: _sha256(path) for path in sorted(folder.glob(f"{dataset}.*")) if path.suffix in (".inter", ".item", ".user")}
+    data = {path.name: sha256_of(path) for path in sorted(folder.glob(f"{dataset}.*")) if path.suffix in (".inter", ".item", ".user")}
     arm = {"model": model, "features": kind, "tokenizer": tokenizer, "name": result_name(config), "settings": settings}
     return arm, {"config": decisive, "data": data}
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _stored(file: Path) -> list[dict[str, Any]]:

@@ -214,13 +214,18 @@ def _decisive(config: Config) -> dict[str, Any]:
 
 def _data(configs: list[Config]) -> dict[str, str]:
     folder, name = dataset_folder(configs[0]), configs[0]["dataset"]
-    hashes = {path.name: _sha256(path) for path in sorted(folder.glob(f"{name}.*")) if path.is_file()}
+    hashes = {path.name: sha256_of(path) for path in sorted(folder.glob(f"{name}.*")) if path.is_file()}
     for prefix, config in zip(("", "tokenizer_"), configs):
-        hashes.update({f"{prefix}{key}": _sha256(Path(config[key])) for key in _FILES if config[key]})
+        hashes.update({f"{prefix}{key}": sha256_of(Path(config[key])) for key in _FILES if config[key]})
     return hashes
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """Of a file's content, read once however many cells ask.
+
+    Raises:
+        UserError: it cannot be read.
+    """
     try:
         status = path.stat()
         return _sha256_of(path, status.st_size, status.st_mtime_ns)

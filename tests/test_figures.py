@@ -1,0 +1,66 @@
+"""Figures that stand in README and guides are those of the result files: no number is typed by hand and then forgotten."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def rows(page: str, after: str, until: str) -> list[list[str]]:
+    """The cells of the table rows between two texts of a page, its head left out."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    lines = [line for line in text[text.index(after) : text.index(until, text.index(after))].splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+def shown(values: list[float]) -> str:
+    """``.0291 ± .0004``, or ``.0328`` of a single value."""
+    told = f"{np.mean(values):.4f}" + (f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else "")
+    return told.replace("0.", ".")
+
+
+def test_the_head_of_lastfms_leaderboard():
+    board = json.loads((ROOT / "results" / "leaderboard_lastfm.json").read_text(encoding="utf-8"))
+    known = {row["name"]: row["test"] for row in board["rows"]}
+    found = rows("README.md", "On **lastfm**", "[docs/results.md]")
+    assert len(found) > 5
+    for name, recall, ndcg in found:
+        test = known[name.partition(",")[0]]
+        assert (recall, ndcg) == (shown(test["recall@10"]["values"]), shown(test["ndcg@10"]["values"])), name
+        seeds = re.search(r"(\d) seeds", name)
+        assert len(test["ndcg@10"]["values"]) == (int(seeds[1]) if seeds else 1), name
+
+
+@pytest.mark.parametrize("dataset, until, metrics", [
+    ("ml-100k", "With 55 ratings", ("auc", "uauc", "logloss", "cold_auc", "cold_logloss")),
+    ("amazon-beauty", "With 15 reviews", ("auc", "uauc", "logloss", "cold_auc", "cold_uauc")),
+])  # fmt: skip
+def test_click_models(dataset, until, metrics):
+    cells = json.loads((ROOT / "results" / f"ctr_{dataset}.json").read_text(encoding="utf-8"))["cells"]
+    found = rows("docs/guides/ctr.md", f"**`{dataset}`**,", until)
+    assert len(found) == len({cell["name"] for cell in cells})
+    for kind, *figures in found:
+        features, _, tokenizer = ("none", "", "") if kind == "id" else kind.partition(" ")
+        some = [cell["test"] for cell in cells if (cell["features"], cell["tokenizer"] or "") == (features, tokenizer)]
+        assert figures == [shown([test[metric] for test in some]) for metric in metrics], kind
+
+
+def test_cold_start():
+    report = json.loads((ROOT / "results" / "coldstart_amazon-beauty.json").read_text(encoding="utf-8"))
+    known = {(row["method"], row["epsilon"]): row for row in report["rows"]}
+    found = rows("docs/guides/coldstart.md", "| who fills", "A place for a cold item finds")
+    assert len(found) > 10
+    for method, epsilon, cold, times, warm, _ in found:
+        name = re.sub(r" of all items| \(.*\)", "", method)
+        name = report["name"] if name.startswith("nobody") else name
+        row = known[name, float(epsilon) if epsilon else None]
+        assert (cold, warm) == (shown([row["cold"]["recall@10"]]), shown([row["warm"]["recall@10"]])), method
+        if times:
+            expected = row["cold"]["recall@10"] / known["random cold items", float(epsilon)]["cold"]["recall@10"]
+            assert float(times) == pytest.approx(expected, abs=0.051), method
