@@ -114,7 +114,7 @@ class DecodingState:
     """Keys and values of the histories, once a user, and what the decoder has already computed for each beam."""
 
     history: list[tuple[Tensor, Tensor]]  # one a layer: keys and values [B, T, H, A/H]
-    mask: Tensor | None  # [B, 1, 1, T] bool, True at the positions of the history; None where there is no padding
+    mask: Tensor | None  # [B, 1, 1, T], 0 at the positions of the history and -inf elsewhere; None where there is no padding
     past: list[list[Tensor]] = field(default_factory=list)  # a layer, a level: keys and values [B, W or 1, 2, H, A/H]
     level: int = 0
 
@@ -186,10 +186,15 @@ class TIGER(SIDGenerator):
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
         """Attention of queries [N, S, H, A/H] to keys and values [N, T, H, A/H]: [N, S, A]."""
         query, key, value = (heads.transpose(1, 2) for heads in (query, key, value))  # each [N, H, S or T, A/H]
-        if bias is not None and bias.is_floating_point():
-            bias = bias.to(query.dtype)  # of bfloat16 queries
-        dropout = self.dropout.p if self.training else 0.0
-        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout, scale=1.0)
+        bias = None if bias is None else bias.to(query.dtype)  # of bfloat16 queries
+        if self.training and self.dropout.p and query.device.type == "cpu":
+            # No kernel there drops weights, and the general path of the function below looks for rows that are masked throughout.
+            logits = query @ key.transpose(-1, -2)  # [N, H, S, T]
+            weights = (logits if bias is None else logits + bias).softmax(-1)
+            attended = self.dropout(weights) @ value
+        else:
+            dropout = self.dropout.p if self.training else 0.0
+            attended = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout, scale=1.0)
         return attended.transpose(1, 2).flatten(2)
 
     # -- the history ---------------------------------------------------------------------------------------------------
@@ -239,12 +244,19 @@ class TIGER(SIDGenerator):
         def attend(qkv: Tensor) -> Tensor:  # [B, L, 3A] -> [B, L, A]
             return self._attend(*qkv.unflatten(-1, (3, self.n_heads, -1)).unbind(2), bias)
 
+        # A query times a key's projection is the projected query times the key, and a projection of values can wait for their weighted
+        # sum: L queries a head go through the projections instead of all positions of the history.
+        history = packing.split(encoded)  # of [n, t, d]
+        n_rows = [len(block) for block in history]
+
         for layer in self.decoder:
-            kv = packing.split(layer.cross_kv(encoded).unflatten(-1, (2, self.n_heads, -1)))
+            key, value = layer.cross_kv.weight.view(2, self.n_heads, -1, x.shape[-1])  # [H, A/H, d] each
 
             def attend_history(query: Tensor) -> Tensor:  # [B, L, A] -> [B, L, A]
-                queries = query.unflatten(-1, (self.n_heads, -1)).split([len(block) for block in kv])
-                return torch.cat([self._attend(q, *block.unbind(2)) for q, block in zip(queries, kv)])
+                query = torch.einsum("blha,had->blhd", query.unflatten(-1, (self.n_heads, -1)), key)  # [B, L, H, d]
+                queries = query.flatten(1, 2)[:, :, None].split(n_rows)  # of [n, L * H, 1, d]
+                read = torch.cat([self._attend(q, e[:, :, None], e[:, :, None]) for q, e in zip(queries, history)])  # [B, L * H, d]
+                return torch.einsum("blhd,had->blha", read.view_as(query), value).flatten(2)
 
             x = layer(x, attend, attend_history)
         return self._logits(x), target
@@ -268,7 +280,7 @@ class TIGER(SIDGenerator):
         encoded, packing = self.encode(interaction)
         history = [packing.pad(layer.cross_kv(encoded)).unflatten(-1, (2, self.n_heads, -1)).unbind(2) for layer in self.decoder]
         real = packing.pad(encoded.new_ones(len(encoded), 1))[:, None, None, :, 0] > 0  # [B, 1, 1, T]
-        mask = None if real.all() else real
+        mask = None if real.all() else encoded.new_zeros(real.shape).masked_fill(~real, -torch.inf)
         return DecodingState(history, mask, past=[[] for _ in self.decoder])
 
     def step(self, state: DecodingState, tokens: Tensor | None, parents: Tensor | None) -> Tensor:

@@ -118,7 +118,7 @@ def test_padding_and_batch_mates_do_not_matter(build_tiger):
 
 
 def test_no_padding_is_computed(build_tiger):
-    """Every linear layer of the encoder, and of the decoder over the history, sees exactly the real positions."""
+    """Linear layers over the history see exactly the real positions; those of its keys and values see none before it comes to decoding."""
     _, model, _, _, test = build_tiger()
     rows = rows_of(test)
     n_real = 3 * int(rows["item_length"].sum()) + len(rows)  # three codes an item and a user token a row
@@ -129,7 +129,7 @@ def test_no_padding_is_computed(build_tiger):
         layer.cross_kv.register_forward_hook(lambda module, inputs, output: seen.append(len(output)))
     model.calculate_loss(rows)
     model.start(rows)
-    assert seen == [n_real] * len(seen) and len(seen) == 2 * (2 + 2)
+    assert seen == [n_real] * len(seen) and len(seen) == 2 + (2 + 2)
 
 
 @pytest.mark.parametrize("share", [True, False])
@@ -180,6 +180,18 @@ def test_bfloat16_stays_near_float32(build_tiger):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.allclose(model.calculate_loss(rows), loss, rtol=0.03)
         assert torch.allclose(model.predict(rows), score, rtol=0.1)
+
+
+def test_training_computes_what_evaluation_does(build_tiger):
+    """A CPU takes a path of its own where weights are dropped; here the chance of that is nil."""
+    _, model, _, _, test = build_tiger(dropout=1e-9)
+    rows = rows_of(test)
+    logits, target = model.eval()(rows)
+    trained, same = model.train()(rows)
+    assert torch.equal(target, same)
+    assert torch.allclose(trained, logits, atol=1e-5)
+    _, model, *_ = build_tiger(dropout=0.5)
+    assert not torch.allclose(model.train()(rows)[0], model(rows)[0], atol=1e-2)
 
 
 def test_it_learns(build_tiger):
