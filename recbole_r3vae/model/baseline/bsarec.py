@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from recbole.model.abstract_recommender import SequentialRecommender
-from recbole.model.layers import FeedForward, MultiHeadAttention
+from recbole.model.layers import FeedForward
 from recbole.utils import InputType
 from torch import Tensor, nn
 
@@ -43,9 +43,37 @@ class FrequencyLayer(nn.Module):
         low = torch.fft.irfft(spectrum, n=x.shape[1], dim=1)
         return low + self.sqrt_beta.square() * (x - low)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``x`` [B, T, d] to [B, T, d]."""
-        return self.norm(x + self.dropout(self.filter(x)))
+    def forward(self, x: Tensor, n_last: int) -> Tensor:
+        """``x`` [B, T, d] to its last ``n_last`` positions [B, n, d]."""
+        return self.norm(x[:, -n_last:] + self.dropout(self.filter(x)[:, -n_last:]))
+
+
+class Attention(nn.Module):
+    """Self-attention with its residual and norm, as RecBole's ``MultiHeadAttention``, of no more positions than are asked for.
+
+    Args:
+        n_heads: attention heads H.
+        size: width d.
+        dropout: probability on the residual branch.
+        attention_dropout: probability on attention weights.
+        layer_norm_eps: added to variances.
+    """
+
+    def __init__(self, n_heads: int, size: int, dropout: float, attention_dropout: float, layer_norm_eps: float):
+        super().__init__()
+        self.n_heads, self.attention_dropout = n_heads, attention_dropout
+        self.query, self.key, self.value, self.out = (nn.Linear(size, size) for _ in range(4))
+        self.norm = nn.LayerNorm(size, eps=layer_norm_eps)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, mask: Tensor, n_last: int) -> Tensor:
+        """``x`` [B, T, d] to its last ``n_last`` positions [B, n, d]; ``mask`` [B, 1, T, T] is added to the attention logits."""
+        last = x[:, -n_last:]
+        projected = (self.query(last), self.key(x), self.value(x))
+        heads = (part.unflatten(-1, (self.n_heads, -1)).transpose(1, 2) for part in projected)  # each [B, H, n or T, d/H]
+        dropout = self.attention_dropout if self.training else 0.0
+        attended = F.scaled_dot_product_attention(*heads, attn_mask=mask[:, :, -n_last:], dropout_p=dropout)  # [B, H, n, d/H]
+        return self.norm(last + self.dropout(self.out(attended.transpose(1, 2).flatten(2))))
 
 
 class Block(nn.Module):
@@ -60,12 +88,15 @@ class Block(nn.Module):
         size, dropout, eps = config["hidden_size"], config["hidden_dropout_prob"], config["layer_norm_eps"]
         self.alpha = config["alpha"]
         self.frequency = FrequencyLayer(size, config["c"], dropout, eps)
-        self.attention = MultiHeadAttention(config["n_heads"], size, dropout, config["attn_dropout_prob"], eps)
+        self.attention = Attention(config["n_heads"], size, dropout, config["attn_dropout_prob"], eps)
         self.feed_forward = FeedForward(size, config["inner_size"], dropout, config["hidden_act"], eps)
+        if config["hidden_act"] == "gelu":
+            self.feed_forward.intermediate_act_fn = F.gelu  # RecBole's is the same function, in five passes
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """``x`` [B, T, d] to [B, T, d]; ``mask`` [B, 1, T, T] is added to the attention logits."""
-        return self.feed_forward(self.alpha * self.frequency(x) + (1 - self.alpha) * self.attention(x, mask))
+    def forward(self, x: Tensor, mask: Tensor, n_last: int) -> Tensor:
+        """``x`` [B, T, d] to its last ``n_last`` positions [B, n, d]; ``mask`` [B, 1, T, T] is added to the attention logits."""
+        mixed = self.alpha * self.frequency(x, n_last) + (1 - self.alpha) * self.attention(x, mask, n_last)
+        return self.feed_forward(mixed)
 
 
 class BSARec(SequentialRecommender):
@@ -86,7 +117,7 @@ class BSARec(SequentialRecommender):
         dataset: training dataset.
 
     Raises:
-        UserError: ``alpha``, ``c`` or ``loss_type`` has a value outside its range.
+        UserError: ``alpha``, ``c``, ``n_heads``, ``n_layers`` or ``loss_type`` has a value outside its range.
     """
 
     input_type = InputType.POINTWISE
@@ -101,6 +132,10 @@ class BSARec(SequentialRecommender):
             raise UserError(
                 f"c is {config['c']!r}; give the number of low components, from 1 to MAX_ITEM_LIST_LENGTH={self.max_seq_length}"
             )
+        if size % config["n_heads"]:
+            raise UserError(f"n_heads is {config['n_heads']}; give a divisor of hidden_size={size}")
+        if config["n_layers"] < 1:
+            raise UserError(f"n_layers is {config['n_layers']}; give 1 or more")
         if config["loss_type"] != "CE":
             raise UserError(f"loss_type is {config['loss_type']!r}; BSARec is trained with CE")
         self.item_embedding = nn.Embedding(self.n_items, size, padding_idx=0)
@@ -131,9 +166,9 @@ class BSARec(SequentialRecommender):
         items = self.align_right(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])  # [B, T]
         x = self.dropout(self.norm(self.item_embedding(items) + self.position_embedding.weight))  # [B, T, d]
         mask = self.get_attention_mask(items)  # [B, 1, T, T]
-        for block in self.blocks:
-            x = block(x, mask)
-        return x[:, -1]
+        for block in self.blocks[:-1]:
+            x = block(x, mask, n_last=x.shape[1])
+        return self.blocks[-1](x, mask, n_last=1)[:, 0]  # nobody reads the other positions
 
     @staticmethod
     def align_right(items: Tensor, length: Tensor) -> Tensor:

@@ -7,11 +7,12 @@ import math
 import pytest
 import torch
 from recbole.data.interaction import Interaction
+from recbole.model.layers import MultiHeadAttention
 
 from recbole_r3vae.config import Config
 from recbole_r3vae.data.sequences import TARGET_LIST_FIELD
 from recbole_r3vae.errors import UserError
-from recbole_r3vae.model.baseline.bsarec import BSARec, FrequencyLayer
+from recbole_r3vae.model.baseline.bsarec import Attention, BSARec, FrequencyLayer
 from recbole_r3vae.quick_start.lookup import create_dataset, data_preparation
 
 
@@ -96,10 +97,38 @@ def test_alpha_chooses_between_the_filter_and_attention(build):
         model, *_ = build("BSARec", alpha=alpha)  # the fixture seeds the weights alike
         block = model.blocks[0]
         block.feed_forward = torch.nn.Identity()
-        parts[alpha] = block(x, mask)
+        parts[alpha] = block(x, mask, 10)
         if alpha in (0.0, 1.0):
-            assert torch.equal(parts[alpha], block.frequency(x) if alpha else block.attention(x, mask))
+            assert torch.equal(parts[alpha], block.frequency(x, 10) if alpha else block.attention(x, mask, 10))
     assert torch.allclose(parts[0.3], 0.3 * parts[1.0] + 0.7 * parts[0.0], atol=1e-6)
+
+
+@pytest.mark.parametrize("n_heads", [1, 2])
+def test_attention_is_recboles(n_heads):
+    torch.manual_seed(0)
+    ours, theirs = Attention(n_heads, 8, 0.5, 0.5, 1e-12).eval(), MultiHeadAttention(n_heads, 8, 0.5, 0.5, 1e-12).eval()
+    renamed = {"out": "dense", "norm": "LayerNorm"}
+    for parameter in theirs.parameters():
+        torch.nn.init.normal_(parameter)
+    for name, module in ours.named_children():
+        if name != "dropout":
+            module.load_state_dict(getattr(theirs, renamed.get(name, name)).state_dict())
+    x, mask = torch.randn(3, 6, 8), -10000.0 * torch.ones(6, 6).triu(1).expand(3, 1, 6, 6)
+    mask = mask.masked_fill(torch.arange(6) < torch.tensor([0, 2, 6])[:, None, None, None], -10000.0)  # the last row is padding alone
+    for n_last in (6, 1):
+        assert torch.allclose(ours(x, mask, n_last), theirs(x, mask)[:, -n_last:], atol=1e-5)
+
+
+def test_one_position_is_that_of_all(build):
+    """The last block computes its last position alone; the activation in one kernel is RecBole's in five."""
+    model, _, _, test = build("BSARec", hidden_act="gelu")
+    rows = test.inter_feat[list(range(16))]
+    items = model.align_right(rows["item_id_list"], rows["item_length"])
+    x, mask = model.norm(model.item_embedding(items) + model.position_embedding.weight), model.get_attention_mask(items)
+    for block in model.blocks:
+        block.feed_forward.intermediate_act_fn = block.feed_forward.get_hidden_act("gelu")
+        x = block(x, mask, x.shape[1])
+    assert torch.allclose(model(rows), x[:, -1], atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -108,6 +137,8 @@ def test_alpha_chooses_between_the_filter_and_attention(build):
         ({"alpha": 1.5}, "alpha is 1.5"),
         ({"c": 0}, "c is 0.*MAX_ITEM_LIST_LENGTH=10"),
         ({"c": 11}, "c is 11"),
+        ({"n_heads": 3}, "n_heads is 3; give a divisor of hidden_size=16"),
+        ({"n_layers": 0}, "n_layers is 0"),
         ({"loss_type": "BPR"}, "loss_type is 'BPR'; BSARec is trained with CE"),
     ],
     ids=str,
