@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 
 import numpy as np
@@ -45,6 +46,21 @@ def test_split_is_recboles(tiny_data, max_len, split):
     )
     assert got == want
     assert train.item_counter == expected_train.item_counter
+
+
+def test_interactions_that_recbole_leaves_out_are_counted(tiny_data, tmp_path, caplog):
+    folder = shutil.copytree(tiny_data, tmp_path / "data")
+    path = next(folder.rglob("tiny.item"))
+    header, first, *others = path.read_text().splitlines(keepends=True)
+    item = first.split("\t")[0]
+    lines = next(folder.rglob("tiny.inter")).read_text().splitlines()[1:]
+    n_of_item = sum(line.split("\t")[1] == item for line in lines)
+    columns = {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id"]}
+    WindowDataset(settings(folder, load_col=columns))
+    assert "are left out" not in caplog.text
+    path.write_text(header + "".join(others))
+    assert len(WindowDataset(settings(folder, load_col=columns)).inter_feat) == len(lines) - n_of_item
+    assert f"tiny: {n_of_item} of {len(lines):,} interactions" in caplog.text and "its .item file does not name" in caplog.text
 
 
 @pytest.mark.parametrize("max_len", [4, 10])
