@@ -11,7 +11,7 @@ import numpy as np
 
 from recbole_r3vae.benchmark import statistics
 from recbole_r3vae.benchmark.leaderboard_markdown import flat_rows, markdown
-from recbole_r3vae.benchmark.leaderboard_text import RANKED_BY, SLICE_METRICS
+from recbole_r3vae.benchmark.leaderboard_text import GRID_METRICS, RANKED_BY, SLICE_METRICS
 from recbole_r3vae.benchmark.page import page
 from recbole_r3vae.benchmark.run_files import ACCURACY, SCHEMA, Run, grouped, read_runs, row_of, variants
 from recbole_r3vae.benchmark.statistics import LEAST_SEEDS, LEVEL, user_metric
@@ -66,9 +66,9 @@ def leaderboard(folder: Path) -> dict[str, Any]:
         folder: ``results/runs/<dataset>``.
 
     Returns:
-        Plain data: ``rows``, best test NDCG@10 first; ``leads``, of each accuracy metric; ``slices``; ``relations`` of SID quality to
-        Recall@10; ``published``; ``failed`` units; ``notes`` on what could not be used. Tests and slices need one set of users: they are of
-        the split that most rows share.
+        Plain data: ``rows``, best test NDCG@10 first; ``leads``, of each accuracy metric; ``grid`` of tokenizers and generators;
+        ``slices``; ``relations`` of SID quality to Recall@10; ``published``; ``failed`` units; ``notes`` on what could not be used. Tests
+        and slices need one set of users: they are of the split that most rows share.
     """
     runs, failed, splits = read_runs(folder)
     notes: list[str] = []
@@ -87,6 +87,7 @@ def leaderboard(folder: Path) -> dict[str, Any]:
         "commands": sorted({run.record.get("command", default_command) for run in runs}) or [default_command],
         "users": splits.get(split, {}).get("users"),
         "leads": [lead for metric in ACCURACY if (lead := _lead(metric, rows, users, split))],
+        "grid": _grid(rows, users, split),
         "slices": _sliced(rows, users, splits.get(split, {}), notes) if rows else [],
         "relations": _relations(rows),
         "published": _published(folder.name, rows),
@@ -123,20 +124,64 @@ def _lead(metric: str, rows: list[dict[str, Any]], users: list[dict[str, np.ndar
     if len(having) < 2:
         return None
     best, second = sorted(having, key=lambda index: -rows[index]["test"][metric]["mean"])[:2]
-    first, other = rows[best]["test"][metric], rows[second]["test"][metric]
-    counts = [len(row["values"]) for row in (first, other)]
-    p_seeds = statistics.seeds_test(first["values"], other["values"]) if min(counts) >= LEAST_SEEDS else None
-    paired = metric in users[best] and metric in users[second]
-    p_users = statistics.users_test(users[best][metric], users[second][metric]) if paired else None
-    supported = p_seeds is not None and p_seeds < LEVEL and p_users is not None and p_users < LEVEL
-    if supported:
+    lead = _compared(metric, best, second, rows, users)
+    if lead["supported"]:
         rows[best]["bold"].append(metric)
     named = {
-        key: {"name": rows[index]["name"], "variant": rows[index]["variant"], "seeds": count}
-        for key, index, count in zip(("best", "next"), (best, second), counts)
+        key: {"name": rows[index]["name"], "variant": rows[index]["variant"], "seeds": len(rows[index]["test"][metric]["values"])}
+        for key, index in (("best", best), ("next", second))
     }
-    found = {"lead": first["mean"] - other["mean"], "p_seeds": p_seeds, "p_users": p_users, "supported": supported}
-    return {"metric": metric, **named, **found}
+    return {"metric": metric, **named, **lead}
+
+
+def _compared(
+    metric: str, one: int, other: int, rows: list[dict[str, Any]], users: list[dict[str, np.ndarray]]
+) -> dict[str, Any]:
+    """How far one row is ahead of another, and whether seeds and users both support it."""
+    first, second = rows[one]["test"][metric], rows[other]["test"][metric]
+    enough = min(len(first["values"]), len(second["values"])) >= LEAST_SEEDS
+    p_seeds = statistics.seeds_test(first["values"], second["values"]) if enough else None
+    paired = metric in users[one] and metric in users[other]
+    p_users = statistics.users_test(users[one][metric], users[other][metric]) if paired else None
+    supported = p_seeds is not None and p_seeds < LEVEL and p_users is not None and p_users < LEVEL
+    return {"lead": first["mean"] - second["mean"], "p_seeds": p_seeds, "p_users": p_users, "supported": supported}
+
+
+def _grid(rows: list[dict[str, Any]], users: list[dict[str, np.ndarray]], split: str | None) -> list[dict[str, Any]]:
+    """A cell for each generator and tokenizer: its figures, and how far the best tokenizer of the same generator is ahead of it."""
+    cells = []
+    for generator, of_generator in _by_generator(rows):
+        usable = [index for index in of_generator if rows[index]["split"] in (split, None)]
+        chosen = _one_a_tokenizer(rows, [index for index in usable if all(metric in rows[index]["test"] for metric in GRID_METRICS)])
+        best = {metric: max(chosen, key=lambda index: rows[index]["test"][metric]["mean"]) for metric in GRID_METRICS if chosen}
+        for index in chosen:
+            kept = {"generator": generator, **{key: rows[index][key] for key in ("tokenizer", "name", "variant", "seeds")}}
+            behind = {metric: _compared(metric, best[metric], index, rows, users) for metric in GRID_METRICS if index != best[metric]}
+            cells.append({**kept, "test": {metric: rows[index]["test"][metric] for metric in GRID_METRICS}, "behind": behind})
+    return cells
+
+
+def _by_generator(rows: list[dict[str, Any]]) -> list[tuple[str, list[int]]]:
+    """Name of each generator, such as ``R3GR`` or ``R3GR-hybrid``, and its rows."""
+    found: dict[str, list[int]] = {}
+    for index, row in enumerate(rows):
+        if row["tokenizer"]:
+            found.setdefault(row["name"].partition("[")[0], []).append(index)
+    return sorted(found.items())
+
+
+def _one_a_tokenizer(rows: list[dict[str, Any]], usable: list[int]) -> list[int]:
+    """Of several configurations of a tokenizer the one with the most seeds, then the best validation NDCG@10; by tokenizer."""
+    chosen: dict[str, int] = {}
+    for index in usable:
+        tokenizer = rows[index]["tokenizer"]
+        if tokenizer not in chosen or _preference(rows[index]) > _preference(rows[chosen[tokenizer]]):
+            chosen[tokenizer] = index
+    return [chosen[tokenizer] for tokenizer in sorted(chosen)]
+
+
+def _preference(row: dict[str, Any]) -> tuple[int, float]:
+    return len(row["seeds"]), row["valid"].get(RANKED_BY, {"mean": -1.0})["mean"]
 
 
 def _sliced(
@@ -161,19 +206,11 @@ def _sliced(
 
 
 def _relations(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """SID quality and Recall@10 over the tokenizers of each generator that has three or more.
-
-    A tokenizer is one point. Of several configurations, it is the one with the most seeds and then the best validation NDCG@10.
-    """
+    """SID quality and Recall@10 over the tokenizers of each generator that has three or more; a tokenizer is one point."""
     found = []
-    for model in sorted({row["model"] for row in rows if row["tokenizer"]}):
-        points: dict[str, dict[str, Any]] = {}
-        for row in rows:
-            if row["model"] != model or not row["quality"] or "recall@10" not in row["test"]:
-                continue
-            if row["tokenizer"] not in points or _preference(row) > _preference(points[row["tokenizer"]]):
-                points[row["tokenizer"]] = row
-        chosen = [points[tokenizer] for tokenizer in sorted(points)]
+    for generator, of_generator in _by_generator(rows):
+        usable = [index for index in of_generator if rows[index]["quality"] and "recall@10" in rows[index]["test"]]
+        chosen = [rows[index] for index in _one_a_tokenizer(rows, usable)]
         of_each = {}
         for key in RELATED:
             pairs = [(row["quality"][key], row["test"]["recall@10"]["mean"]) for row in chosen if key in row["quality"]]
@@ -182,12 +219,8 @@ def _relations(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if of_each:
             kept = ("name", "variant", "tokenizer", "family", "seeds", "quality")
             marks = [{**{key: row[key] for key in kept}, "recall@10": row["test"]["recall@10"]} for row in chosen]
-            found.append({"model": model, "spearman": of_each, "points": marks})
+            found.append({"generator": generator, "spearman": of_each, "points": marks})
     return found
-
-
-def _preference(row: dict[str, Any]) -> tuple[int, float]:
-    return len(row["seeds"]), row["valid"].get(RANKED_BY, {"mean": -1.0})["mean"]
 
 
 def _published(dataset: str, rows: list[dict[str, Any]]) -> dict[str, Any] | None:

@@ -36,6 +36,10 @@ def markdown(report: dict[str, Any]) -> str:
     if report["leads"]:
         lines += ["", "## Who leads, and whether it is more than noise", ""]
         lines += markdown_table(text.LEAD_HEAD, (map(escaped, text.lead_cells(lead)) for lead in report["leads"]))
+    head, cells = text.grid_table(report)
+    if cells:
+        lines += ["", "## Tokenizers and generators", "", text.GRID, ""]
+        lines += markdown_table(list(map(escaped, head)), (map(escaped, row) for row in cells))
     if rows:
         lines += ["", "## Cost and conditions", "", text.COSTS, "", *_table(rows, cost_columns(rows))]
     if report["slices"]:
@@ -46,7 +50,7 @@ def markdown(report: dict[str, Any]) -> str:
         lines += ["", "## SID quality against Recall@10", "", text.RELATIONS, ""]
         for relation in report["relations"]:
             found = [f"{text.title_of(key)} {text.correlation(part)}" for key, part in relation["spearman"].items()]
-            lines.append(f"* {escaped(relation['model'])}: {'; '.join(found)}. {text.few(relation)}".rstrip())
+            lines.append(f"* {escaped(relation['generator'])}: {'; '.join(found)}. {text.few(relation)}".rstrip())
     if report["published"]:
         lines += ["", "## Published elsewhere", "", escaped(report["published"]["note"]), ""]
         lines += markdown_table(text.PUBLISHED_HEAD, (map(escaped, text.published_cells(e)) for e in report["published"]["entries"]))

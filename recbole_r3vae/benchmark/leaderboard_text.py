@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from recbole_r3vae.benchmark.run_files import ACCURACY
@@ -14,6 +15,7 @@ TITLES = {
 }  # fmt: skip
 RANKED_BY = "ndcg@10"
 SLICE_METRICS = ("recall@10", "ndcg@10")
+GRID_METRICS = ("ndcg@10", "recall@10")
 NONE = "–"
 KINDS = {"authors": "By authors", "independent": "Reproduced by others"}
 
@@ -23,13 +25,19 @@ READING = (
     f"over seeds), both p < {LEVEL}, two-sided, uncorrected for the {len(ACCURACY)} metrics. Coverage (share of items "
     "recommended to anyone; higher is broader) and Gini (of how often; lower is more even) describe the catalogue and are never bold."
 )
+CONFIGURATIONS = "of several configurations the one with the most seeds, then the best validation NDCG@10"
+GRID = (
+    f"Within a column nothing but the tokenizer differs; {CONFIGURATIONS}. †: behind the best of its column by more than the noise of "
+    "seeds and of users, by the two tests above, uncorrected for the number of tokenizers. Figures without it cannot be told from the "
+    f"best, and none can where one side has fewer than {LEAST_SEEDS} seeds."
+)
 SLICES = (
     "Cold targets do not occur in training. The other targets, and all histories, are cut at the 1/3 and 2/3 quantiles of the test users' "
     "values; equal values stay together. Mean over seeds."
 )
 RELATIONS = (
-    "One point a tokenizer, before collisions are resolved: of several configurations the one with the most seeds, then the best "
-    "validation NDCG@10. Spearman's rho with the 95 % percentile bootstrap interval over tokenizers."
+    f"One point a tokenizer, before collisions are resolved: {CONFIGURATIONS}. "
+    "Spearman's rho with the 95 % percentile bootstrap interval over tokenizers."
 )
 COSTS = "Means over seeds. Seconds and memory compare on one machine under one load only; memory is of the whole process."
 
@@ -135,6 +143,27 @@ def lead_cells(lead: dict[str, Any]) -> list[str]:
 
 def _p(value: float | None) -> str:
     return NONE if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def grid_table(report: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Tokenizers down, generators across: the head of the table and its rows, empty where no generator has two tokenizers."""
+    cells = {(cell["tokenizer"], cell["generator"]): cell for cell in report["grid"]}
+    counts = Counter(generator for _, generator in cells)
+    if max(counts.values(), default=0) < 2:
+        return [], []
+    columns = [(name, metric) for name in sorted(counts, key=lambda name: (-counts[name], name)) for metric in GRID_METRICS]
+    best = {tokenizer: max(cells[key]["test"][RANKED_BY]["mean"] for key in cells if key[0] == tokenizer) for tokenizer, _ in cells}
+    head = ["Tokenizer", *(f"{generator} {title_of(metric)}" for generator, metric in columns)]
+    tokenizers = sorted(best, key=lambda tokenizer: (-best[tokenizer], tokenizer))
+    return head, [[name, *(_grid_cell(cells.get((name, generator)), metric) for generator, metric in columns)] for name in tokenizers]
+
+
+def _grid_cell(cell: dict[str, Any] | None, metric: str) -> str:
+    if cell is None:
+        return NONE
+    figures, behind = cell["test"][metric], cell["behind"].get(metric)
+    deviation = "" if figures["std"] is None else f" ± {figures['std']:.4f}"
+    return f"{figures['mean']:.4f}{deviation}{' †' if behind and behind['supported'] else ''}"
 
 
 def correlation(relation: dict[str, Any]) -> str:

@@ -60,7 +60,7 @@ def _section(report: dict[str, Any]) -> str:
     parts = [f"<h2>{escape(dataset)}</h2>", _notes(report)]
     if rows:
         parts += [_filter(rows), _main_table(report)]
-    parts += [f'<p class="small">{escape(text.READING)}</p>', _failed(report), _leads(report)]
+    parts += [f'<p class="small">{escape(text.READING)}</p>', _failed(report), _leads(report), _grid(report)]
     if rows:
         parts += [_cost_chart(rows), _relations(report), _slices(report)]
         costs = _table(rows, cost_columns(rows), f"Cost and conditions on {dataset}")
@@ -149,13 +149,14 @@ def _cell(row: Row, column: Column, greatest: float) -> str:
     return f'<td class="{kind}" data-value="{sorted_by}"{bar}>{shown}{small}</td>'
 
 
-def _plain_table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table of words: the first cell of a row is its head."""
-    heads = "".join(f'<th scope="col" class="words">{escape(name)}</th>' for name in head)
+def _plain_table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]], figures: bool = False) -> str:
+    """A table of words, or of figures: the first cell of a row is its head."""
+    kinds = ["words", *["" if figures else "words"] * (len(head) - 1)]
+    heads = "".join(f'<th scope="col" class="{kind}">{escape(name)}</th>' for kind, name in zip(kinds, head))
     body = []
     for first, *cells in rows:
-        words = "".join(f'<td class="{_words(cell)}">{escape(cell)}</td>' for cell in cells)
-        body.append(f'<tr><th scope="row">{escape(first)}</th>{words}</tr>')
+        shown = "".join(f'<td class="{"" if figures else _words(cell)}">{escape(cell)}</td>' for cell in cells)
+        body.append(f'<tr><th scope="row">{escape(first)}</th>{shown}</tr>')
     return _frame(title, f"<tr>{heads}</tr>", "".join(body))
 
 
@@ -170,6 +171,14 @@ def _leads(report: dict[str, Any]) -> str:
         return ""
     title = "Who leads, and whether it is more than noise"
     return f"<h3>{title}</h3>" + _plain_table(title, text.LEAD_HEAD, map(text.lead_cells, report["leads"]))
+
+
+def _grid(report: dict[str, Any]) -> str:
+    head, rows = text.grid_table(report)
+    if not rows:
+        return ""
+    title = "Tokenizers and generators"
+    return f'<h3>{title}</h3><p class="small">{escape(text.GRID)}</p>' + _plain_table(title, head, rows, figures=True)
 
 
 def _slices(report: dict[str, Any]) -> str:
@@ -233,7 +242,7 @@ def _relations(report: dict[str, Any]) -> str:
             chart = scatter(points, text.title_of(key), "Test Recall@10", 380, 290)
             charts.append(f"<figure>{chart}<figcaption>{text.title_of(key)}: {escape(text.correlation(found))}</figcaption></figure>")
         few = text.few(relation)
-        parts.append(f'<h4>{escape(relation["model"])}</h4><div class="trio">{"".join(charts)}</div><p class="small">{escape(few)}</p>')
+        parts.append(f'<h4>{escape(relation["generator"])}</h4><div class="trio">{"".join(charts)}</div><p class="small">{escape(few)}</p>')
     return "".join(parts)
 
 

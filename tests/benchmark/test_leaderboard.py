@@ -220,6 +220,50 @@ def test_a_row_of_another_split_takes_no_part(runs):
     assert any("Not all rows share a split" in note for note in report["notes"])
 
 
+# -- tokenizers and generators ------------------------------------------------------------------------------------------------
+
+
+def test_the_grid_has_tokenizers_down_and_generators_across(runs, tmp_path):
+    units = [*seeds_of("G[Best]", 0.6), *seeds_of("G[Near]", 0.59), *seeds_of("G[Far]", 0.2), *seeds_of("G[Once]", 0.1, [1])]
+    units += [*seeds_of("Other[Far]", 0.5), *seeds_of("G-hybrid[Far]", 0.9, model="G"), *seeds_of("SASRec", 0.95)]
+    units += seeds_of("G[Far]", 0.8, [1], config={"epochs": 99})  # fewer seeds than the configuration above: not shown
+    folder = runs(*units)
+    report = leaderboard(folder)
+    rows = {row["name"]: row for row in report["rows"] if row["variant"] != "epochs=99"}
+    cells = {cell["name"]: cell for cell in report["grid"]}
+    assert set(cells) == set(rows) - {"SASRec"} and len(report["grid"]) == len(cells)
+    for name, cell in cells.items():
+        for metric in ("ndcg@10", "recall@10"):
+            assert cell["test"][metric] == rows[name]["test"][metric]
+    assert cells["G[Best]"]["behind"] == {} == cells["Other[Far]"]["behind"]  # alone, it is its column's best
+    for name, behind in (("G[Near]", False), ("G[Far]", True), ("G[Once]", False)):
+        for metric, found in cells[name]["behind"].items():
+            assert found["lead"] == pytest.approx(rows["G[Best]"]["test"][metric]["mean"] - rows[name]["test"][metric]["mean"])
+            assert found["supported"] == behind, name
+        users = [np.mean([user_metric(unpack(u["users"]["ranks"], "uint8"), "ndcg@10") for u in units if u["name"] == other
+                          and u["config"]["epochs"] == 3], axis=0) for other in ("G[Best]", name)]  # fmt: skip
+        assert cells[name]["behind"]["ndcg@10"]["p_users"] == pytest.approx(ttest_rel(*users).pvalue)
+    assert cells["G[Once]"]["behind"]["ndcg@10"]["p_seeds"] is None
+
+    write_leaderboards(tmp_path / "results")
+    text = (tmp_path / "results" / "leaderboard_toy.md").read_text()
+    table = text[text.index("## Tokenizers and generators") : text.index("## Cost")].splitlines()[4:-1]
+    shown = [[cell.strip() for cell in line.strip("|").split("|")] for line in table if "---" not in line]
+    assert shown[0] == ["Tokenizer", *(f"{g} {m}" for g in ("G", "G-hybrid", "Other") for m in ("NDCG@10", "Recall@10"))]
+    assert [row[0] for row in shown[1:]] == ["Far", "Best", "Near", "Once"]  # by the best NDCG@10 of any generator
+    assert shown[2][3:] == ["–"] * 4 and shown[1][1].endswith(" †") and not any("†" in cell for row in shown[2:] for cell in row)
+    assert shown[4][1] == f"{rows['G[Once]']['test']['ndcg@10']['mean']:.4f}"
+    page = parsed(tmp_path).rows
+    assert all(row in page for row in shown)
+
+
+def test_one_tokenizer_is_no_grid(runs, tmp_path):
+    runs(*seeds_of("G[Best]", 0.6), *seeds_of("Other[Best]", 0.5), *seeds_of("SASRec", 0.4))
+    write_leaderboards(tmp_path / "results")
+    for name in ("leaderboard_toy.md", "leaderboard.html"):
+        assert "Tokenizers and generators" not in (tmp_path / "results" / name).read_text().replace("Tokenizers and generators beside", "")
+
+
 # -- slices -----------------------------------------------------------------------------------------------------------------
 
 
@@ -297,7 +341,7 @@ def test_a_tokenizer_is_one_point_of_its_generator(runs):
     units = [r for i, (t, recall) in enumerate(recalls.items()) for r in seeds_of(f"G[{t}]", recall, quality=quality(0.1 * i))]
     fewer = seeds_of("G[T1]", 0.9, [1], quality=quality(0.9), config={"epochs": 99})
     [relation] = leaderboard(runs(*units, *fewer, *seeds_of("SASRec", 0.4)))["relations"]
-    assert relation["model"] == "G" and [point["tokenizer"] for point in relation["points"]] == list(recalls)
+    assert relation["generator"] == "G" and [point["tokenizer"] for point in relation["points"]] == list(recalls)
     assert all(len(point["seeds"]) == 3 for point in relation["points"])
     assert relation["spearman"]["sc_raw"]["rho"] == pytest.approx(1) and relation["spearman"]["pd_raw"]["rho"] == pytest.approx(-1)
     assert relation["spearman"]["collision_rate"]["rho"] is None  # it does not vary
