@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from recbole_r3vae.benchmark.leaderboard_text import grid_table
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -35,6 +37,11 @@ def test_the_head_of_lastfms_leaderboard():
         assert (recall, ndcg) == (shown(test["recall@10"]["values"]), shown(test["ndcg@10"]["values"])), name
         seeds = re.search(r"(\d) seeds", name)
         assert len(test["ndcg@10"]["values"]) == (int(seeds[1]) if seeds else 1), name
+
+
+def test_lastfms_grid():
+    board = json.loads((ROOT / "results" / "leaderboard_lastfm.json").read_text(encoding="utf-8"))
+    assert rows("docs/results.md", "## Recommendation: `lastfm`", "Under R3GR") == grid_table(board)[1]
 
 
 @pytest.mark.parametrize("dataset, until, metrics", [
