@@ -66,9 +66,9 @@ def leaderboard(folder: Path) -> dict[str, Any]:
         folder: ``results/runs/<dataset>``.
 
     Returns:
-        Plain data: ``rows``, best test NDCG@10 first; ``leads``, of each accuracy metric; ``grid`` of tokenizers and generators;
-        ``slices``; ``relations`` of SID quality to Recall@10; ``published``; ``failed`` units; ``notes`` on what could not be used. Tests
-        and slices need one set of users: they are of the split that most rows share.
+        Plain data: ``rows``, best test NDCG@10 first; ``leads``, of each accuracy metric, and ``best``, of the best row over every other
+        by NDCG@10; ``grid`` of tokenizers and generators; ``slices``; ``relations`` of SID quality to Recall@10; ``published``; ``failed``
+        units; ``notes`` on what could not be used. Tests and slices need one set of users: they are of the split that most rows share.
     """
     runs, failed, splits = read_runs(folder)
     notes: list[str] = []
@@ -87,6 +87,7 @@ def leaderboard(folder: Path) -> dict[str, Any]:
         "commands": sorted({run.record.get("command", default_command) for run in runs}) or [default_command],
         "users": splits.get(split, {}).get("users"),
         "leads": [lead for metric in ACCURACY if (lead := _lead(metric, rows, users, split))],
+        "best": _best(rows, users, split),
         "grid": _grid(rows, users, split),
         "slices": _sliced(rows, users, splits.get(split, {}), notes) if rows else [],
         "relations": _relations(rows),
@@ -118,25 +119,38 @@ def _user_metrics(runs: list[Run]) -> dict[str, np.ndarray]:
     }
 
 
+def _ranked(metric: str, rows: list[dict[str, Any]], split: str | None) -> list[int]:
+    """The rows that have a metric of the users compared here, best first."""
+    having = [index for index, row in enumerate(rows) if metric in row["test"] and row["split"] in (split, None)]
+    return sorted(having, key=lambda index: -rows[index]["test"][metric]["mean"])
+
+
 def _lead(metric: str, rows: list[dict[str, Any]], users: list[dict[str, np.ndarray]], split: str | None) -> dict[str, Any] | None:
     """Whether the best row of a metric is better than the next one, for all that seeds and users can say; marks it bold if so."""
-    having = [index for index, row in enumerate(rows) if metric in row["test"] and row["split"] in (split, None)]
-    if len(having) < 2:
+    ranked = _ranked(metric, rows, split)
+    if len(ranked) < 2:
         return None
-    best, second = sorted(having, key=lambda index: -rows[index]["test"][metric]["mean"])[:2]
-    lead = _compared(metric, best, second, rows, users)
+    lead = _named(metric, *ranked[:2], rows, users)
     if lead["supported"]:
-        rows[best]["bold"].append(metric)
+        rows[ranked[0]]["bold"].append(metric)
+    return lead
+
+
+def _best(rows: list[dict[str, Any]], users: list[dict[str, np.ndarray]], split: str | None) -> list[dict[str, Any]]:
+    """Likewise of the best row by NDCG@10 and each of the others."""
+    ranked = _ranked(RANKED_BY, rows, split)
+    return [_named(RANKED_BY, ranked[0], other, rows, users) for other in ranked[1:]]
+
+
+def _named(metric: str, one: int, other: int, rows: list[dict[str, Any]], users: list[dict[str, np.ndarray]]) -> dict[str, Any]:
     named = {
         key: {"name": rows[index]["name"], "variant": rows[index]["variant"], "seeds": len(rows[index]["test"][metric]["values"])}
-        for key, index in (("best", best), ("next", second))
+        for key, index in (("best", one), ("next", other))
     }
-    return {"metric": metric, **named, **lead}
+    return {"metric": metric, **named, **_compared(metric, one, other, rows, users)}
 
 
-def _compared(
-    metric: str, one: int, other: int, rows: list[dict[str, Any]], users: list[dict[str, np.ndarray]]
-) -> dict[str, Any]:
+def _compared(metric: str, one: int, other: int, rows: list[dict[str, Any]], users: list[dict[str, np.ndarray]]) -> dict[str, Any]:
     """How far one row is ahead of another, and whether seeds and users both support it."""
     first, second = rows[one]["test"][metric], rows[other]["test"][metric]
     enough = min(len(first["values"]), len(second["values"])) >= LEAST_SEEDS

@@ -36,6 +36,9 @@ def markdown(report: dict[str, Any]) -> str:
     if report["leads"]:
         lines += ["", "## Who leads, and whether it is more than noise", ""]
         lines += markdown_table(text.LEAD_HEAD, (map(escaped, text.lead_cells(lead)) for lead in report["leads"]))
+    if report["best"][1:]:  # of a single one the table above has told
+        lines += ["", text.BEST, ""]
+        lines += markdown_table(text.BEST_HEAD, (map(escaped, text.lead_cells(lead)) for lead in report["best"]))
     head, cells = text.grid_table(report)
     if cells:
         lines += ["", "## Tokenizers and generators", "", text.GRID, ""]

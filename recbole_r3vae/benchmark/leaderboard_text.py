@@ -132,11 +132,13 @@ def verdict(lead: dict[str, Any]) -> str:
     return "not supported: " + " and ".join(against)
 
 
+BEST = "The best row and every other, by the same tests, uncorrected for their number: who cannot be told from it on these users."
 LEAD_HEAD = ("Metric", "Best", "Next", "Lead", "p, seeds", "p, users", "Verdict")
+BEST_HEAD = ("Metric", "Best", "Other", *LEAD_HEAD[3:])
 
 
 def lead_cells(lead: dict[str, Any]) -> list[str]:
-    """A row under ``LEAD_HEAD``."""
+    """A row under ``LEAD_HEAD`` or ``BEST_HEAD``."""
     rows, chances = map(label, (lead["best"], lead["next"])), map(_p, (lead["p_seeds"], lead["p_users"]))
     return [title_of(lead["metric"]), *rows, decimal(lead["lead"]), *chances, verdict(lead)]
 

@@ -170,7 +170,11 @@ def _leads(report: dict[str, Any]) -> str:
     if not report["leads"]:
         return ""
     title = "Who leads, and whether it is more than noise"
-    return f"<h3>{title}</h3>" + _plain_table(title, text.LEAD_HEAD, map(text.lead_cells, report["leads"]))
+    parts = [f"<h3>{title}</h3>", _plain_table(title, text.LEAD_HEAD, map(text.lead_cells, report["leads"]))]
+    if report["best"][1:]:  # of a single one the table above has told
+        table = _plain_table("The best row and every other", text.BEST_HEAD, map(text.lead_cells, report["best"]))
+        parts.append(f'<p class="small">{escape(text.BEST)}</p>{table}')
+    return "".join(parts)
 
 
 def _grid(report: dict[str, Any]) -> str:

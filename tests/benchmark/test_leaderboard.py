@@ -220,6 +220,26 @@ def test_a_row_of_another_split_takes_no_part(runs):
     assert any("Not all rows share a split" in note for note in report["notes"])
 
 
+def test_the_best_row_against_every_other(runs, tmp_path):
+    units = [*seeds_of("A", 0.6), *seeds_of("CCC", 0.58), *seeds_of("BB", 0.2), *seeds_of("DDDD", 0.1, [1])]
+    units += [dict(record, users={**record["users"], "split": "f" * 12}) for record in seeds_of("ELSEWHERE", 0.05)]
+    report = leaderboard(runs(*units))
+    names = [row["name"] for row in report["rows"]]
+    best, *others = names[:-1]
+    assert names[-1] == "ELSEWHERE" and [lead["next"]["name"] for lead in report["best"]] == others
+    assert {lead["next"]["name"]: lead["supported"] for lead in report["best"]} == {**dict.fromkeys(others, False), "BB": True}
+    assert report["best"][0] == lead_of(report) and all(lead["best"]["name"] == best for lead in report["best"])
+    users = [
+        np.mean([user_metric(unpack(u["users"]["ranks"], "uint8"), "ndcg@10") for u in units if u["name"] == name], axis=0)
+        for name in (best, "BB")
+    ]
+    found = next(lead for lead in report["best"] if lead["next"]["name"] == "BB")
+    assert found["p_users"] == pytest.approx(ttest_rel(*users).pvalue)
+    write_leaderboards(tmp_path / "results")
+    assert f"| NDCG@10 | {best} | BB | {found['lead']:.4f} |" in (tmp_path / "results" / "leaderboard_toy.md").read_text()
+    assert ["NDCG@10", best, "BB", f"{found['lead']:.4f}"] in [row[:4] for row in parsed(tmp_path).rows]
+
+
 # -- tokenizers and generators ------------------------------------------------------------------------------------------------
 
 
