@@ -29,14 +29,23 @@ def shown(values: list[float]) -> str:
 
 def test_the_head_of_lastfms_leaderboard():
     board = json.loads((ROOT / "results" / "leaderboard_lastfm.json").read_text(encoding="utf-8"))
-    known = {row["name"]: row["test"] for row in board["rows"]}
+    known = {row["name"]: row for row in board["rows"]}
     found = rows("README.md", "On **lastfm**", "[docs/results.md]")
     assert len(found) > 5
     for name, recall, ndcg in found:
-        test = known[name.partition(",")[0]]
+        row = known[name.partition(",")[0]]
+        test, epochs = row["test"], re.search(r"(\d+) epochs", name)
         assert (recall, ndcg) == (shown(test["recall@10"]["values"]), shown(test["ndcg@10"]["values"])), name
         seeds = re.search(r"(\d) seeds", name)
         assert len(test["ndcg@10"]["values"]) == (int(seeds[1]) if seeds else 1), name
+        assert ("stopped at its budget" in name) == (row["stopped_at_budget"] > 0), name
+        assert not epochs or row["epochs"] == [int(epochs[1])], name
+    told = {lead["next"]["name"] for lead in board["best"] if lead["supported"]}
+    behind = {cell["name"] for cell in board["grid"] for found in cell["behind"].values() if found["supported"]}
+    head = " ".join((ROOT / "README.md").read_text(encoding="utf-8").partition("![")[0].split())
+    assert board["best"][0]["best"]["name"] == "LightGCN" and "cannot tell R3GR from the first of them with five of seven" in head
+    assert {name for name in told if name.startswith("R3GR")} == {"R3GR[LETTER]", "R3GR[Random]"}
+    assert behind == {"R3GR[Random]"} and "nor any tokenizer but random codes from the best" in head
 
 
 def test_lastfms_grid():

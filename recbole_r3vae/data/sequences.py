@@ -28,8 +28,8 @@ class TimeOrdered:
         if n_left_out:
             known = " and ".join(name for name, feat in ((".user", self.user_feat), (".item", self.item_feat)) if feat is not None)
             self.logger.warning(
-                f"{self.dataset_name}: {n_left_out:,} of {n_before:,} interactions are of users or items that its {known} file does not "
-                "name, and are left out; models that do not read that file keep them. Complete the file, or set "
+                f"{self.dataset_name}: {n_left_out:,} of {n_before:,} interactions are of users or items that its {known} file does not name "
+                "or val_interval takes out of it, and are left out; models that do not read the file keep them. Complete it, or set "
                 "filter_inter_by_user_or_item: False"
             )
 

@@ -132,7 +132,7 @@ class BSARec(SequentialRecommender):
             raise UserError(
                 f"c is {config['c']!r}; give the number of low components, from 1 to MAX_ITEM_LIST_LENGTH={self.max_seq_length}"
             )
-        if size % config["n_heads"]:
+        if config["n_heads"] < 1 or size % config["n_heads"]:
             raise UserError(f"n_heads is {config['n_heads']}; give a divisor of hidden_size={size}")
         if config["n_layers"] < 1:
             raise UserError(f"n_layers is {config['n_layers']}; give 1 or more")

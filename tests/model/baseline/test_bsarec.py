@@ -138,6 +138,7 @@ def test_one_position_is_that_of_all(build):
         ({"c": 0}, "c is 0.*MAX_ITEM_LIST_LENGTH=10"),
         ({"c": 11}, "c is 11"),
         ({"n_heads": 3}, "n_heads is 3; give a divisor of hidden_size=16"),
+        ({"n_heads": 0}, "n_heads is 0; give a divisor of hidden_size=16"),
         ({"n_layers": 0}, "n_layers is 0"),
         ({"loss_type": "BPR"}, "loss_type is 'BPR'; BSARec is trained with CE"),
     ],
