@@ -190,6 +190,11 @@ def test_training_computes_what_evaluation_does(build_tiger):
     trained, same = model.train()(rows)
     assert torch.equal(target, same)
     assert torch.allclose(trained, logits, atol=1e-5)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = model.calculate_loss(rows)
+    loss.backward()
+    assert torch.allclose(loss, model.eval().calculate_loss(rows), rtol=0.03)
+    assert all(weight.grad.isfinite().all() for weight in model.parameters() if weight.grad is not None)
     _, model, *_ = build_tiger(dropout=0.5)
     assert not torch.allclose(model.train()(rows)[0], model(rows)[0], atol=1e-2)
 
