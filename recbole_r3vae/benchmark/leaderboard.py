@@ -11,7 +11,7 @@ import numpy as np
 
 from recbole_r3vae.benchmark import statistics
 from recbole_r3vae.benchmark.leaderboard_markdown import flat_rows, markdown
-from recbole_r3vae.benchmark.leaderboard_text import GRID_METRICS, RANKED_BY, SLICE_METRICS
+from recbole_r3vae.benchmark.leaderboard_text import RANKED_BY, TABLE_METRICS
 from recbole_r3vae.benchmark.page import page
 from recbole_r3vae.benchmark.run_files import ACCURACY, SCHEMA, Run, grouped, read_runs, row_of, variants
 from recbole_r3vae.benchmark.statistics import LEAST_SEEDS, LEVEL, user_metric
@@ -166,12 +166,12 @@ def _grid(rows: list[dict[str, Any]], users: list[dict[str, np.ndarray]], split:
     cells = []
     for generator, of_generator in _by_generator(rows):
         usable = [index for index in of_generator if rows[index]["split"] in (split, None)]
-        chosen = _one_a_tokenizer(rows, [index for index in usable if all(metric in rows[index]["test"] for metric in GRID_METRICS)])
-        best = {metric: max(chosen, key=lambda index: rows[index]["test"][metric]["mean"]) for metric in GRID_METRICS if chosen}
+        chosen = _one_a_tokenizer(rows, [index for index in usable if all(metric in rows[index]["test"] for metric in TABLE_METRICS)])
+        best = {metric: max(chosen, key=lambda index: rows[index]["test"][metric]["mean"]) for metric in TABLE_METRICS if chosen}
         for index in chosen:
             kept = {"generator": generator, **{key: rows[index][key] for key in ("tokenizer", "name", "variant", "seeds")}}
-            behind = {metric: _compared(metric, best[metric], index, rows, users) for metric in GRID_METRICS if index != best[metric]}
-            cells.append({**kept, "test": {metric: rows[index]["test"][metric] for metric in GRID_METRICS}, "behind": behind})
+            behind = {metric: _compared(metric, best[metric], index, rows, users) for metric in TABLE_METRICS if index != best[metric]}
+            cells.append({**kept, "test": {metric: rows[index]["test"][metric] for metric in TABLE_METRICS}, "behind": behind})
     return cells
 
 
@@ -214,7 +214,7 @@ def _sliced(
     parts = statistics.slices(popularity, history)
     for row, of_users in zip(rows, users):
         row["slices"] = [
-            {metric: float(of_users[metric][part.users].mean()) for metric in SLICE_METRICS if metric in of_users} for part in parts
+            {metric: float(of_users[metric][part.users].mean()) for metric in TABLE_METRICS if metric in of_users} for part in parts
         ]
     return [{"group": part.group, "name": part.name, "says": part.says, "users": int(part.users.sum())} for part in parts]
 

@@ -47,7 +47,7 @@ def markdown(report: dict[str, Any]) -> str:
         lines += ["", "## Cost and conditions", "", text.COSTS, "", *_table(rows, cost_columns(rows))]
     if report["slices"]:
         lines += ["", "## Slices of users", "", f"{text.SLICES} {text.sizes(report)}"]
-        for metric in text.SLICE_METRICS:
+        for metric in text.TABLE_METRICS:
             lines += ["", f"{text.title_of(metric)}:", "", *_table(rows, slice_columns(report, metric))]
     if report["relations"]:
         lines += ["", "## SID quality against Recall@10", "", text.RELATIONS, ""]

@@ -14,8 +14,7 @@ TITLES = {
     "sc_raw": "SC", "pd_raw": "PD", "collision_rate": "Collision rate",
 }  # fmt: skip
 RANKED_BY = "ndcg@10"
-SLICE_METRICS = ("recall@10", "ndcg@10")
-GRID_METRICS = ("ndcg@10", "recall@10")
+TABLE_METRICS = ("ndcg@10", "recall@10")  # of the tables that show two: the grid, slices of users
 NONE = "–"
 KINDS = {"authors": "By authors", "independent": "Reproduced by others"}
 
@@ -153,7 +152,7 @@ def grid_table(report: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     counts = Counter(generator for _, generator in cells)
     if max(counts.values(), default=0) < 2:
         return [], []
-    columns = [(name, metric) for name in sorted(counts, key=lambda name: (-counts[name], name)) for metric in GRID_METRICS]
+    columns = [(name, metric) for name in sorted(counts, key=lambda name: (-counts[name], name)) for metric in TABLE_METRICS]
     best = {tokenizer: max(cells[key]["test"][RANKED_BY]["mean"] for key in cells if key[0] == tokenizer) for tokenizer, _ in cells}
     head = ["Tokenizer", *(f"{generator} {title_of(metric)}" for generator, metric in columns)]
     tokenizers = sorted(best, key=lambda tokenizer: (-best[tokenizer], tokenizer))

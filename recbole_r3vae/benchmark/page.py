@@ -189,7 +189,7 @@ def _slices(report: dict[str, Any]) -> str:
     if not report["slices"]:
         return ""
     parts = [f'<h3>Slices of users</h3><p class="small">{escape(text.SLICES)} {escape(text.sizes(report))}</p>']
-    for metric in text.SLICE_METRICS:
+    for metric in text.TABLE_METRICS:
         title = text.title_of(metric)
         table = _table(report["rows"], slice_columns(report, metric), f"{title} in slices of users")
         parts.append(f"<h4>{title}</h4>{table}")
