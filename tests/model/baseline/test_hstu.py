@@ -10,6 +10,7 @@ from recbole.data.interaction import Interaction
 
 from recbole_r3vae.data.sequences import TARGET_LIST_FIELD
 from recbole_r3vae.errors import UserError
+from recbole_r3vae.model.baseline import hstu
 from recbole_r3vae.model.baseline.hstu import Block
 
 
@@ -115,6 +116,35 @@ def test_infonce_is_the_cross_entropy_among_the_target_and_the_draws(build, monk
         losses.append(math.log(sum(math.exp(scores[item]) for item in candidates)) - scores[target])
     assert len(losses) > 3
     assert model.calculate_loss(window).item() == pytest.approx(sum(losses) / len(losses), abs=1e-5)
+
+
+def test_negatives_are_scored_in_groups_of_histories(build, monkeypatch):
+    """Groups of 4 and a rest of 3, each with its own draws, against one of all."""
+    model, train, *_ = build("HSTU", n_negatives=50)
+    windows, losses, gradients = first_rows(train, 11), [], []
+    draws = model.sample_negatives(11)
+    monkeypatch.setattr(model, "sample_negatives", lambda n_rows: draws[:n_rows])
+    model.eval()
+    for n_rows in (4, 11):
+        monkeypatch.setattr(hstu, "ROWS", n_rows)
+        loss = model.calculate_loss(windows)
+        losses.append(loss.item())
+        gradients.append(torch.autograd.grad(loss, model.item_embedding.weight)[0])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+    assert torch.allclose(*gradients, rtol=1e-4, atol=1e-7)
+
+
+def test_a_position_whose_draws_are_all_its_target_has_nothing_to_learn(build, monkeypatch):
+    model, train, *_ = build("HSTU", n_negatives=2)
+    window = first_rows(train, 1)
+    (targets,) = window[TARGET_LIST_FIELD]
+    last = int(targets[targets > 0][-1])
+    window[TARGET_LIST_FIELD] = torch.where(targets == last, last, 0)[None]
+    monkeypatch.setattr(model, "sample_negatives", lambda n_rows: torch.full((n_rows, 2), last))
+    loss = model.calculate_loss(window)
+    loss.backward()
+    assert loss.item() == 0
+    assert all(not weight.grad.any() for weight in model.parameters() if weight.grad is not None)
 
 
 def test_cross_entropy_is_over_all_items(build):
