@@ -53,6 +53,39 @@ def test_lastfms_grid():
     assert rows("docs/results.md", "## Recommendation: `lastfm`", "Under R3GR") == grid_table(board)[1]
 
 
+def without_met_items(dataset: str) -> dict[str, list[str]]:
+    """Cells of ``results/mask_history_<dataset>.md`` by model, figures as pages write them; ± 0 of counted models is left out."""
+    found = rows(f"results/mask_history_{dataset}.md", "| Model", "`python")
+    return {name: [cell.replace("0.", ".").removesuffix(" ± .0000") for cell in cells] for name, *cells in found}
+
+
+def test_lastfm_without_met_items():
+    known, found = without_met_items("lastfm"), rows("docs/results.md", "The same trained models on `lastfm`", "The order of")
+    assert len(found) > 4
+    for name, *cells in found:
+        _, stay, out, *_, place = known[name.partition(",")[0]]
+        assert cells == [stay, out, place], name
+    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    means = {name: cells[2].partition(" ")[0] for name, cells in known.items()}
+    first, second, third, counted, ours = (means[name] for name in ("LightGCN", "BPR", "HSTU", "ItemKNN", "R3GR[R3VAE]"))
+    stay = known["ItemKNN"][1]
+    assert f"LightGCN {first}, BPR {second}, HSTU {third} and ItemKNN {counted} ({stay} with them) of NDCG@10, R3GR[R3VAE] {ours}" in readme
+    assert all(mean < counted for name, mean in means.items() if name.startswith("R3GR")), "ItemKNN passes R3GR"
+
+
+def test_ml_100k():
+    board = json.loads((ROOT / "results" / "leaderboard_ml-100k.json").read_text(encoding="utf-8"))
+    known, out = {row["name"]: row for row in board["rows"]}, without_met_items("ml-100k")
+    found = rows("docs/results.md", "## Recommendation: `ml-100k`", "BPR shows")
+    assert {name.partition(" (")[0] for name, *_ in found} == set(known)
+    for name, trained, *figures in found:
+        row = known[name.partition(" (")[0]]
+        test = [shown(row["test"][metric]["values"]) for metric in ("recall@10", "ndcg@10")]
+        assert figures == [*test, out[row["name"]][2]], name
+        assert ("stopped at its budget" in trained) == (row["stopped_at_budget"] > 0), name
+        assert trained == "counted" or int(trained.split()[0]) == row["epochs"][0], name
+
+
 @pytest.mark.parametrize("dataset, until, metrics", [
     ("ml-100k", "With 55 ratings", ("auc", "uauc", "logloss", "cold_auc", "cold_logloss")),
     ("amazon-beauty", "With 15 reviews", ("auc", "uauc", "logloss", "cold_auc", "cold_uauc")),
