@@ -65,11 +65,11 @@ def table(rows: list[tuple[str, list[dict[str, float]], list[dict[str, float]]]]
         means = [mean_std([metrics[METRICS[0]] for metrics in row[rule]])["mean"] for row in rows]
         return [1 + sum(other > mean for other in means) for mean in means]
 
-    lines = [
-        (last, [escaped(name), str(len(stay)), *(shown(seeds, metric) for metric in METRICS for seeds in (stay, out)), f"{first} → {last}"])
-        for (name, stay, out), first, last in zip(rows, places(1), places(2))
-    ]
-    return markdown_table(HEAD, [cells for _, cells in sorted(lines, key=lambda line: line[0])])
+    lines = []
+    for (name, stay, out), first, last in zip(rows, places(1), places(2)):
+        figures = [shown(seeds, metric) for metric in METRICS for seeds in (stay, out)]
+        lines.append((last, [escaped(name), str(len(stay)), *figures, f"{first} → {last}"]))
+    return markdown_table(HEAD, [cells for _, cells in sorted(lines)])
 
 
 def best_of(run: Run, saved: list[Path]) -> Path | None:

@@ -27,7 +27,8 @@ def write_run(name: str, hash_: str, test: dict, **more) -> None:
 
 def test_the_same_models_under_both_rules(script, tiny_settings, capsys):
     settings = {**tiny_settings, "metrics": ["Recall", "NDCG"], "topk": [10], "train_batch_size": 1}
-    met = run_recbole_r3vae("Pop", "tiny", config_dict={**settings, "mask_history": False, "run_dir": "saved/tiny/Pop-2020-abc"})["test_result"]
+    unit = {"mask_history": False, "run_dir": "saved/tiny/Pop-2020-abc"}
+    met = run_recbole_r3vae("Pop", "tiny", config_dict={**settings, **unit})["test_result"]
     write_run("Pop", "abc", met)
     write_run("BPR", "def", met)  # its checkpoint was deleted
     write_run("ItemKNN", "fed", met, mask_history=True)  # of a grid under the other rule
