@@ -15,7 +15,7 @@ from recbole_r3vae.benchmark.processes import THREAD_VARIABLES, in_own_processes
 from recbole_r3vae.benchmark.tokenizers import row_of
 from recbole_r3vae.benchmark.units import Unit, units_of
 from recbole_r3vae.errors import UserError, nearest
-from recbole_r3vae.quick_start.run import run_recbole_r3vae
+from recbole_r3vae.quick_start.run import make_folders, run_recbole_r3vae
 from recbole_r3vae.quick_start.semantic_ids import DESCRIPTION
 from recbole_r3vae.settings import parse_arguments
 from recbole_r3vae.trainer.checkpoint import write_json
@@ -64,6 +64,8 @@ def run_grid(config: str | os.PathLike, output: str | os.PathLike = "results", a
 
     records = [_finished(unit.file(runs)) for unit in units]
     waiting = [place for place, record in enumerate(records) if record is None]
+    for model in {units[place].model for place in waiting}:  # a folder that cannot be made would fail every unit
+        make_folders(model, where.get("checkpoint_dir", "saved"))
     done = len(units) - len(waiting)
     print(f"{config}: {len(units)} units, {done} finished before", flush=True)
     threads = None if any(name in os.environ for name in THREAD_VARIABLES) else max(1, _cores() // workers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -208,12 +209,21 @@ def load_data_and_model(checkpoint: str | Path, config_dict: dict[str, Any] | No
 
 def start_logging(config: Config) -> None:
     """RecBole's logger. Its folders are made first, because RecBole's own check for them fails when two processes start at once."""
-    for folder in (Path("log") / config.model, Path("log_tensorboard"), Path(config["checkpoint_dir"])):
+    make_folders(config.model, config["checkpoint_dir"])
+    init_logger(config)
+
+
+def make_folders(model: str, checkpoint_dir: str | os.PathLike) -> None:
+    """The folders that every run writes into.
+
+    Raises:
+        UserError: one cannot be made, such as ``log`` where a file has that name.
+    """
+    for folder in (Path("log") / model, Path("log_tensorboard"), Path(checkpoint_dir)):
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"cannot make {folder.absolute()}: {error.strerror}; run in a folder you may write to") from error
-    init_logger(config)
 
 
 def result_name(config: Config) -> str:

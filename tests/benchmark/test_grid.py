@@ -207,6 +207,15 @@ def test_mistakes_in_the_command_run_nothing(tiny_data, capfd, monkeypatch, word
         assert text in line
 
 
+def test_a_folder_that_cannot_be_made_runs_nothing(tiny_data, capfd, monkeypatch):
+    """A log file called ``log``, say, where RecBole wants a folder of that name."""
+    monkeypatch.setattr(module, "in_own_processes", lambda *_: pytest.fail("ran"))
+    Path("log").write_text("of another run")
+    assert benchmark(tiny_data, write("grid.yaml", MODELS)) == 2
+    assert "/log/" in (shown := capfd.readouterr().err) and "Not a directory; run in a folder you may write to" in shown
+    assert not Path("results").exists()
+
+
 @pytest.mark.parametrize("name", ["lastfm", "lastfm_r3vae", "ml-100k", "amazon-beauty", "amazon-toys"])
 def test_provided_grids_are_sound(name, tmp_path):
     """All but the dataset, which has to be prepared first: here it is an empty file."""
