@@ -1,4 +1,4 @@
-"""What the rule on items that users have met already does to a leaderboard: the same trained models tested under both rules.
+"""What the rule on items that users have met already does to a leaderboard: the same trained models tested under the other rule.
 
     recbole-r3vae benchmark --config=properties/benchmark/lastfm.yaml --data_path=dataset
     python benchmarks/mask_history.py --dataset lastfm --data_path dataset
@@ -6,76 +6,119 @@
 Under ``mask_history: False``, the rule of the leaderboards and of the papers on semantic IDs, what a user met before stays a candidate;
 under ``True`` it is none. Where nobody meets an item twice it can never be the target, and a model that fits what its users met, as
 matrix factorisation does, gives it the best places. Models are those that the grid left in ``saved/``, each chosen by its validation
-under the grid's rule; none is trained again. Writes ``results/mask_history_<dataset>.md``.
+under the grid's rule; none is trained again.
+
+Writes result files and leaderboards as the grid's own into ``results/mask_history/``, and the comparison of both rules,
+``results/mask_history_<dataset>.md``. What is there already is not tested again.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
-from recbole_r3vae.benchmark.run_files import Run, grouped, read_runs
-from recbole_r3vae.benchmark.statistics import mean_std
+from recbole_r3vae.benchmark.leaderboard import leaderboard, write_leaderboards
+from recbole_r3vae.benchmark.leaderboard_text import label
 from recbole_r3vae.benchmark.tables import escaped, markdown_table
+from recbole_r3vae.data.split import held_out, meetings
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.io import atomic_write
 from recbole_r3vae.quick_start.lookup import get_trainer
 from recbole_r3vae.quick_start.run import load_data_and_model
+from recbole_r3vae.trainer.checkpoint import write_json
 
 METRICS = ("ndcg@10", "recall@10")
 HEAD = ("Model", "Seeds", "NDCG@10, met items stay", "NDCG@10, left out", "Recall@10, met items stay", "Recall@10, left out", "Place")
 NOTE = (
     "Test figures of the same trained models under both rules, mean ± sample standard deviation over seeds, and their places by NDCG@10. "
-    "Nothing was trained or chosen anew: each model is the one that its validation chose while all items were candidates. {repeated} of "
-    "{users:,} test targets are items that their user had met before; these are candidates under both rules."
+    "Nothing was trained or chosen anew: each model is the one that its validation chose while all items were candidates. "
+    "All metrics without met items, and which differences are more than noise: `results/mask_history/`."
 )
 
 
-def tested(checkpoint: Path, keys: dict) -> tuple[dict[str, float], int, int]:
-    """A trained model where items met before are no candidates.
+def tested(record: dict[str, Any], checkpoint: Path, keys: dict[str, Any], command: str) -> dict[str, Any]:
+    """The result file of a trained unit where items met before are no candidates.
 
     Args:
-        checkpoint: a run's ``best.pth``.
+        record: the unit's result file.
+        checkpoint: its ``best.pth``.
         keys: settings that differ from those of training.
+        command: that made the new file.
+
+    Raises:
+        UserError: a user's target is an item that he met before, so that the two rules ask different questions.
+    """
+    config, model, _, train_data, valid_data, test_data = load_data_and_model(checkpoint, {**keys, "mask_history": True})
+    repeated = meetings(test_data.dataset).multiply(test_data.seen).nnz
+    if repeated:
+        what = f"{repeated:,} test targets of {record['dataset']} are items that their users had met before"
+        raise UserError(f"{what}; this comparison is for data in which nobody meets an item twice (rm_dup_inter: first)")
+    trainer = get_trainer(config)(config, model)
+    trainer.eval_collector.data_collect(train_data)
+    found = trainer.evaluate(test_data, load_best_model=False)
+    users = held_out(valid_data, test_data).ranks(trainer.evaluator.target_ranks(), max(config["topk"]))
+    changed = {"mask_history": True, "valid": {}, "valid_history": None, "test": found, "users": users, "command": command}
+    return {**record, **changed, "config": {**record["config"], "mask_history": True}}
+
+
+def test_again(runs: Path, output: Path, saved: list[Path], keys: dict[str, Any], command: str) -> list[str]:
+    """Test every unit that has a checkpoint.
+
+    Args:
+        runs: folder of the grid's result files of a dataset.
+        output: folder of the new ones.
+        saved: folders of checkpoints.
+        keys: as of :func:`tested`.
+        command: likewise.
 
     Returns:
-        Test metrics, number of test targets that their users met before, and of test users.
+        Names of the result files whose units have none.
     """
-    config, model, _, _, _, test_data = load_data_and_model(checkpoint, {**keys, "mask_history": True})
-    found = get_trainer(config)(config, model).evaluate(test_data, load_best_model=False)
-    targets = test_data.dataset.inter_feat
-    users, items = (targets[config[field]].tolist() for field in ("USER_ID_FIELD", "ITEM_ID_FIELD"))
-    return found, int((test_data.seen[users, items] != 0).sum()), len(users)
+    without = []
+    output.mkdir(parents=True, exist_ok=True)
+    for path in runs.glob("split-*.json"):
+        shutil.copy(path, output)
+    for path in tqdm(sorted(set(runs.glob("*.json")) - set(runs.glob("split-*.json"))), desc="met items left out"):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if record.get("error", "") is not None or record["mask_history"] is not False or (output / path.name).exists():
+            continue  # of a failed unit, of before the benchmark, of the other rule
+        found = [file for folder in saved for file in (folder / record["dataset"]).glob(f"*-{record['hash']}/best.pth")]
+        if found:
+            write_json(output / path.name, tested(record, found[0], keys, command))
+        else:
+            without.append(path.stem)
+    return without
 
 
-def table(rows: list[tuple[str, list[dict[str, float]], list[dict[str, float]]]]) -> list[str]:
-    """Lines of the table, best without met items first.
+def comparison(stay: list[dict[str, Any]], out: list[dict[str, Any]]) -> list[str]:
+    """Lines of the table of both rules, the best without met items first.
 
     Args:
-        rows: name of a model, its test metrics of each seed with met items and without.
+        stay: rows of the leaderboard with met items.
+        out: rows of the one without.
     """
+    before = {tuple(row["hashes"]): row for row in stay}
+    pairs = [(before[tuple(row["hashes"])], row) for row in out if tuple(row["hashes"]) in before]
 
-    def shown(seeds: list[dict[str, float]], metric: str) -> str:
-        found = mean_std([metrics[metric] for metrics in seeds])
+    def shown(row: dict[str, Any], metric: str) -> str:
+        found = row["test"][metric]
         return f"{found['mean']:.4f}" + ("" if found["std"] is None else f" ± {found['std']:.4f}")
 
-    def places(rule: int) -> list[int]:
-        means = [mean_std([metrics[METRICS[0]] for metrics in row[rule]])["mean"] for row in rows]
-        return [1 + sum(other > mean for other in means) for mean in means]
+    def place(row: dict[str, Any], rows: list[dict[str, Any]]) -> int:
+        means = [round(other["test"][METRICS[0]]["mean"], 4) for other in (row, *rows)]  # equal where the figures shown are
+        return 1 + sum(mean > means[0] for mean in means)
 
-    lines = []
-    for (name, stay, out), first, last in zip(rows, places(1), places(2)):
-        figures = [shown(seeds, metric) for metric in METRICS for seeds in (stay, out)]
-        lines.append((last, [escaped(name), str(len(stay)), *figures, f"{first} → {last}"]))
-    return markdown_table(HEAD, [cells for _, cells in sorted(lines)])
-
-
-def best_of(run: Run, saved: list[Path]) -> Path | None:
-    """The checkpoint that a unit of the grid left behind."""
-    found = [path for folder in saved for path in (folder / run.record["dataset"]).glob(f"*-{run.record['hash']}/best.pth")]
-    return found[0] if found else None
+    cells = []
+    for old, new in sorted(pairs, key=lambda pair: -pair[1]["test"][METRICS[0]]["mean"]):
+        places = [place(row, [pair[rule] for pair in pairs]) for rule, row in enumerate((old, new))]
+        figures = [shown(row, metric) for metric in METRICS for row in (old, new)]
+        cells.append([escaped(label(new)), str(len(new["seeds"])), *figures, " → ".join(map(str, places))])
+    return markdown_table(HEAD, cells)
 
 
 def main(words: list[str] | None = None) -> None:
@@ -85,28 +128,20 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--saved", nargs="+", type=Path, default=[Path("saved")], help="folders of the grid's checkpoints")
     parser.add_argument("--output", type=Path, default=Path("results"), help="folder of the grid's results")
     options = parser.parse_args(words)
-    groups = [runs for runs in grouped(read_runs(options.output / "runs" / options.dataset)[0], []) if not runs[0].record["mask_history"]]
-    checkpoints = [[best_of(run, options.saved) for run in runs] for runs in groups]
-    whole = [(runs, paths) for runs, paths in zip(groups, checkpoints) if all(paths)]
-    if not whole:
-        raise UserError(f"{options.output} has no run of {options.dataset} with its checkpoint under {', '.join(map(str, options.saved))}")
-    keys = {"device": "cpu", "metrics": ["NDCG", "Recall"], "topk": [10], "show_progress": False, "state": "warning"}
+    keys = {"device": "cpu", "show_progress": False, "state": "warning"}
     keys |= {"data_path": options.data_path} if options.data_path else {}
-    rows = []
-    for runs, paths in tqdm(whole, desc="met items left out"):
-        found, repeated, users = zip(*(tested(path, keys) for path in paths))
-        rows.append((runs[0].record["name"], [run.record["test"] for run in runs], list(found)))
-    without = sorted(runs[0].record["name"] for runs, paths in zip(groups, checkpoints) if not all(paths))
-    text = [
-        f"# What items met before do to the ranking: {options.dataset}",
-        NOTE.format(repeated=repeated[0] or "None", users=users[0]),
-        "\n".join(table(rows)),
-        *([f"Without checkpoints, so not tested: {', '.join(map(escaped, without))}."] if without else []),
-        f"`python benchmarks/mask_history.py --dataset {options.dataset}`\n",
-    ]
+    command = f"python benchmarks/mask_history.py --dataset {options.dataset}"
+    folder = Path("runs") / options.dataset
+    without = test_again(options.output / folder, options.output / "mask_history" / folder, options.saved, keys, command)
+    rows = [leaderboard(place / folder)["rows"] for place in (options.output, options.output / "mask_history")]
+    if not all(rows):
+        raise UserError(f"{options.output} has no run of {options.dataset} with its checkpoint under {', '.join(map(str, options.saved))}")
+    write_leaderboards(options.output / "mask_history")
+    text = [f"# What items met before do to the ranking: {options.dataset}", NOTE, "\n".join(comparison(*rows)), f"`{command}`"]
+    text += [f"Without a checkpoint, so not tested again: {', '.join(map(escaped, without))}."] if without else []
     path = options.output / f"mask_history_{options.dataset}.md"
     with atomic_write(path) as file:
-        file.write("\n\n".join(text))
+        file.write("\n\n".join(text) + "\n")
     print(path.read_text(encoding="utf-8"))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from recbole_r3vae.benchmark.leaderboard_text import KINDS, NONE, Row, budget, decimal, listed, title_of
+from recbole_r3vae.benchmark.leaderboard_text import KINDS, NONE, RANKED_BY, Row, budget, decimal, listed, title_of
 from recbole_r3vae.benchmark.run_files import ACCURACY, CATALOGUE
 
 
@@ -84,8 +84,12 @@ def published_columns(report: dict[str, Any]) -> list[Column]:
 
 
 def cost_columns(rows: list[Row]) -> list[Column]:
-    """What a row cost and under which conditions it was made; history rule, machine and commit only where rows differ in them."""
+    """What a row cost and under which conditions it was made; history rule, machine and commit only where rows differ in them.
+
+    The validation figure stands here because settings and epochs are chosen by it: it is a condition, not a result.
+    """
     columns = [
+        _numbers(f"Valid {title_of(RANKED_BY)}", lambda row: row["valid"].get(RANKED_BY, {}).get("mean"), 4, falling=True),
         _numbers("Parameters", lambda row: row["n_parameters"], 0),
         _numbers("Tokenizer, s", lambda row: row["seconds"]["tokenizer"], 0),
         _numbers("Training, s", lambda row: row["seconds"]["training"], 0),

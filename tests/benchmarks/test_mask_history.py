@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy.sparse import csr_matrix
 
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.quick_start.run import run_recbole_r3vae
+
+METRICS = ["Recall", "NDCG", "ItemCoverage"]
 
 
 @pytest.fixture
@@ -19,37 +23,72 @@ def script(monkeypatch):
     return mask_history
 
 
-def write_run(name: str, hash_: str, test: dict, **more) -> None:
-    record = {"schema": 1, "dataset": "tiny", "name": name, "model": name, "seed": 2020, "hash": hash_, "config": {}, "test": test, **more}
-    Path("results/runs/tiny").mkdir(parents=True, exist_ok=True)
-    Path(f"results/runs/tiny/{name}-2020-{hash_}.json").write_text(json.dumps({"mask_history": False, "error": None, **record}))
+def run(settings: dict, rule: bool, **more) -> dict:
+    keys = {**settings, "metrics": METRICS, "topk": [10, 20], "train_batch_size": 1, "mask_history": rule}
+    return run_recbole_r3vae("Pop", "tiny", config_dict={**keys, **more})
+
+
+def write_run(result: dict, name: str = "Pop", hash_: str = "abc", **more) -> None:
+    folder = Path("results/runs/tiny")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"split-{result['split']['split']}.json").write_text(json.dumps({"schema": 1, "dataset": "tiny", **result["split"]}))
+    record = {
+        "schema": 1, "dataset": "tiny", "name": name, "model": name, "tokenizer": None, "family": "general", "seed": 2020, "hash": hash_,
+        "config": {"mask_history": False}, "valid": result["best_valid_result"], "test": result["test_result"], "users": result["users"],
+        "mask_history": False, "error": None, **more,
+    }  # fmt: skip
+    (folder / f"{name}-2020-{hash_}.json").write_text(json.dumps(record))
 
 
 def test_the_same_models_under_both_rules(script, tiny_settings, capsys):
-    settings = {**tiny_settings, "metrics": ["Recall", "NDCG"], "topk": [10], "train_batch_size": 1}
-    unit = {"mask_history": False, "run_dir": "saved/tiny/Pop-2020-abc"}
-    met = run_recbole_r3vae("Pop", "tiny", config_dict={**settings, **unit})["test_result"]
-    write_run("Pop", "abc", met)
-    write_run("BPR", "def", met)  # its checkpoint was deleted
-    write_run("ItemKNN", "fed", met, mask_history=True)  # of a grid under the other rule
-    left_out = run_recbole_r3vae("Pop", "tiny", config_dict={**settings, "mask_history": True})["test_result"]
-    assert left_out["ndcg@10"] > met["ndcg@10"]
+    stay, out = run(tiny_settings, False, run_dir="saved/tiny/Pop-2020-abc"), run(tiny_settings, True)
+    assert out["test_result"]["ndcg@10"] > stay["test_result"]["ndcg@10"]
+    write_run(stay)
+    write_run(stay, "BPR", "def")  # its checkpoint was deleted
+    write_run(stay, "ItemKNN", "fed", mask_history=True)  # of a grid under the other rule
+    write_run(stay, "GRU4Rec", "cba", error="out of memory")
     capsys.readouterr()
     script.main(["--dataset", "tiny"])
     page = Path("results/mask_history_tiny.md").read_text(encoding="utf-8")
-    cells = [f"{found[metric]:.4f}" for metric in ("ndcg@10", "recall@10") for found in (met, left_out)]
-    assert f"| Pop | 1 | {' | '.join(cells)} | 1 → 1 |" in page.splitlines()
-    assert "None of 60 test targets" in page and "Without checkpoints, so not tested: BPR." in page and "ItemKNN" not in page
+    cells = [f"{found['test_result'][metric]:.4f}" for metric in ("ndcg@10", "recall@10") for found in (stay, out)]
+    assert [line for line in page.splitlines() if "Pop" in line] == [f"| Pop | 1 | {' | '.join(cells)} | 1 → 1 |"]
+    assert "not tested again: BPR-2020-def." in page and "ItemKNN" not in page and "GRU4Rec" not in page
     assert page in capsys.readouterr().out
+    [row] = json.loads(Path("results/mask_history/leaderboard_tiny.json").read_text(encoding="utf-8"))["rows"]
+    assert row["name"] == "Pop" and row["mask_history"] is True and not row["valid"]
+    assert all(row["test"][metric]["mean"] == pytest.approx(value) for metric, value in out["test_result"].items() if metric in row["test"])
+    again = json.loads(Path("results/mask_history/runs/tiny/Pop-2020-abc.json").read_text(encoding="utf-8"))
+    assert again["users"] == out["users"] != stay["users"] and again["test"] == out["test_result"]
+
+
+def test_what_is_there_is_not_tested_again(script, tiny_settings, monkeypatch):
+    write_run(run(tiny_settings, False, run_dir="saved/tiny/Pop-2020-abc"))
+    script.main(["--dataset", "tiny"])
+    page = Path("results/mask_history_tiny.md").read_bytes()
+    monkeypatch.setattr(script, "tested", lambda *_: pytest.fail("tested again"))
+    script.main(["--dataset", "tiny"])
+    assert Path("results/mask_history_tiny.md").read_bytes() == page
 
 
 def test_places_and_deviations(script):
-    def seeds(*values: float) -> list[dict]:
-        return [dict.fromkeys(script.METRICS, value) for value in values]
+    def row(name: str, *values: float) -> dict:
+        found = {"mean": sum(values) / len(values), "std": 0.1414 if len(values) > 1 else None}
+        return {"name": name, "variant": "", "seeds": values, "hashes": [name], "test": dict.fromkeys(script.METRICS, found)}
 
-    *_, first, second = script.table([("a|b", seeds(0.2, 0.4), seeds(0.3, 0.5)), ("c", seeds(0.1), seeds(0.6))])
-    assert first == "| c | 1 | 0.1000 | 0.6000 | 0.1000 | 0.6000 | 2 → 1 |"
-    assert second == r"| a\|b | 2 | 0.3000 ± 0.1414 | 0.4000 ± 0.1414 | 0.3000 ± 0.1414 | 0.4000 ± 0.1414 | 1 → 2 |"
+    stay = [row("a|b", 0.2, 0.4), row("c", 0.1), row("untested", 0.9), row("d", 0.1)]
+    _, _, *lines = script.comparison(stay, [row("a|b", 0.3, 0.5), row("c", 0.60001), row("d", 0.6)])
+    assert lines == [
+        "| c | 1 | 0.1000 | 0.6000 | 0.1000 | 0.6000 | 2 → 1 |",
+        "| d | 1 | 0.1000 | 0.6000 | 0.1000 | 0.6000 | 2 → 1 |",
+        r"| a\|b | 2 | 0.3000 ± 0.1414 | 0.4000 ± 0.1414 | 0.3000 ± 0.1414 | 0.4000 ± 0.1414 | 1 → 3 |",
+    ]
+
+
+def test_targets_that_were_met_before_are_refused(script, tiny_settings, monkeypatch):
+    write_run(run(tiny_settings, False, run_dir="saved/tiny/Pop-2020-abc"))
+    monkeypatch.setattr(script, "meetings", lambda part: csr_matrix(np.ones((part.user_num, part.item_num))))
+    with pytest.raises(UserError, match="test targets of tiny are items that their users had met before; .*rm_dup_inter"):
+        script.main(["--dataset", "tiny"])
 
 
 def test_nothing_to_test_is_said(script):

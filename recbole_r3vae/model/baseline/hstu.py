@@ -16,7 +16,7 @@ from recbole_r3vae.data.sequences import TARGET_LIST_FIELD, TimedWindowDataset
 from recbole_r3vae.errors import UserError, nearest
 
 LOSSES = ("InfoNCE", "CE")
-ROWS = 32  # histories whose negatives are scored at a time: what a processor's cache holds, where a batch's vectors are 32 MB
+ROWS = 32  # histories whose negatives are scored together: their vectors, 4 MB, stay in a CPU's cache, the 32 MB of a batch do not
 BUCKET_GROWTH = 0.301  # each bucket of time distances is e^0.301 = 1.35 times as wide as the one before, as in the authors' code
 
 
@@ -137,9 +137,11 @@ class HSTU(SequentialRecommender):
         position = torch.arange(length, device=items.device)
         behind = position[:, None] - position  # [T, T]
         buckets = self.time_buckets(times)  # [B, T, T]
-        # Not the module's own look-up: its gradient takes five times as long on a CPU where few rows are read often.
-        bias = self.time_bias.weight.index_select(0, buckets.flatten()).view(*buckets.shape, -1)  # [B, T, T, n_layers]
-        bias = bias + self.position_bias(behind.clamp(min=0))
+        if buckets.is_cuda:
+            time_bias = self.time_bias(buckets)  # [B, T, T, n_layers]
+        else:  # where few rows are read often, the gradient of the look-up above takes five times as long on a CPU
+            time_bias = self.time_bias.weight.index_select(0, buckets.flatten()).view(*buckets.shape, -1)
+        bias = self.position_bias(behind.clamp(min=0)) + time_bias
         x = self.item_embedding(items)  # [B, T, d]
         x = self.dropout(x * x.shape[-1] ** 0.5 + self.position_embedding(position))
         for block, block_bias in zip(self.blocks, bias.unbind(-1)):
