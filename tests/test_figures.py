@@ -14,10 +14,11 @@ from recbole_r3vae.benchmark.leaderboard_text import grid_table
 ROOT = Path(__file__).parents[1]
 
 
-def rows(page: str, after: str, until: str) -> list[list[str]]:
-    """The cells of the table rows between two texts of a page, its head left out."""
+def rows(page: str, after: str, until: str | None) -> list[list[str]]:
+    """The cells of the table rows between two texts of a page, or to its end, its head left out."""
     text = (ROOT / page).read_text(encoding="utf-8")
-    lines = [line for line in text[text.index(after) : text.index(until, text.index(after))].splitlines() if line.startswith("|")]
+    end = text.index(until, text.index(after)) if until else None
+    lines = [line for line in text[text.index(after) : end].splitlines() if line.startswith("|")]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
 
 
@@ -110,6 +111,17 @@ def test_ml_100k():
         assert figures == [*test, out[row["name"]][2]], name
         assert ("stopped at its budget" in trained) == (row["stopped_at_budget"] > 0), name
         assert trained == "counted" or int(trained.split()[0]) == row["epochs"][0], name
+
+
+def test_the_parts_of_r3vae_in_recommendations():
+    page, file = "docs/results.md", "results/r3vae_ablation_lastfm.md"
+    assert rows(page, "every unit trained to its end", "No variant can") == rows(file, "SC and PD are means", "## Beside")
+    signs = rows(page, "No variant can be told", "The paper has every part help")
+    assert signs == rows(file, "## Beside", None)
+    p_values = [float(found) for cells in signs for found in re.findall(r"p (\d\.\d\d)", " ".join(cells))]
+    assert len(p_values) == 12 and min(p_values) > 0.05, "no variant can be told from the default"
+    against = [name for name, recall, *_ in signs if recall.startswith("+")]
+    assert len(against) == 5, "the signs of accuracy are against the paper for five of six"
 
 
 @pytest.mark.parametrize("dataset, until, metrics", [
