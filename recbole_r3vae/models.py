@@ -6,8 +6,8 @@ import importlib
 import pkgutil
 
 from recbole.utils import ModelType
-from recbole.utils import get_model as recbole_get_model
 
+from recbole_r3vae.compat import recbole_model
 from recbole_r3vae.errors import UserError, nearest, shown
 from recbole_r3vae.settings import recbole_properties
 
@@ -50,7 +50,7 @@ def get_model(name: str) -> type:
     if name in ours:
         return ours[name]
     try:
-        return recbole_get_model(name)
+        return recbole_model(name)
     except (ValueError, TypeError, AttributeError, ModuleNotFoundError) as error:
         choices = f"choose one of RecBole's, or {', '.join(sorted(ours))}"
         raise UserError(f"there is no model {shown(name)}{nearest(name, [*ours, *recbole_models()], otherwise=choices)}") from error

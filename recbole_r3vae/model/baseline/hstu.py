@@ -164,7 +164,8 @@ class HSTU(SequentialRecommender):
         for rows in zip(x.split(ROWS), target.split(ROWS), self.sample_negatives(len(x)).split(ROWS)):
             history, wanted, negatives = rows  # [n, T, d], [n, T], [n, K]
             logits = F.embedding(negatives, items) @ history.transpose(1, 2)  # [n, K, T]
-            others.append(logits.masked_fill(negatives[:, :, None] == wanted[:, None], -torch.inf).logsumexp(1))
+            lowest = torch.finfo(logits.dtype).min  # -inf would make gradients nan where every draw is the target
+            others.append(logits.masked_fill(negatives[:, :, None] == wanted[:, None], lowest).logsumexp(1))
         logit = (x * F.embedding(target, items)).sum(-1)  # [B, T]
         return F.softplus(torch.cat(others) - logit)[has_target].mean()
 

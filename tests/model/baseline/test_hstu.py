@@ -141,8 +141,9 @@ def test_a_position_whose_draws_are_all_its_target_has_nothing_to_learn(build, m
     last = int(targets[targets > 0][-1])
     window[TARGET_LIST_FIELD] = torch.where(targets == last, last, 0)[None]
     monkeypatch.setattr(model, "sample_negatives", lambda n_rows: torch.full((n_rows, 2), last))
-    loss = model.calculate_loss(window)
-    loss.backward()
+    with torch.autograd.detect_anomaly(check_nan=True):  # a nan within is an error, even where it does not come out
+        loss = model.calculate_loss(window)
+        loss.backward()
     assert loss.item() == 0
     assert all(not weight.grad.any() for weight in model.parameters() if weight.grad is not None)
 
