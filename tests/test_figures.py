@@ -66,6 +66,28 @@ def test_the_leaderboard_of_beauty():
             assert (", 3 seeds" in name) == (len(row["seeds"]) == 3), name
 
 
+def test_the_leaderboard_of_toys():
+    board = json.loads((ROOT / "results" / "leaderboard_amazon-toys.json").read_text(encoding="utf-8"))
+    known = {row["name"]: row for row in board["rows"]}
+    found = rows("docs/results.md", "## Recommendation: `amazon-toys`", "SASRec is ahead")
+    assert {name.partition(" (")[0] for name, *_ in found} == set(known)
+    for name, trained, *figures in found:
+        row = known[name.partition(" (")[0]]
+        expected = [row["valid"]["ndcg@10"], row["test"]["recall@10"], row["test"]["ndcg@10"]]
+        assert figures == [shown(metric["values"]) for metric in expected], name
+        assert ("stopped" in trained) == (row["stopped_at_budget"] > 0) and int(trained.split()[0]) == row["epochs"][0], name
+    told = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    for name in known:
+        both = " / ".join(shown(known[name]["test"][metric]["values"]) for metric in ("recall@10", "ndcg@10"))
+        assert re.search(rf"`?{re.escape(name)}`? (has )?{re.escape(both)}", told), name
+    first, *others = (row["test"]["ndcg@10"]["mean"] for row in board["rows"])
+    assert board["rows"][0]["name"] == "SASRec" and all(1.3 < first / other < 1.37 for other in others), "a third ahead"
+    assert all(lead["p_users"] < 0.001 for lead in board["best"] if lead["next"]["name"].startswith("R3GR"))
+    rare = [cells[2] for cells in rows("results/leaderboard_amazon-toys.md", "NDCG@10:", "Recall@10:")]
+    page = " ".join((ROOT / "docs" / "results.md").read_text(encoding="utf-8").split())
+    assert "with one to six training interactions, where content should help: {} against {} and {}.".format(*rare).replace("0.", ".") in page
+
+
 def test_lastfms_grid():
     board = json.loads((ROOT / "results" / "leaderboard_lastfm.json").read_text(encoding="utf-8"))
     assert rows("docs/results.md", "## Recommendation: `lastfm`", "Under R3GR") == grid_table(board)[1]
