@@ -73,8 +73,8 @@ def _published(kind: str) -> Column:
 
 
 def accuracy_columns() -> list[Column]:
-    """Metrics and number of seeds."""
-    seeds = Column("Seeds", lambda row: str(len(row["seeds"])), lambda row: len(row["seeds"]), falling=True)
+    """Metrics, number of seeds, and how many of them the budget stopped: a model that is not trained to its end says so where it is ranked."""
+    seeds = Column("Seeds", lambda row: str(len(row["seeds"])), lambda row: len(row["seeds"]), _stopped, falling=True)
     return [*map(_metric, (*ACCURACY, *CATALOGUE)), seeds]
 
 

@@ -22,7 +22,8 @@ READING = (
     "Test figures, mean ± sample standard deviation over seeds. Bold: best of its column, and its lead over the next row is supported "
     f"twice, by seeds (Welch's t-test, at least {LEAST_SEEDS} on each side) and by users (paired t-test, each user's metric averaged "
     f"over seeds), both p < {LEVEL}, two-sided, uncorrected for the {len(ACCURACY)} metrics. Coverage (share of items "
-    "recommended to anyone; higher is broader) and Gini (of how often; lower is more even) describe the catalogue and are never bold."
+    "recommended to anyone; higher is broader) and Gini (of how often; lower is more even) describe the catalogue and are never bold. Stopped: the "
+    "budget of minutes ended the training of so many seeds before they would have ended themselves."
 )
 CONFIGURATIONS = "of several configurations the one with the most seeds, then the best validation NDCG@10"
 GRID = (
