@@ -9,7 +9,7 @@ matrix factorisation does, gives it the best places. Models are those that the g
 under the grid's rule; none is trained again.
 
 Writes result files and leaderboards as the grid's own into ``results/mask_history/``, and the comparison of both rules,
-``results/mask_history_<dataset>.md``. What is there already is not tested again.
+``results/mask_history_<dataset>.md``. What is there already is not tested again, unless its unit was run again.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from recbole_r3vae.errors import UserError
 from recbole_r3vae.io import atomic_write
 from recbole_r3vae.quick_start.lookup import get_trainer
 from recbole_r3vae.quick_start.run import load_data_and_model
-from recbole_r3vae.trainer.checkpoint import write_json
+from recbole_r3vae.trainer.checkpoint import load_checkpoint, write_json
 
 METRICS = ("ndcg@10", "recall@10")
 HEAD = ("Model", "Seeds", "NDCG@10, met items stay", "NDCG@10, left out", "Recall@10, met items stay", "Recall@10, left out", "Place")
@@ -85,14 +85,23 @@ def test_again(runs: Path, output: Path, saved: list[Path], keys: dict[str, Any]
         shutil.copy(path, output)
     for path in tqdm(sorted(set(runs.glob("*.json")) - set(runs.glob("split-*.json"))), desc="met items left out"):
         record = json.loads(path.read_text(encoding="utf-8"))
-        if record.get("error", "") is not None or record["mask_history"] is not False or (output / path.name).exists():
+        if record.get("error", "") is not None or record["mask_history"] is not False:
             continue  # of a failed unit, of before the benchmark, of the other rule
+        if (output / path.name).exists() and json.loads((output / path.name).read_text(encoding="utf-8"))["seconds"] == record["seconds"]:
+            continue
         found = [file for folder in saved for file in (folder / record["dataset"]).glob(f"*-{record['hash']}/best.pth")]
+        found = [file for file in found if chosen_by(file) in record["valid"].values()]  # a unit that was run twice has left two
         if found:
             write_json(output / path.name, tested(record, found[0], keys, command))
         else:
+            (output / path.name).unlink(missing_ok=True)
             without.append(path.stem)
     return without
+
+
+def chosen_by(checkpoint: Path) -> float:
+    """The validation figure that chose a checkpoint."""
+    return load_checkpoint(checkpoint)["best_valid_score"]
 
 
 def comparison(stay: list[dict[str, Any]], out: list[dict[str, Any]]) -> list[str]:

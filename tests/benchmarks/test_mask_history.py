@@ -35,7 +35,7 @@ def write_run(result: dict, name: str = "Pop", hash_: str = "abc", **more) -> No
     record = {
         "schema": 1, "dataset": "tiny", "name": name, "model": name, "tokenizer": None, "family": "general", "seed": 2020, "hash": hash_,
         "config": {"mask_history": False}, "valid": result["best_valid_result"], "test": result["test_result"], "users": result["users"],
-        "mask_history": False, "error": None, **more,
+        "mask_history": False, "error": None, "seconds": {"training": 1.0}, **more,
     }  # fmt: skip
     (folder / f"{name}-2020-{hash_}.json").write_text(json.dumps(record))
 
@@ -68,6 +68,25 @@ def test_what_is_there_is_not_tested_again(script, tiny_settings, monkeypatch):
     monkeypatch.setattr(script, "tested", lambda *_: pytest.fail("tested again"))
     script.main(["--dataset", "tiny"])
     assert Path("results/mask_history_tiny.md").read_bytes() == page
+
+
+def test_a_unit_that_was_run_again_is_tested_again(script, tiny_settings):
+    made, result = Path("results/mask_history/runs/tiny/Pop-2020-abc.json"), run(tiny_settings, False, run_dir="saved/tiny/Pop-2020-abc")
+    write_run(result)
+    script.main(["--dataset", "tiny"])
+    first = json.loads(made.read_text(encoding="utf-8"))
+    write_run(result, seconds={"training": 2.0})
+    script.main(["--dataset", "tiny", "--saved", "elsewhere", "saved"])
+    assert json.loads(made.read_text(encoding="utf-8")) == {**first, "seconds": {"training": 2.0}}
+
+
+def test_a_checkpoint_of_an_earlier_run_is_not_taken(script, tiny_settings):
+    """Two runs of a unit have one name; validation says which of them left the checkpoint."""
+    result = run(tiny_settings, False, run_dir="saved/tiny/Pop-2020-abc")
+    write_run(result)
+    write_run({**result, "best_valid_result": {"ndcg@10": 0.5}}, "BPR", "abc")
+    script.main(["--dataset", "tiny"])
+    assert "not tested again: BPR-2020-abc." in Path("results/mask_history_tiny.md").read_text(encoding="utf-8")
 
 
 def test_places_and_deviations(script):
