@@ -66,6 +66,21 @@ def test_the_leaderboard_of_beauty():
             assert (", 3 seeds" in name) == (len(row["seeds"]) == 3), name
 
 
+def test_the_words_on_beauty():
+    board = json.loads((ROOT / "results" / "leaderboard_amazon-beauty.json").read_text(encoding="utf-8"))
+    known = {row["name"]: row for row in board["rows"]}
+    head = " ".join((ROOT / "README.md").read_text(encoding="utf-8").partition("![")[0].split())
+    means = {name: [shown([row["test"][metric]["mean"]]) for metric in ("recall@10", "ndcg@10")] for name, row in known.items()}
+    pairs = {name: " / ".join(both) for name, both in means.items()}
+    assert f"SASRec and HSTU have {pairs['SASRec']} and {pairs['HSTU']} of Recall@10" in head
+    assert f"`R3GR[R3VAE]` {pairs['R3GR[R3VAE]']}" in head
+    page = " ".join((ROOT / "docs" / "results.md").read_text(encoding="utf-8").split())
+    [chance] = [lead["p_users"] for lead in board["best"] if lead["best"]["name"] == "SASRec" and lead["next"]["name"] == "R3GR[R3VAE]"]
+    assert f"SASRec's lead in NDCG@10 has a p of {chance:.3f}".replace("0.", ".") in page
+    popular = {cells[0]: float(cells[4]) for cells in rows("results/leaderboard_amazon-beauty.md", "\nNDCG@10:", "\nRecall@10:")}
+    assert min(found for name, found in popular.items() if name.startswith("R3GR")) > max(popular["SASRec"], popular["HSTU"])
+
+
 def test_the_leaderboard_of_toys():
     board = json.loads((ROOT / "results" / "leaderboard_amazon-toys.json").read_text(encoding="utf-8"))
     known = {row["name"]: row for row in board["rows"]}
