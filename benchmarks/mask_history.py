@@ -90,7 +90,7 @@ def test_again(runs: Path, output: Path, saved: list[Path], keys: dict[str, Any]
         if (output / path.name).exists() and json.loads((output / path.name).read_text(encoding="utf-8"))["seconds"] == record["seconds"]:
             continue
         found = [file for folder in saved for file in (folder / record["dataset"]).glob(f"*-{record['hash']}/best.pth")]
-        found = [file for file in found if chosen_by(file) in record["valid"].values()]  # a unit that was run twice has left two
+        found = [file for file in found if chosen_by(file) in (record["valid"] or {}).values()]  # a unit that was run twice has left two
         if found:
             write_json(output / path.name, tested(record, found[0], keys, command))
         else:
@@ -147,7 +147,7 @@ def main(words: list[str] | None = None) -> None:
         raise UserError(f"{options.output} has no run of {options.dataset} with its checkpoint under {', '.join(map(str, options.saved))}")
     write_leaderboards(options.output / "mask_history")
     text = [f"# What items met before do to the ranking: {options.dataset}", NOTE, "\n".join(comparison(*rows)), f"`{command}`"]
-    text += [f"Without a checkpoint, so not tested again: {', '.join(map(escaped, without))}."] if without else []
+    text += [f"Without a checkpoint or its validation, so not tested again, nor shown above under their other seeds: {', '.join(map(escaped, without))}."] if without else []
     path = options.output / f"mask_history_{options.dataset}.md"
     with atomic_write(path) as file:
         file.write("\n\n".join(text) + "\n")

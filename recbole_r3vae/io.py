@@ -61,8 +61,10 @@ def atomic_write(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes private files; artefacts follow the user's umask
-        os.replace(temporary, path)
+            if fcntl is not None:  # under the lock: without it, another writer would take the file for a leftover
+                _put(temporary, path)
+        if fcntl is None:  # where a file that is open cannot be renamed
+            _put(temporary, path)
         temporary = None
     except OSError as error:
         raise UserError(
@@ -100,6 +102,11 @@ def temporary_folder(path: str | os.PathLike) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
         if lock is not None:
             os.close(lock)
+
+
+def _put(temporary: str, path: Path) -> None:
+    os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes private files; artefacts follow the user's umask
+    os.replace(temporary, path)
 
 
 def _umask() -> int:

@@ -56,6 +56,20 @@ def test_a_living_writers_temporary_file_is_left_alone():
     assert Path("a.txt").read_text() == "first" and names() == ["a.txt"]
 
 
+@pytest.mark.skipif(io.fcntl is None, reason="locks of temporary files are POSIX's")
+def test_a_finished_temporary_file_is_no_leftover_until_it_is_in_its_place(monkeypatch):
+    replace = os.replace
+
+    def another_writer_first(temporary, path):
+        io._remove_leftovers(Path(path))
+        replace(temporary, path)
+
+    monkeypatch.setattr(io.os, "replace", another_writer_first)
+    with atomic_write("a.txt") as file:
+        file.write("whole")
+    assert Path("a.txt").read_text() == "whole" and names() == ["a.txt"]
+
+
 def no_space(*given, **named):
     raise OSError(errno.ENOSPC, "No space left on device")
 

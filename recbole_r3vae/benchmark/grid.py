@@ -12,9 +12,11 @@ from typing import Any
 
 from recbole_r3vae.benchmark.grid_file import load_grid
 from recbole_r3vae.benchmark.processes import THREAD_VARIABLES, in_own_processes
+from recbole_r3vae.benchmark.run_files import read_run
 from recbole_r3vae.benchmark.tokenizers import row_of
 from recbole_r3vae.benchmark.units import Unit, units_of
 from recbole_r3vae.errors import UserError, nearest
+from recbole_r3vae.io import locked
 from recbole_r3vae.quick_start.run import make_folders, run_recbole_r3vae
 from recbole_r3vae.quick_start.semantic_ids import DESCRIPTION
 from recbole_r3vae.settings import parse_arguments
@@ -63,6 +65,10 @@ def run_grid(config: str | os.PathLike, output: str | os.PathLike = "results", a
     command = shlex.join(["recbole-r3vae", "benchmark", *words])
 
     records = [_finished(unit.file(runs)) for unit in units]
+    for unit, record in zip(units, records):  # what the YAML file states of a row, without any effect on its figures
+        if record is not None and record.get("tuning_trials") != unit.tuning_trials:
+            record["tuning_trials"] = unit.tuning_trials
+            write_json(unit.file(runs), record)
     waiting = [place for place, record in enumerate(records) if record is None]
     for model in {units[place].model for place in waiting}:  # a folder that cannot be made would fail every unit
         make_folders(model, where.get("checkpoint_dir", "saved"))
@@ -95,12 +101,12 @@ def _cores() -> int:
 
 
 def _finished(path: Path) -> dict[str, Any] | None:
-    """A unit's result; ``None`` where it has none, failed, or its file is damaged."""
+    """A unit's result; ``None`` where it has none, failed, or its file is one that no leaderboard would take."""
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        record = read_run(path).record
+    except ValueError:
         return None
-    return record if isinstance(record, dict) and record.get("error", "") is None else None
+    return record if record.get("seconds") else None  # of which the time left is told
 
 
 # -- a unit, in its own process --------------------------------------------------------------------------------------------------
@@ -119,10 +125,11 @@ def run_unit(unit: Unit, where: dict[str, str]) -> tuple[dict[str, Any], dict[st
     run_dir = Path(where.get("checkpoint_dir", "saved")) / unit.dataset / unit.folder
     quiet = {"state": "warning", "show_progress": False}
     settings = {**unit.settings, **where, **quiet, "resume": True, "run_dir": str(run_dir)}
-    run_recbole_r3vae(unit.model, unit.dataset, config_dict=settings)
-    result = json.loads((run_dir / "result.json").read_text(encoding="utf-8"))
-    described = run_dir / "tokenizer" / DESCRIPTION
-    tokenizer = json.loads(described.read_text(encoding="utf-8")) if unit.tokenizer else None
+    with locked(f"{run_dir}.lock", "checkpoint_dir"):  # another benchmark that has the unit waits, and then finds it trained
+        run_recbole_r3vae(unit.model, unit.dataset, config_dict=settings)
+        result = json.loads((run_dir / "result.json").read_text(encoding="utf-8"))
+        described = run_dir / "tokenizer" / DESCRIPTION
+        tokenizer = json.loads(described.read_text(encoding="utf-8")) if unit.tokenizer else None
     return _plain(_record(unit, result, tokenizer)), result["split"]
 
 

@@ -68,7 +68,8 @@ def leaderboard(folder: Path) -> dict[str, Any]:
     Returns:
         Plain data: ``rows``, best test NDCG@10 first; ``leads``, of each accuracy metric, and ``best``, of the best row over every other
         by NDCG@10; ``grid`` of tokenizers and generators; ``slices``; ``relations`` of SID quality to Recall@10; ``published``; ``failed``
-        units; ``notes`` on what could not be used. Tests and slices need one set of users: they are of the split that most rows share.
+        units; ``notes`` on what could not be used. Tests and slices need one question to one set of users: they are of the split, and of
+        the rule on items met before, that most rows share.
     """
     runs, failed, splits = read_runs(folder)
     notes: list[str] = []
@@ -77,20 +78,28 @@ def leaderboard(folder: Path) -> dict[str, Any]:
     for row, variant in zip(rows, variants(rows)):
         row["variant"] = variant
     split = _most_common(row["split"] for row in rows)
-    users = [_user_metrics(group) if row["split"] == split else {} for group, row in zip(groups, rows)]
-    if any(row["split"] not in (split, None) for row in rows):
+    of_split = [index for index, row in enumerate(rows) if row["split"] in (split, None)]
+    rule = _most_common(rows[index]["mask_history"] for index in of_split)
+    usable = [index for index in of_split if rows[index]["mask_history"] in (rule, None)]
+    users = [_user_metrics(group) if index in usable and row["split"] else {} for index, (group, row) in enumerate(zip(groups, rows))]
+    if len(of_split) < len(rows):
         notes.append(f"Not all rows share a split. Tests and slices are of split {split} only, and rows of others do not compare with it.")
+    if len(usable) < len(of_split):
+        notes.append(
+            f"Not all rows treat items already seen alike. Tests and slices are of mask_history: {rule} only, and rows of the other rule do "
+            "not compare with it."
+        )
     default_command = f"recbole-r3vae benchmark --config=properties/benchmark/{folder.name}.yaml"
     report = {
         "schema": SCHEMA,
         "dataset": folder.name,
         "commands": sorted({run.record.get("command", default_command) for run in runs}) or [default_command],
         "users": splits.get(split, {}).get("users"),
-        "leads": [lead for metric in ACCURACY if (lead := _lead(metric, rows, users, split))],
-        "best": _best(rows, users, split),
-        "grid": _grid(rows, users, split),
+        "leads": [lead for metric in ACCURACY if (lead := _lead(metric, rows, users, usable))],
+        "best": _best(rows, users, usable),
+        "grid": _grid(rows, users, usable),
         "slices": _sliced(rows, users, splits.get(split, {}), notes) if rows else [],
-        "relations": _relations(rows),
+        "relations": _relations(rows, usable),
         "published": _published(folder.name, rows),
         "failed": failed,
         "notes": notes,
@@ -102,7 +111,7 @@ def leaderboard(folder: Path) -> dict[str, Any]:
 # -- what may be concluded ---------------------------------------------------------------------------------------------------
 
 
-def _most_common(values: Iterable[str | None]) -> str | None:
+def _most_common(values: Iterable[Any]) -> Any:
     counts = Counter(value for value in values if value is not None)
     return counts.most_common(1)[0][0] if counts else None
 
@@ -119,15 +128,14 @@ def _user_metrics(runs: list[Run]) -> dict[str, np.ndarray]:
     }
 
 
-def _ranked(metric: str, rows: list[dict[str, Any]], split: str | None) -> list[int]:
-    """The rows that have a metric of the users compared here, best first."""
-    having = [index for index, row in enumerate(rows) if metric in row["test"] and row["split"] in (split, None)]
-    return sorted(having, key=lambda index: -rows[index]["test"][metric]["mean"])
+def _ranked(metric: str, rows: list[dict[str, Any]], usable: list[int]) -> list[int]:
+    """The rows that have a metric, of those that compare, best first."""
+    return sorted((index for index in usable if metric in rows[index]["test"]), key=lambda index: -rows[index]["test"][metric]["mean"])
 
 
-def _lead(metric: str, rows: list[dict[str, Any]], users: list[dict[str, np.ndarray]], split: str | None) -> dict[str, Any] | None:
+def _lead(metric: str, rows: list[dict[str, Any]], users: list[dict[str, np.ndarray]], usable: list[int]) -> dict[str, Any] | None:
     """Whether the best row of a metric is better than the next one, for all that seeds and users can say; marks it bold if so."""
-    ranked = _ranked(metric, rows, split)
+    ranked = _ranked(metric, rows, usable)
     if len(ranked) < 2:
         return None
     lead = _named(metric, *ranked[:2], rows, users)
@@ -136,9 +144,9 @@ def _lead(metric: str, rows: list[dict[str, Any]], users: list[dict[str, np.ndar
     return lead
 
 
-def _best(rows: list[dict[str, Any]], users: list[dict[str, np.ndarray]], split: str | None) -> list[dict[str, Any]]:
+def _best(rows: list[dict[str, Any]], users: list[dict[str, np.ndarray]], usable: list[int]) -> list[dict[str, Any]]:
     """Likewise of the best row by NDCG@10 and each of the others."""
-    ranked = _ranked(RANKED_BY, rows, split)
+    ranked = _ranked(RANKED_BY, rows, usable)
     return [_named(RANKED_BY, ranked[0], other, rows, users) for other in ranked[1:]]
 
 
@@ -161,12 +169,11 @@ def _compared(metric: str, one: int, other: int, rows: list[dict[str, Any]], use
     return {"lead": first["mean"] - second["mean"], "p_seeds": p_seeds, "p_users": p_users, "supported": supported}
 
 
-def _grid(rows: list[dict[str, Any]], users: list[dict[str, np.ndarray]], split: str | None) -> list[dict[str, Any]]:
+def _grid(rows: list[dict[str, Any]], users: list[dict[str, np.ndarray]], usable: list[int]) -> list[dict[str, Any]]:
     """A cell for each generator and tokenizer: its figures, and how far the best tokenizer of the same generator is ahead of it."""
     cells = []
-    for generator, of_generator in _by_generator(rows):
-        usable = [index for index in of_generator if rows[index]["split"] in (split, None)]
-        chosen = _one_a_tokenizer(rows, [index for index in usable if all(metric in rows[index]["test"] for metric in TABLE_METRICS)])
+    for generator, of_generator in _by_generator(rows, usable):
+        chosen = _one_a_tokenizer(rows, [index for index in of_generator if all(metric in rows[index]["test"] for metric in TABLE_METRICS)])
         best = {metric: max(chosen, key=lambda index: rows[index]["test"][metric]["mean"]) for metric in TABLE_METRICS if chosen}
         for index in chosen:
             kept = {"generator": generator, **{key: rows[index][key] for key in ("tokenizer", "name", "variant", "seeds")}}
@@ -175,12 +182,12 @@ def _grid(rows: list[dict[str, Any]], users: list[dict[str, np.ndarray]], split:
     return cells
 
 
-def _by_generator(rows: list[dict[str, Any]]) -> list[tuple[str, list[int]]]:
+def _by_generator(rows: list[dict[str, Any]], usable: list[int]) -> list[tuple[str, list[int]]]:
     """Name of each generator, such as ``R3GR`` or ``R3GR-hybrid``, and its rows."""
     found: dict[str, list[int]] = {}
-    for index, row in enumerate(rows):
-        if row["tokenizer"]:
-            found.setdefault(row["name"].partition("[")[0], []).append(index)
+    for index in usable:
+        if rows[index]["tokenizer"]:
+            found.setdefault(rows[index]["name"].partition("[")[0], []).append(index)
     return sorted(found.items())
 
 
@@ -219,12 +226,12 @@ def _sliced(
     return [{"group": part.group, "name": part.name, "says": part.says, "users": int(part.users.sum())} for part in parts]
 
 
-def _relations(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _relations(rows: list[dict[str, Any]], usable: list[int]) -> list[dict[str, Any]]:
     """SID quality and Recall@10 over the tokenizers of each generator that has three or more; a tokenizer is one point."""
     found = []
-    for generator, of_generator in _by_generator(rows):
-        usable = [index for index in of_generator if rows[index]["quality"] and "recall@10" in rows[index]["test"]]
-        chosen = [rows[index] for index in _one_a_tokenizer(rows, usable)]
+    for generator, of_generator in _by_generator(rows, usable):
+        measured = [index for index in of_generator if rows[index]["quality"] and "recall@10" in rows[index]["test"]]
+        chosen = [rows[index] for index in _one_a_tokenizer(rows, measured)]
         of_each = {}
         for key in RELATED:
             pairs = [(row["quality"][key], row["test"]["recall@10"]["mean"]) for row in chosen if key in row["quality"]]

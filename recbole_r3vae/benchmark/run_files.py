@@ -57,6 +57,18 @@ def read_runs(folder: Path) -> tuple[list[Run], list[dict[str, Any]], dict[str, 
     return runs, failed, splits
 
 
+def read_run(path: Path) -> Run:
+    """The run in a result file, seen without its split.
+
+    Raises:
+        ValueError: there is no such file, the unit failed, or the file is damaged or contradicts itself.
+    """
+    record = _read(path)
+    if "schema" not in record:
+        raise ValueError("no result file of a benchmark")
+    return _checked(record, {})
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))

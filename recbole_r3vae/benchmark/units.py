@@ -15,6 +15,7 @@ from recbole.utils import ModelType
 from recbole_r3vae.benchmark.grid_file import LEVEL_KEYS, levels_of
 from recbole_r3vae.config import INCIDENTAL_KEYS, Config, tokenizer_config, tokenizer_defaults
 from recbole_r3vae.errors import UserError, nearest
+from recbole_r3vae.io import beside
 from recbole_r3vae.model.generator.base import SIDGenerator
 from recbole_r3vae.model.tokenizer.base import FittedTokenizer
 from recbole_r3vae.models import MODEL_ROOMS, get_model, own_models
@@ -216,7 +217,10 @@ def _data(configs: list[Config]) -> dict[str, str]:
     folder, name = dataset_folder(configs[0]), configs[0]["dataset"]
     hashes = {path.name: sha256_of(path) for path in sorted(folder.glob(f"{name}.*")) if path.is_file()}
     for prefix, config in zip(("", "tokenizer_"), configs):
-        hashes.update({f"{prefix}{key}": sha256_of(Path(config[key])) for key in _FILES if config[key]})
+        files = {key: config[key] for key in _FILES}
+        if files["content_file"] and not files["content_ids"]:
+            files["content_ids"] = beside(files["content_file"], ".ids")
+        hashes.update({f"{prefix}{key}": sha256_of(Path(file)) for key, file in files.items() if file})
     return hashes
 
 

@@ -147,7 +147,7 @@ class Checkpointed:
         self.finished_epochs = 0
         self.valid_history: list[dict[str, float]] = []
         self._elapsed = 0.0  # seconds of training before this process
-        self._started = time.monotonic()
+        self._started: float | None = None  # while it trains
         self._saving = False
         self._loader_state = None
         self._train_data, self._batch, self._batch_number = None, None, 0  # of the epoch under way
@@ -159,8 +159,8 @@ class Checkpointed:
         return self.config["single_spec"] or self.config["local_rank"] == 0
 
     def seconds(self) -> float:
-        """Seconds of training so far, those before a resumption included."""
-        return self._elapsed + time.monotonic() - self._started
+        """Seconds of training so far, those before a resumption included; what comes after training is not counted."""
+        return self._elapsed + (0.0 if self._started is None else time.monotonic() - self._started)
 
     def _state(self) -> dict[str, Any]:
         for name, parameter in self.model.named_parameters():
@@ -285,7 +285,7 @@ class Checkpointed:
                 self._save_checkpoint(self.finished_epochs - 1, verbose=verbose)
         else:
             self.finished_epochs = max(self.train_loss_dict, default=self.start_epoch - 1) + 1
-        self._elapsed, self._started = self.seconds(), time.monotonic()
+        self._elapsed, self._started = self.seconds(), None
         self._save_last(self.finished_epochs, train_data, finished=True)
         return self.best_valid_score, self.best_valid_result
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from recbole.trainer import Trainer
@@ -17,6 +20,7 @@ from recbole_r3vae.benchmark.statistics import unpack, user_metric
 from recbole_r3vae.benchmark.units import units_of
 from recbole_r3vae.cli import main
 from recbole_r3vae.errors import UserError
+from recbole_r3vae.io import locked
 from recbole_r3vae.settings import fingerprint, properties
 
 SETTINGS = {
@@ -147,6 +151,18 @@ def test_the_hash_follows_what_decides_the_result_and_nothing_else(tiny_data, tm
     assert len({first, *others}) == 1 + len(others)
 
 
+def test_the_hash_follows_the_item_ids_beside_item_vectors(tiny_data, tmp_path):
+    np.save(tmp_path / "v.npy", np.ones((2, 4), "float32"))
+    given = {"content_encoder": "file", "content_file": str(tmp_path / "v.npy")}
+
+    def hash_of(ids: str) -> str:
+        (tmp_path / "v.ids").write_text(ids)
+        [unit] = units(write(tmp_path / "grid.yaml", {"R3GR": {"tokenizers": ["RKMeans"], "settings": given}}), tiny_data)
+        return unit.hash
+
+    assert hash_of("1\n2\n") != hash_of("2\n1\n")
+
+
 @pytest.mark.parametrize("change, expected", [
     ({"models": None}, ["models", "None"]),
     ({"models": {"R3GRR": None}}, ["no model 'R3GRR'", "'R3GR'"]),
@@ -264,6 +280,30 @@ def test_a_second_time_nothing_runs(finished, tiny_data, monkeypatch, capsys):
     assert results() == before and "3 units, 3 finished before" in capsys.readouterr().out
 
 
+def test_tuning_trials_that_are_stated_later_reach_what_is_finished(finished, tiny_data, monkeypatch, tmp_path):
+    shutil.copytree(finished, tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
+    monkeypatch.setattr(module, "run_unit", lambda *args: pytest.fail("ran again"))
+    monkeypatch.setattr(module, "in_own_processes", in_this_process)
+    before = results()
+    assert benchmark(tiny_data, write("grid.yaml", MODELS, tuning_trials=7)) == 0
+    assert results() == {name: {**record, "tuning_trials": 7} for name, record in before.items()}
+
+
+def test_a_unit_that_another_benchmark_trains_is_waited_for(tiny_data, tmp_path, monkeypatch):
+    [unit] = units(write(tmp_path / "grid.yaml", {"Pop": None}), tiny_data)
+    where = {"data_path": str(tiny_data), "device": "cpu", "checkpoint_dir": str(tmp_path / "saved")}
+    begun = threading.Event()
+    run = module.run_recbole_r3vae
+    monkeypatch.setattr(module, "run_recbole_r3vae", lambda *args, **keys: begun.set() or run(*args, **keys))
+    other = threading.Thread(target=run_unit, args=(unit, where))
+    with locked(tmp_path / "saved" / "tiny" / f"{unit.folder}.lock", "checkpoint_dir"):
+        other.start()
+        assert not begun.wait(1)
+    other.join(timeout=60)
+    assert begun.is_set() and not other.is_alive()
+
+
 @pytest.mark.parametrize("model", ["R3GR", "SASRec", "BPR"])
 def test_killed_in_an_epoch_it_goes_on_to_the_same_result(finished, here, tiny_data, monkeypatch, capfd, model):
     train_epoch, epochs = Trainer._train_epoch, []
@@ -322,7 +362,7 @@ def test_time_left_is_that_of_units_of_the_same_name(tiny_data, tmp_path):
     assert time_left(found, [None] * 6) == 0
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": 1}'])
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": 1}', '{"error": null}', '{"schema": 0, "error": null, "name": "x"}'])
 def test_a_damaged_result_file_is_made_anew(tmp_path, text):
     (tmp_path / "a.json").write_text(text)
     assert module._finished(tmp_path / "a.json") is None

@@ -220,6 +220,20 @@ def test_a_row_of_another_split_takes_no_part(runs):
     assert any("Not all rows share a split" in note for note in report["notes"])
 
 
+def test_a_row_of_the_other_rule_on_items_already_seen_takes_no_part(runs):
+    tokenizers = {"R3GR[A]": 0.6, "R3GR[BB]": 0.3, "R3GR[CCC]": 0.2}
+    quality = {"sc_raw": 0.1, "pd_raw": 0.2, "collision_rate": 0.3, "unique_ratio": 0.9}
+    units = [record for name, recall in tokenizers.items() for record in seeds_of(name, recall, quality=quality)]
+    other = seeds_of("R3GR[DDDD]", 0.9, mask_history=True, quality=quality)
+    report = leaderboard(runs(*units, *other))
+    assert report["rows"][0]["name"] == "R3GR[DDDD]" and report["rows"][0]["bold"] == []
+    assert lead_of(report)["best"]["name"] == "R3GR[A]" and len(report["best"]) == 2
+    assert {cell["tokenizer"] for cell in report["grid"]} == {point["tokenizer"] for point in report["relations"][0]["points"]} == {
+        "A", "BB", "CCC",
+    }  # fmt: skip
+    assert any("mask_history: False only" in note for note in report["notes"])
+
+
 def test_the_best_row_against_every_other(runs, tmp_path):
     units = [*seeds_of("A", 0.6), *seeds_of("CCC", 0.58), *seeds_of("BB", 0.2), *seeds_of("DDDD", 0.1, [1])]
     units += [dict(record, users={**record["users"], "split": "f" * 12}) for record in seeds_of("ELSEWHERE", 0.05)]

@@ -52,7 +52,7 @@ def test_the_same_models_under_both_rules(script, tiny_settings, capsys):
     page = Path("results/mask_history_tiny.md").read_text(encoding="utf-8")
     cells = [f"{found['test_result'][metric]:.4f}" for metric in ("ndcg@10", "recall@10") for found in (stay, out)]
     assert [line for line in page.splitlines() if "Pop" in line] == [f"| Pop | 1 | {' | '.join(cells)} | 1 → 1 |"]
-    assert "not tested again: BPR-2020-def." in page and "ItemKNN" not in page and "GRU4Rec" not in page
+    assert "other seeds: BPR-2020-def." in page and "ItemKNN" not in page and "GRU4Rec" not in page
     assert page in capsys.readouterr().out
     [row] = json.loads(Path("results/mask_history/leaderboard_tiny.json").read_text(encoding="utf-8"))["rows"]
     assert row["name"] == "Pop" and row["mask_history"] is True and not row["valid"]
@@ -85,8 +85,9 @@ def test_a_checkpoint_of_an_earlier_run_is_not_taken(script, tiny_settings):
     result = run(tiny_settings, False, run_dir="saved/tiny/Pop-2020-abc")
     write_run(result)
     write_run({**result, "best_valid_result": {"ndcg@10": 0.5}}, "BPR", "abc")
+    write_run({**result, "best_valid_result": None}, "GRU4Rec", "abc")  # stopped before its first validation
     script.main(["--dataset", "tiny"])
-    assert "not tested again: BPR-2020-abc." in Path("results/mask_history_tiny.md").read_text(encoding="utf-8")
+    assert "other seeds: BPR-2020-abc, GRU4Rec-2020-abc." in Path("results/mask_history_tiny.md").read_text(encoding="utf-8")
 
 
 def test_places_and_deviations(script):

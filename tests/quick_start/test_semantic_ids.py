@@ -51,6 +51,21 @@ def test_processes_that_want_one_tokenizer_train_it_once_and_all_get_it(config, 
     assert [reused for reused, _ in answers] == [False, True, True] and len({content_hash for _, content_hash in answers}) == 1
 
 
+def test_a_tokenizer_that_its_minutes_stopped_begins_anew_with_more(tiny_settings):
+    def trained(**more):
+        config = Config("R3VAE", "tiny", config_dict={**tiny_settings, "codebook_sizes": [8, 8], "epochs": 3, **more})
+        return train_tokenizer(config, load_content(create_dataset(config), config), show_progress=False)
+
+    short = trained(max_minutes=0)
+    (short.folder / "suffix.sid").touch()
+    assert short.description["stopped_at_budget"] and trained(max_minutes=0).reused
+    more = trained(max_minutes=5)
+    assert more.folder == short.folder and not more.reused and not (more.folder / "suffix.sid").exists()
+    assert not more.description["stopped_at_budget"] and more.description["epochs"] == 3 > short.description["epochs"]
+    assert trained(max_minutes=0).reused and trained().reused
+    assert trained(clip_grad_norm={"max_norm": 0.1}).folder != more.folder
+
+
 def test_changed_weights_and_other_schemas_are_refused(config, content):
     folder = train_tokenizer(config, content, show_progress=False).folder
     weights = (folder / WEIGHTS).read_bytes()

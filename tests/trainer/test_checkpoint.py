@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import random
+import time
 
 import numpy as np
 import pytest
@@ -96,6 +97,22 @@ def test_resuming_a_finished_run_trains_nothing(tiny_settings, monkeypatch):
     monkeypatch.setattr(Trainer, "_train_epoch", lambda *a, **k: pytest.fail("trained again"))
     again = run(tiny_settings, resume=True)
     assert again["test_result"] == first["test_result"] and again["best_valid_score"] == first["best_valid_score"]
+
+
+def test_seconds_are_those_of_training_alone(tiny_settings, monkeypatch):
+    evaluate = Trainer.evaluate
+
+    def slowly(self, eval_data, *args, **kwargs):
+        time.sleep(0.5)  # in each of three validations, and in the test
+        return evaluate(self, eval_data, *args, **kwargs)
+
+    monkeypatch.setattr(Trainer, "evaluate", slowly)
+    settings = {**tiny_settings, "epochs": 3, "eval_step": 1}
+    result = run(settings, "SASRec", loss_type="CE")
+    kept = state_of(result, "last.pth")["seconds"]
+    assert result["seconds_testing"] > 0.5 and result["seconds"] == pytest.approx(kept, abs=0.1) and kept > 1.5
+    again = run(settings, "SASRec", loss_type="CE", resume=True)
+    assert again["seconds"] == pytest.approx(kept, abs=0.1)
 
 
 def test_a_finished_run_goes_on_when_given_more_epochs(tiny_settings, tmp_path):

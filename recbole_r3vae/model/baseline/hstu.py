@@ -23,7 +23,8 @@ BUCKET_GROWTH = 0.301  # each bucket of time distances is e^0.301 = 1.35 times a
 class Block(nn.Module):
     """Pointwise-aggregated attention, gated instead of followed by a feed-forward layer (equations 1 to 3 of the paper).
 
-    The weighted sum is not divided by the number of positions: the normalisation after it takes every scale away.
+    The weighted sum is not divided by the length of the window, as it is in the authors' code. The normalisation after it takes the scale
+    away but for its epsilon, which in their code damps the first positions and hardly does here.
 
     Args:
         size: width d.
