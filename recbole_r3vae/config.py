@@ -201,6 +201,8 @@ class Config(RecBoleConfig):
         final = {**values, **self.external_config_dict}
         if final["MODEL_TYPE"] == ModelType.SEQUENTIAL and final.get("loss_type") == "CE":
             values["train_neg_sample_args"] = None  # full softmax takes no sampled negatives; RecBole refuses the pair
+        if self.model == "Pop":
+            values["train_neg_sample_args"] = None  # it counts what a batch holds, sampled negatives too
         if final["MODEL_TYPE"] in (ModelType.SEQUENTIAL, ModelType.GENERAL) and not final.get("selected_features"):
             columns = values.get("load_col")
             if columns and columns.get("item"):

@@ -86,10 +86,11 @@ def test_the_leaderboard_of_toys():
     known = {row["name"]: row for row in board["rows"]}
     found = rows("docs/results.md", "## Recommendation: `amazon-toys`", "SASRec is ahead")
     assert {name.partition(" (")[0] for name, *_ in found} == set(known)
+    out = without_met_items("amazon-toys")
     for name, trained, *figures in found:
         row = known[name.partition(" (")[0]]
         expected = [row["valid"]["ndcg@10"], row["test"]["recall@10"], row["test"]["ndcg@10"]]
-        assert figures == [shown(metric["values"]) for metric in expected], name
+        assert figures == [*(shown(metric["values"]) for metric in expected), out[row["name"]][2]], name
         assert ("stopped" in trained) == (row["stopped_at_budget"] > 0) and int(trained.split()[0]) == row["epochs"][0], name
     told = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
     for name in known:
@@ -97,6 +98,8 @@ def test_the_leaderboard_of_toys():
         assert re.search(rf"`?{re.escape(name)}`? (has )?{re.escape(both)}", told), name
     first, *others = (row["test"]["ndcg@10"]["mean"] for row in board["rows"])
     assert board["rows"][0]["name"] == "SASRec" and all(1.3 < first / other < 1.37 for other in others), "a third ahead"
+    alone = [float(cells[2]) for cells in out.values()]
+    assert all(1.5 < alone[0] / other < 1.6 for other in alone[1:]), "by over a half where met items are left out"
     assert all(lead["p_users"] < 0.001 for lead in board["best"] if lead["next"]["name"].startswith("R3GR"))
     rare = [cells[2] for cells in rows("results/leaderboard_amazon-toys.md", "NDCG@10:", "Recall@10:")]
     page = " ".join((ROOT / "docs" / "results.md").read_text(encoding="utf-8").split())
@@ -135,6 +138,15 @@ def test_lastfm_without_met_items():
     said = "ItemKNN (+{:.0%}) and BPR (+{:.0%}) gain most; R3GR gains {:.0%} to {:.0%} ({:.0%} with random codes), LightGCN {:.0%}, SASRec {:.0%}"
     shares = (gains["ItemKNN"], gains["BPR"], ours[1], ours[-1], ours[0], gains["LightGCN"], gains["SASRec"])
     assert said.format(*shares).replace("%", " %") in page and ours[0] == gains["R3GR[Random]"]
+
+
+def test_beauty_without_met_items():
+    known = without_met_items("amazon-beauty")
+    readme, page = (" ".join((ROOT / name).read_text(encoding="utf-8").split()) for name in ("README.md", "docs/results.md"))
+    hstu, sasrec, rkmeans = (known[name][1:3] for name in ("HSTU", "SASRec", "R3GR[RKMeans]"))
+    assert f"HSTU {hstu[1]}, SASRec {sasrec[1]}, R3GR[RKMeans] {rkmeans[1]}" in readme
+    assert f"HSTU goes from {hstu[0]} to {hstu[1]} and SASRec from {sasrec[0]} to {sasrec[1]}" in page
+    assert f"R3GR[RKMeans] only from {rkmeans[0]} to {rkmeans[1]}" in page
 
 
 def test_ml_100k():

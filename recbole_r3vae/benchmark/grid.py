@@ -82,7 +82,10 @@ def run_grid(config: str | os.PathLike, output: str | os.PathLike = "results", a
         records[place] = record = {**unit.identity(), **record, "command": command, "error": error}
         if split is not None:
             write_json(runs / unit.dataset / f"split-{split['split']}.json", {"schema": 1, "dataset": unit.dataset, **split})
-        write_json(unit.file(runs), record)
+        if error is not None and (other := _finished(unit.file(runs))) is not None:  # by another benchmark, meanwhile
+            records[place] = record = other
+        else:
+            write_json(unit.file(runs), record)
         done += 1
         print(_progress(unit, record, records, units, done, workers), flush=True)
 

@@ -56,7 +56,7 @@ def in_own_processes(
             for receiver in multiprocessing.connection.wait(list(running)):
                 try:
                     answer = receiver.recv()
-                except EOFError:
+                except (EOFError, OSError):  # it died before its answer, or within
                     answer = None
                 place, process = running.pop(receiver)
                 process.join()

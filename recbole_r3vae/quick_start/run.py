@@ -127,7 +127,7 @@ def run_recbole_r3vae(
         "run_dir": str(run_dir),
         "sid_file": str(sid_file) if sid_file else None,
         "content": tokenizer.description["content"] if tokenizer else None,
-        "seconds": round(trainer.seconds(), 1) if isinstance(trainer, Checkpointed) else None,
+        "seconds": round(trainer.seconds(), 3) if isinstance(trainer, Checkpointed) else None,
         "epochs": getattr(trainer, "finished_epochs", None),
         "valid_history": getattr(trainer, "valid_history", None),
         "stopped_at_budget": getattr(trainer, "stopped_at_budget", False),

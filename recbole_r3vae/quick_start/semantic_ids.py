@@ -85,7 +85,8 @@ def tokenizer_folder(config: Config, content: ItemContent, collaborative: Collab
     keys = sorted({*tokenizer_defaults(config.model), "seed"})
     decisive = {"content": content.content_hash, "model": config.model, **{key: config.declared.get(key) for key in keys}}
     # Keys of any training that no tokenizer's YAML lists: unset, they leave the names of earlier tokenizers as they are.
-    decisive |= {key: value for key in ("clip_grad_norm", "enable_amp") if (value := config.declared.get(key))}
+    more = {key: config.declared.get(key) for key in ("clip_grad_norm", "enable_amp", "max_minutes")}
+    decisive |= {key: value for key, value in more.items() if value is not None and value is not False}
     if collaborative is not None:
         decisive["collaborative"] = collaborative.description
     name = fingerprint(decisive)
@@ -95,8 +96,7 @@ def tokenizer_folder(config: Config, content: ItemContent, collaborative: Collab
 def train_tokenizer(config: Config, content: ItemContent, show_progress: bool = True, dataset: Dataset | None = None) -> TrainedTokenizer:
     """Train a tokenizer on a catalogue, or take up the one that this configuration, content and seed gave before.
 
-    Two processes that ask for the same tokenizer at once train it once. A killed training is taken up where it stopped; one that
-    ``max_minutes`` ended begins anew once it is given more.
+    Two processes that ask for the same tokenizer at once train it once. A killed training is taken up where it stopped.
 
     Args:
         config: configuration with the tokenizer as its model.
@@ -122,24 +122,11 @@ def train_tokenizer(config: Config, content: ItemContent, show_progress: bool = 
     folder = tokenizer_folder(config, content, collaborative)
     with locked(f"{folder}.lock", "checkpoint_dir"):
         reused = (folder / DESCRIPTION).is_file()
-        if reused and _is_given_more_time(folder, config):
-            shutil.rmtree(folder)
-            reused = False
         if not reused:
             _train(config, items, folder, show_progress, collaborative)
         for leftover in ("best.pth", "last.pth"):  # here, because a process may be killed between its tokenizer.json and this
             (folder / leftover).unlink(missing_ok=True)
     return load_tokenizer(folder, items, config, reused)
-
-
-def _is_given_more_time(folder: Path, config: Config) -> bool:
-    """Whether the tokenizer there was stopped after fewer minutes than it may take now."""
-    try:
-        description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
-        stopped, had, budget = description["stopped_at_budget"], description["config"]["max_minutes"], config["max_minutes"]
-    except (OSError, ValueError, KeyError, TypeError):  # load_tokenizer says what is wrong with it
-        return False
-    return bool(stopped) and (budget is None or budget > had)
 
 
 def _train(

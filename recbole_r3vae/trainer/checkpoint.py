@@ -270,6 +270,7 @@ class Checkpointed:
         """
         self._saving = saved
         if self.finished:
+            self.eval_collector.data_collect(train_data)  # as RecBole does in training: some metrics of the test read it
             return self.best_valid_score, self.best_valid_result
         self._started = time.monotonic()
         if saved and self.is_writer and self.start_epoch == 0:

@@ -290,6 +290,38 @@ def test_tuning_trials_that_are_stated_later_reach_what_is_finished(finished, ti
     assert results() == {name: {**record, "tuning_trials": 7} for name, record in before.items()}
 
 
+def test_a_trained_unit_without_its_result_is_tested_again(finished, tiny_data, monkeypatch, tmp_path):
+    shutil.copytree(finished, tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
+    monkeypatch.setattr(module, "in_own_processes", in_this_process)
+    monkeypatch.setattr(Trainer, "_train_epoch", lambda *args, **keys: pytest.fail("trained again"))
+    before = results()
+    for name in before:
+        (Path("results/runs/tiny") / name).unlink()
+    assert benchmark(tiny_data, "grid.yaml") == 0
+    assert {name: without_costs(record) for name, record in results().items()} == {
+        name: without_costs(record) for name, record in before.items()
+    }
+
+
+def test_a_failure_does_not_cover_what_another_benchmark_finished(finished, tiny_data, monkeypatch, tmp_path, capsys):
+    shutil.copytree(finished, tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
+    before, hidden = results(), {}
+    for name in before:
+        hidden[name] = (Path("results/runs/tiny") / name).read_text()
+        (Path("results/runs/tiny") / name).unlink()
+
+    def finished_elsewhere(unit, where):
+        for name, text in hidden.items():
+            (Path("results/runs/tiny") / name).write_text(text)
+        raise UserError("out of luck")
+
+    monkeypatch.setattr(module, "run_unit", finished_elsewhere)
+    monkeypatch.setattr(module, "in_own_processes", in_this_process)
+    assert benchmark(tiny_data, "grid.yaml") == 0 and results() == before
+
+
 def test_a_unit_that_another_benchmark_trains_is_waited_for(tiny_data, tmp_path, monkeypatch):
     [unit] = units(write(tmp_path / "grid.yaml", {"Pop": None}), tiny_data)
     where = {"data_path": str(tiny_data), "device": "cpu", "checkpoint_dir": str(tmp_path / "saved")}

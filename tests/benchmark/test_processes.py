@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -11,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from recbole_r3vae.benchmark import processes
 from recbole_r3vae.benchmark.processes import in_own_process, in_own_processes
 from recbole_r3vae.errors import UserError
 
@@ -115,3 +118,21 @@ def alive(pid: int) -> bool:
     """Whether a process runs; one that has ended and that nobody has asked about yet does not."""
     stat = Path(f"/proc/{pid}/stat")
     return stat.is_file() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def test_a_process_that_dies_within_its_answer_is_a_failure_of_its_own(monkeypatch):
+    class Dead:
+        exitcode = -signal.SIGKILL
+
+        def join(self):
+            pass
+
+    def half_an_answer(*_):
+        receiver, sender = multiprocessing.Pipe(duplex=False)
+        os.write(sender.fileno(), struct.pack("!i", 100) + b"x")  # announces 100 bytes
+        sender.close()
+        return Dead(), receiver
+
+    monkeypatch.setattr(processes, "_start", half_an_answer)
+    [(place, value, error)] = processes.in_own_processes(len, [("a",)])
+    assert (place, value) == (0, None) and "kill" in error.lower()

@@ -200,3 +200,15 @@ def test_two_processes_train_one_model_and_measure_it_exactly(tiny_settings, tmp
 
     alone = get_trainer(config)(config, model).evaluate(test_data, load_best_model=False)
     assert {k: float(v) for k, v in alone.items()} == stored["test_result"]
+
+
+def test_pop_counts_training_interactions_and_nothing_else(tiny_settings):
+    """RecBole's default would add a sampled negative to each of them."""
+    settings = {**tiny_settings, "train_batch_size": 1, "eval_batch_size": 100_000}
+    counts = []
+    for seed in (1, 2):
+        result = run_recbole_r3vae("Pop", "tiny", config_dict={**settings, "seed": seed})
+        _, model, _, train_data, *_ = load_data_and_model(Path(result["run_dir"]) / "best.pth")
+        counts.append(model.item_cnt.flatten())
+    items = train_data.dataset.inter_feat["item_id"]
+    assert torch.equal(counts[0], torch.bincount(items, minlength=train_data.dataset.item_num)) and torch.equal(*counts)
