@@ -74,7 +74,7 @@ def _published(kind: str) -> Column:
 
 def accuracy_columns() -> list[Column]:
     """Metrics, number of seeds, and how many of them the budget stopped: a model that is not trained to its end says so where it is ranked."""
-    seeds = Column("Seeds", lambda row: str(len(row["seeds"])), lambda row: len(row["seeds"]), _stopped, falling=True)
+    seeds = Column("Seeds", lambda row: str(len(row["seeds"])), lambda row: len(row["seeds"]), _how_many_stopped, falling=True)
     return [*map(_metric, (*ACCURACY, *CATALOGUE)), seeds]
 
 
@@ -128,6 +128,10 @@ def slice_columns(report: dict[str, Any], metric: str) -> list[Column]:
         _numbers(f"{part['name']} {of[part['group']]} ({part['says']})", lambda row, index=index: value(row, index), 4, falling=True)
         for index, part in enumerate(report["slices"])
     ]
+
+
+def _how_many_stopped(row: Row) -> str:
+    return f"{row['stopped_at_budget']} stopped" if row["stopped_at_budget"] else ""
 
 
 def _stopped(row: Row) -> str:

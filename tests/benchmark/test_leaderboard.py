@@ -529,7 +529,7 @@ def test_markdown_json_and_csv_say_the_same(runs, tmp_path):
                    "`recbole-r3vae benchmark --config=properties/benchmark/toy.yaml`"):  # fmt: skip
         assert stated in text
     ranked = [line for line in text[: text.index("* Test users")].splitlines() if line.startswith(("| A ", "| BB "))]
-    assert ranked[0].endswith("| 3 |") and ranked[1].endswith("| 2 (2 of 2 stopped) |"), "who was stopped says so where it is ranked"
+    assert ranked[0].endswith("| 3 |") and ranked[1].endswith("| 2 (2 stopped) |"), "who was stopped says so where it is ranked"
 
 
 def test_the_commands_that_made_the_runs_are_printed(runs, tmp_path):
