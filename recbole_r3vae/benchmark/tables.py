@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ def escaped(text: str) -> str:
     text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
     for mark in ("\\", "|", "`", "*"):
         text = text.replace(mark, f"\\{mark}")
+    text = re.sub(r"(?<![^\W_])_|_(?![^\W_])|~", r"\\\g<0>", text)  # within a word, an underscore is one
     return text.replace("](", "]\\(")
 
 

@@ -496,6 +496,7 @@ def test_hostile_names_stay_text_in_markdown(hostile):
 
 def test_escaped_text():
     assert escaped("a\n b|c") == r"a b\|c" and escaped("<i>&lt;") == "&lt;i>&amp;lt;" and escaped("R3GR[R3VAE]") == "R3GR[R3VAE]"
+    assert escaped("_a_ sc_raw __b__ ~~c~~") == r"\_a\_ sc_raw \_\_b\_\_ \~\~c\~\~"
 
 
 def test_the_page_loads_nothing_and_runs_only_its_own_script(runs, tmp_path):
