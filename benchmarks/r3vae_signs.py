@@ -63,6 +63,8 @@ def by_variant(groups: list[list[Run]]) -> dict[str, list[Run]]:
         seeds, of_default = ([run.record["seed"] for run in runs] for runs in (found[name], found["default"]))
         if seeds != of_default:
             raise UserError(f"{name} has seeds {seeds}, the default {of_default}; run the grid to its end")
+        if len({run.split for run in (*found[name], *found["default"])}) > 1:
+            raise UserError(f"{name} and the default are of different splits, whose users do not pair; run the grid on one dataset's files")
     return found
 
 
@@ -74,7 +76,7 @@ def difference(name: str, metric: str, runs: list[Run], base: list[Run]) -> dict
         values = [[run.record["quality"][metric] for run in some] for some in (runs, base)]
         return {"found": float(np.mean(values[0]) - np.mean(values[1])), "paper": reported, "p": None}
     users = [np.mean([user_metric(run.ranks, metric) for run in some], axis=0) for some in (runs, base)]  # [n_users] each
-    return {"found": float(users[0].mean() - users[1].mean()), "paper": reported, "p": users_test(*users)}
+    return {"found": float(users[0].mean() - users[1].mean()), "paper": reported, "p": users_test(*users)[0]}
 
 
 def report(groups: list[list[Run]]) -> list[str]:

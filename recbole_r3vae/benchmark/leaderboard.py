@@ -13,7 +13,7 @@ from recbole_r3vae.benchmark import statistics
 from recbole_r3vae.benchmark.leaderboard_markdown import flat_rows, markdown
 from recbole_r3vae.benchmark.leaderboard_text import RANKED_BY, TABLE_METRICS
 from recbole_r3vae.benchmark.page import page
-from recbole_r3vae.benchmark.run_files import ACCURACY, SCHEMA, Run, grouped, read_runs, row_of, variants
+from recbole_r3vae.benchmark.run_files import ACCURACY, CONDITIONS, SCHEMA, Run, grouped, read_runs, row_of, variants
 from recbole_r3vae.benchmark.statistics import LEAST_SEEDS, LEVEL, user_metric
 from recbole_r3vae.benchmark.tables import write_csv
 from recbole_r3vae.errors import UserError
@@ -95,9 +95,9 @@ def leaderboard(folder: Path) -> dict[str, Any]:
         "dataset": folder.name,
         "commands": sorted({run.record.get("command", default_command) for run in runs}) or [default_command],
         "users": splits.get(split, {}).get("users"),
-        "leads": [lead for metric in ACCURACY if (lead := _lead(metric, rows, users, usable))],
+        "leads": _leads(rows, users, usable),
         "best": _best(rows, users, usable),
-        "grid": _grid(rows, users, usable),
+        "grid": _grid(rows, users, usable, notes),
         "slices": _sliced(rows, users, splits.get(split, {}), notes) if rows else [],
         "relations": _relations(rows, usable),
         "published": _published(folder.name, rows),
@@ -133,21 +133,20 @@ def _ranked(metric: str, rows: list[dict[str, Any]], usable: list[int]) -> list[
     return sorted((index for index in usable if metric in rows[index]["test"]), key=lambda index: -rows[index]["test"][metric]["mean"])
 
 
-def _lead(metric: str, rows: list[dict[str, Any]], users: list[dict[str, np.ndarray]], usable: list[int]) -> dict[str, Any] | None:
-    """Whether the best row of a metric is better than the next one, for all that seeds and users can say; marks it bold if so."""
-    ranked = _ranked(metric, rows, usable)
-    if len(ranked) < 2:
-        return None
-    lead = _named(metric, *ranked[:2], rows, users)
-    if lead["supported"]:
-        rows[ranked[0]]["bold"].append(metric)
-    return lead
+def _leads(rows: list[dict[str, Any]], users: list[dict[str, np.ndarray]], usable: list[int]) -> list[dict[str, Any]]:
+    """Whether the best row of each metric is better than the next one, for all that seeds and users can say; marks it bold if so."""
+    ranked = {metric: found for metric in ACCURACY if len(found := _ranked(metric, rows, usable)) > 1}
+    leads = _decided([_named(metric, *found[:2], rows, users) for metric, found in ranked.items()])
+    for lead, (metric, found) in zip(leads, ranked.items()):
+        if lead["supported"]:
+            rows[found[0]]["bold"].append(metric)
+    return leads
 
 
 def _best(rows: list[dict[str, Any]], users: list[dict[str, np.ndarray]], usable: list[int]) -> list[dict[str, Any]]:
     """Likewise of the best row by NDCG@10 and each of the others."""
     ranked = _ranked(RANKED_BY, rows, usable)
-    return [_named(RANKED_BY, ranked[0], other, rows, users) for other in ranked[1:]]
+    return _decided([_named(RANKED_BY, ranked[0], other, rows, users) for other in ranked[1:]])
 
 
 def _named(metric: str, one: int, other: int, rows: list[dict[str, Any]], users: list[dict[str, np.ndarray]]) -> dict[str, Any]:
@@ -159,27 +158,56 @@ def _named(metric: str, one: int, other: int, rows: list[dict[str, Any]], users:
 
 
 def _compared(metric: str, one: int, other: int, rows: list[dict[str, Any]], users: list[dict[str, np.ndarray]]) -> dict[str, Any]:
-    """How far one row is ahead of another, and whether seeds and users both support it."""
+    """How far one row is ahead of another, and what seeds and users say to it; ``None`` where they cannot be asked."""
     first, second = rows[one]["test"][metric], rows[other]["test"][metric]
     enough = min(len(first["values"]), len(second["values"])) >= LEAST_SEEDS
     p_seeds = statistics.seeds_test(first["values"], second["values"]) if enough else None
     paired = metric in users[one] and metric in users[other]
-    p_users = statistics.users_test(users[one][metric], users[other][metric]) if paired else None
-    supported = p_seeds is not None and p_seeds < LEVEL and p_users is not None and p_users < LEVEL
-    return {"lead": first["mean"] - second["mean"], "p_seeds": p_seeds, "p_users": p_users, "supported": supported}
+    p_users, low, high = statistics.users_test(users[one][metric], users[other][metric]) if paired else (None, None, None)
+    return {"lead": first["mean"] - second["mean"], "low": low, "high": high, "p_seeds": p_seeds, "p_users": p_users}
 
 
-def _grid(rows: list[dict[str, Any]], users: list[dict[str, np.ndarray]], usable: list[int]) -> list[dict[str, Any]]:
+def _decided(family: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Comparisons with their verdict: a lead must survive both tests, so the larger p is its own, corrected for the family's size."""
+    tested = [found for found in family if None not in (found["p_seeds"], found["p_users"])]
+    corrected = statistics.holm([max(found["p_seeds"], found["p_users"]) for found in tested])
+    for found in family:
+        found |= {"p_holm": None, "supported": False}
+    for found, chance in zip(tested, corrected):
+        found |= {"p_holm": chance, "supported": chance < LEVEL}
+    return family
+
+
+def _grid(
+    rows: list[dict[str, Any]], users: list[dict[str, np.ndarray]], usable: list[int], notes: list[str]
+) -> list[dict[str, Any]]:
     """A cell for each generator and tokenizer: its figures, and how far the best tokenizer of the same generator is ahead of it."""
     cells = []
     for generator, of_generator in _by_generator(rows, usable):
         chosen = _one_a_tokenizer(rows, [index for index in of_generator if all(metric in rows[index]["test"] for metric in TABLE_METRICS)])
-        best = {metric: max(chosen, key=lambda index: rows[index]["test"][metric]["mean"]) for metric in TABLE_METRICS if chosen}
+        behind: dict[int, dict[str, Any]] = {index: {} for index in chosen}
+        for metric in TABLE_METRICS if chosen else ():
+            best = max(chosen, key=lambda index: rows[index]["test"][metric]["mean"])
+            others = [index for index in chosen if index != best]
+            for index, found in zip(others, _decided([_compared(metric, best, index, rows, users) for index in others])):
+                behind[index][metric] = found
         for index in chosen:
             kept = {"generator": generator, **{key: rows[index][key] for key in ("tokenizer", "name", "variant", "seeds")}}
-            behind = {metric: _compared(metric, best[metric], index, rows, users) for metric in TABLE_METRICS if index != best[metric]}
-            cells.append({**kept, "test": {metric: rows[index]["test"][metric] for metric in TABLE_METRICS}, "behind": behind})
+            cells.append({**kept, "test": {metric: rows[index]["test"][metric] for metric in TABLE_METRICS}, "behind": behind[index]})
+        more = _differing([rows[index] for index in chosen])
+        if more:
+            notes.append(f"The rows of {generator} differ in more than their tokenizer: {', '.join(more)}.")
     return cells
+
+
+def _differing(rows: list[dict[str, Any]]) -> list[str]:
+    """Settings and conditions, other than the tokenizer's own, that are not the same for all of these rows."""
+    settings = [
+        {key: value for key, value in row["config"].items() if not key.startswith("tokenizer")}
+        | {key: row[key] for key in ("data", *CONDITIONS) if key != "tuning_trials"}
+        for row in rows
+    ]
+    return sorted(key for key in set().union(*settings) if any(one.get(key) != settings[0].get(key) for one in settings))
 
 
 def _by_generator(rows: list[dict[str, Any]], usable: list[int]) -> list[tuple[str, list[int]]]:

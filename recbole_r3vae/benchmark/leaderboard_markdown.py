@@ -34,7 +34,7 @@ def markdown(report: dict[str, Any]) -> str:
         lines += ["", "## Failed units", ""]
         lines += markdown_table(text.FAILED_HEAD, (map(escaped, cells) for cells in text.failed_rows(report)))
     if report["leads"]:
-        lines += ["", "## Who leads, and whether it is more than noise", ""]
+        lines += ["", "## Who leads, and whether it is more than noise", "", text.LEADS, ""]
         lines += markdown_table(text.LEAD_HEAD, (map(escaped, text.lead_cells(lead)) for lead in report["leads"]))
     if report["best"][1:]:  # of a single one the table above has told
         lines += ["", text.BEST, ""]

@@ -20,16 +20,16 @@ KINDS = {"authors": "By authors", "independent": "Reproduced by others"}
 
 READING = (
     "Test figures, mean ± sample standard deviation over seeds. Bold: best of its column, and its lead over the next row is supported "
-    f"twice, by seeds (Welch's t-test, at least {LEAST_SEEDS} on each side) and by users (paired t-test, each user's metric averaged "
-    f"over seeds), both p < {LEVEL}, two-sided, uncorrected for the {len(ACCURACY)} metrics. Coverage (share of items "
-    "recommended to anyone; higher is broader) and Gini (of how often; lower is more even) describe the catalogue and are never bold. Stopped: the "
-    "budget of minutes ended the training of so many seeds before they would have ended themselves."
+    f"twice, by seeds (Welch's t-test, at least {LEAST_SEEDS} on each side) and by users (paired t-test, each user's metric averaged over "
+    f"seeds): the larger p, two-sided and corrected for the {len(ACCURACY)} metrics by Holm's method, is below {LEVEL}. Coverage (share of "
+    "items recommended to anyone; higher is broader) and Gini (of how often; lower is more even) describe the catalogue and are never bold. "
+    "Stopped: the budget of minutes ended the training of so many seeds before they would have ended themselves."
 )
 CONFIGURATIONS = "of several configurations the one with the most seeds, then the best validation NDCG@10"
 GRID = (
-    f"Within a column nothing but the tokenizer differs; {CONFIGURATIONS}. †: behind the best of its column by more than the noise of "
-    "seeds and of users, by the two tests above, uncorrected for the number of tokenizers. Figures without it cannot be told from the "
-    f"best, and none can where one side has fewer than {LEAST_SEEDS} seeds."
+    f"Within a column nothing but the tokenizer differs, unless a note says so; {CONFIGURATIONS}. †: behind the best of its column by more "
+    "than the noise of seeds and of users, by the two tests above, corrected for the number of tokenizers by Holm's method. Figures "
+    f"without it cannot be told from the best, and none can where one side has fewer than {LEAST_SEEDS} seeds."
 )
 SLICES = (
     "Cold targets do not occur in training. The other targets, and all histories, are cut at the 1/3 and 2/3 quantiles of the test users' "
@@ -129,18 +129,22 @@ def verdict(lead: dict[str, Any]) -> str:
         against.append("no ranks of users")
     elif lead["p_users"] >= LEVEL:
         against.append("within the noise of users")
+    if not against:
+        against.append("within the noise of so many comparisons")
     return "not supported: " + " and ".join(against)
 
 
-BEST = "The best row and every other, by the same tests, uncorrected for their number: who cannot be told from it on these users."
-LEAD_HEAD = ("Metric", "Best", "Next", "Lead", "p, seeds", "p, users", "Verdict")
+LEADS = "In brackets the 95 % interval of the lead, of the test over users."
+BEST = "The best row and every other, by the same tests, corrected for the number of rows: who cannot be told from it on these users."
+LEAD_HEAD = ("Metric", "Best", "Next", "Lead", "p, seeds", "p, users", "p, Holm", "Verdict")
 BEST_HEAD = ("Metric", "Best", "Other", *LEAD_HEAD[3:])
 
 
 def lead_cells(lead: dict[str, Any]) -> list[str]:
     """A row under ``LEAD_HEAD`` or ``BEST_HEAD``."""
-    rows, chances = map(label, (lead["best"], lead["next"])), map(_p, (lead["p_seeds"], lead["p_users"]))
-    return [title_of(lead["metric"]), *rows, decimal(lead["lead"]), *chances, verdict(lead)]
+    interval = "" if lead["low"] is None else f" [{signed(lead['low'], 4)}, {signed(lead['high'], 4)}]"
+    chances = (_p(lead[key]) for key in ("p_seeds", "p_users", "p_holm"))
+    return [title_of(lead["metric"]), label(lead["best"]), label(lead["next"]), decimal(lead["lead"]) + interval, *chances, verdict(lead)]
 
 
 def _p(value: float | None) -> str:
@@ -173,13 +177,14 @@ def correlation(relation: dict[str, Any]) -> str:
     if relation["rho"] is None:
         return f"rho not defined: no variation over {relation['n']} tokenizers"
     if relation["low"] is None:
-        return f"rho = {_signed(relation['rho'])} (no interval from fewer than {LEAST_POINTS}), n = {relation['n']}"
-    rho, low, high = (_signed(relation[key]) for key in ("rho", "low", "high"))
+        return f"rho = {signed(relation['rho'])} (no interval from fewer than {LEAST_POINTS}), n = {relation['n']}"
+    rho, low, high = (signed(relation[key]) for key in ("rho", "low", "high"))
     return f"rho = {rho} [{low}, {high}], n = {relation['n']}"
 
 
-def _signed(value: float) -> str:
-    return f"{value:.2f}".replace("-", "−")
+def signed(value: float, places: int = 2) -> str:
+    """With a true minus."""
+    return f"{value:.{places}f}".replace("-", "−")
 
 
 def few(relation: dict[str, Any]) -> str:

@@ -170,7 +170,8 @@ def _leads(report: dict[str, Any]) -> str:
     if not report["leads"]:
         return ""
     title = "Who leads, and whether it is more than noise"
-    parts = [f"<h3>{title}</h3>", _plain_table(title, text.LEAD_HEAD, map(text.lead_cells, report["leads"]))]
+    table = _plain_table(title, text.LEAD_HEAD, map(text.lead_cells, report["leads"]))
+    parts = [f'<h3>{title}</h3><p class="small">{escape(text.LEADS)}</p>{table}']
     if report["best"][1:]:  # of a single one the table above has told
         table = _plain_table("The best row and every other", text.BEST_HEAD, map(text.lead_cells, report["best"]))
         parts.append(f'<p class="small">{escape(text.BEST)}</p>{table}')

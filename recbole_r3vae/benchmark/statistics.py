@@ -75,17 +75,33 @@ def seeds_test(first: Sequence[float], second: Sequence[float]) -> float:
     return float(ttest_ind_from_stats(*moments, equal_var=False).pvalue)  # of the values themselves, scipy warns where one side is constant
 
 
-def users_test(first: np.ndarray, second: np.ndarray) -> float:
-    """Two-sided p of the paired t-test over users: would the means differ so with other users?
+def users_test(first: np.ndarray, second: np.ndarray) -> tuple[float, float, float]:
+    """The paired t-test over users: would the means differ so with other users?
 
     Args:
         first: [n_users] metric of each user, averaged over seeds.
         second: [n_users] likewise, of the same users.
+
+    Returns:
+        Its two-sided p, and the 95 % interval of the first mean less the second.
     """
     difference = first - second
     if np.ptp(difference) == 0:
-        return float(difference[0] == 0)
-    return float(ttest_rel(first, second).pvalue)
+        return float(difference[0] == 0), float(difference[0]), float(difference[0])
+    found = ttest_rel(first, second)
+    return float(found.pvalue), *map(float, found.confidence_interval())
+
+
+def holm(chances: Sequence[float]) -> list[float]:
+    """p-values of a family of tests, corrected for their number by Holm's step-down method, in the order given.
+
+    Of the families whose differences all are noise, no more than a share ``LEVEL`` then has any p below ``LEVEL``, however the tests depend
+    on one another.
+    """
+    order = np.argsort(chances)
+    adjusted = np.empty(len(chances))
+    adjusted[order] = np.maximum.accumulate(np.asarray(chances)[order] * np.arange(len(chances), 0, -1))
+    return np.minimum(adjusted, 1.0).tolist()
 
 
 # -- slices ------------------------------------------------------------------------------------------------------------------

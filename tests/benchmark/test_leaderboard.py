@@ -10,6 +10,7 @@ import re
 import warnings
 import zlib
 from html.parser import HTMLParser
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from recbole_r3vae.benchmark.charts import Point, scatter
 from recbole_r3vae.benchmark.leaderboard import leaderboard, write_leaderboards
 from recbole_r3vae.benchmark.leaderboard_text import correlation, listed
 from recbole_r3vae.benchmark.run_files import ACCURACY
-from recbole_r3vae.benchmark.statistics import mean_std, seeds_test, slices, spearman, unpack, user_metric, users_test
+from recbole_r3vae.benchmark.statistics import holm, mean_std, seeds_test, slices, spearman, unpack, user_metric, users_test
 from recbole_r3vae.benchmark.tables import escaped
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.settings import load_yaml, properties
@@ -168,7 +169,7 @@ def test_noise_is_seldom_called_a_lead():
     for trial in range(100):
         rows = [[user_metric(ranks_with(0.4, 10 * trial + 3 * row + seed), "ndcg@10") for seed in range(3)] for row in range(2)]
         by_seeds = seeds_test(*([users.mean() for users in row] for row in rows))
-        by_users = users_test(*(np.mean(row, axis=0) for row in rows))
+        by_users, *_ = users_test(*(np.mean(row, axis=0) for row in rows))
         supported += by_seeds < 0.05 and by_users < 0.05
     assert supported <= 5  # 5 % of the trials; both tests at once are stricter than either
 
@@ -209,7 +210,54 @@ def test_constant_rows():
         warnings.simplefilter("error")
         assert seeds_test(varies, constant) == pytest.approx(2 * t.sf(0.11 / (0.01 / 3**0.5), df=2))
     assert seeds_test([0.2, 0.2, 0.2], [0.1, 0.1, 0.1]) == 0 and seeds_test([0.2] * 3, [0.2] * 3) == 1
-    assert users_test(np.ones(5), np.ones(5)) == 1
+    assert users_test(np.ones(5), np.ones(5)) == (1, 0, 0) and users_test(np.ones(5), np.zeros(5)) == (0, 1, 1)
+
+
+def test_the_interval_of_a_lead_is_that_of_the_paired_test():
+    first, second = np.random.default_rng(3).random((2, 50))
+    chance, low, high = users_test(first, second)
+    difference = first - second
+    half = t.ppf(0.975, 49) * difference.std(ddof=1) / 50**0.5
+    assert (low, high) == pytest.approx((difference.mean() - half, difference.mean() + half))
+    assert chance == pytest.approx(2 * t.sf(abs(difference.mean()) / (difference.std(ddof=1) / 50**0.5), 49))
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 6])
+def test_holms_correction_is_the_closure_of_bonferronis(n):
+    """A p corrected is the largest Bonferroni p of any subset of the family that it belongs to."""
+    random = np.random.default_rng(n)
+    for _ in range(20):
+        chances = random.choice([0.0, 0.001, 0.01, 0.02, 0.3, 1.0, *random.random(4)], n)
+        subsets = [part for size in range(1, n + 1) for part in combinations(range(n), size)]
+        closed = [min(1, max(len(part) * chances[list(part)].min() for part in subsets if i in part)) for i in range(n)]
+        assert holm(chances) == pytest.approx(closed)
+
+
+def test_a_lead_must_survive_the_number_of_comparisons(runs, tmp_path):
+    """Over one other row it would count; over the same row as one of seven it does not."""
+    units = [*seeds_of("A", 0.5), *seeds_of("BBBB", 0.4)]
+    others = [record for length in (3, 5, 7, 8, 10, 11) for record in seeds_of("C" * length, 0.45)]
+    [alone] = leaderboard(runs(*units))["best"]
+    folder = runs(*units, *others)
+    report = leaderboard(folder)
+    chances = [max(lead["p_seeds"], lead["p_users"]) for lead in report["best"]]
+    assert [lead["p_holm"] for lead in report["best"]] == pytest.approx(holm(chances))
+    [among] = [lead for lead in report["best"] if lead["next"]["name"] == "BBBB"]
+    assert alone["supported"] and not among["supported"] and among["p_holm"] > 0.05 > max(among["p_seeds"], among["p_users"])
+    write_leaderboards(tmp_path / "results")
+    assert "within the noise of so many comparisons" in (tmp_path / "results/leaderboard_toy.md").read_text()
+
+
+def test_a_column_whose_rows_differ_in_more_than_the_tokenizer_says_so(runs):
+    units = [record for name, epochs in (("G[A]", 3), ("G[BB]", 4)) for record in seeds_of(name, 0.4, config={"epochs": epochs})]
+    own = seeds_of("G[CCC]", 0.4, config={"epochs": 3, "tokenizer_epochs": 9})
+    assert leaderboard(runs(*units, *own))["notes"] == ["The rows of G differ in more than their tokenizer: epochs."]
+    for record in units:
+        record["config"]["epochs"] = 3
+    assert leaderboard(runs(*units, *own))["notes"] == []
+    assert leaderboard(runs(*units, *(dict(record, max_minutes=5) for record in own)))["notes"] == [
+        "The rows of G differ in more than their tokenizer: max_minutes."
+    ]
 
 
 def test_a_row_of_another_split_takes_no_part(runs):
@@ -242,7 +290,8 @@ def test_the_best_row_against_every_other(runs, tmp_path):
     best, *others = names[:-1]
     assert names[-1] == "ELSEWHERE" and [lead["next"]["name"] for lead in report["best"]] == others
     assert {lead["next"]["name"]: lead["supported"] for lead in report["best"]} == {**dict.fromkeys(others, False), "BB": True}
-    assert report["best"][0] == lead_of(report) and all(lead["best"]["name"] == best for lead in report["best"])
+    uncorrected = lambda lead: {key: value for key, value in lead.items() if key not in ("p_holm", "supported")}  # of other families
+    assert uncorrected(report["best"][0]) == uncorrected(lead_of(report)) and all(lead["best"]["name"] == best for lead in report["best"])
     users = [
         np.mean([user_metric(unpack(u["users"]["ranks"], "uint8"), "ndcg@10") for u in units if u["name"] == name], axis=0)
         for name in (best, "BB")
@@ -250,8 +299,9 @@ def test_the_best_row_against_every_other(runs, tmp_path):
     found = next(lead for lead in report["best"] if lead["next"]["name"] == "BB")
     assert found["p_users"] == pytest.approx(ttest_rel(*users).pvalue)
     write_leaderboards(tmp_path / "results")
-    assert f"| NDCG@10 | {best} | BB | {found['lead']:.4f} |" in (tmp_path / "results" / "leaderboard_toy.md").read_text()
-    assert ["NDCG@10", best, "BB", f"{found['lead']:.4f}"] in [row[:4] for row in parsed(tmp_path).rows]
+    lead = f"{found['lead']:.4f} [{found['low']:.4f}, {found['high']:.4f}]"
+    assert f"| NDCG@10 | {best} | BB | {lead} |" in (tmp_path / "results" / "leaderboard_toy.md").read_text()
+    assert ["NDCG@10", best, "BB", lead] in [row[:4] for row in parsed(tmp_path).rows]
 
 
 # -- tokenizers and generators ------------------------------------------------------------------------------------------------
@@ -488,7 +538,7 @@ def test_hostile_names_stay_text_on_the_page(hostile, tmp_path):
 def test_hostile_names_stay_text_in_markdown(hostile):
     text = next(path for path in hostile if path.suffix == ".md").read_text()
     outside_code = re.sub(r"`[^`\n]*`", "", text.replace("\\`", ""))
-    assert "<" not in outside_code.replace("p < 0.05", "").replace("| < ", "") and "](b)" not in text and "\n# <" not in text
+    assert "<" not in outside_code.replace("| < ", "") and "](b)" not in text and "\n# <" not in text
     table = [line for line in text.splitlines() if line.startswith("| ") or line.startswith("|-")]
     main = table[: next(i for i, line in enumerate(table) if i and line.startswith("| Model"))]
     assert len({len(re.findall(r"(?<!\\)\|", line)) for line in main}) == 1
