@@ -79,6 +79,8 @@ def run_grid(config: str | os.PathLike, output: str | os.PathLike = "results", a
         place = waiting[number]
         unit = units[place]
         record, split = value or ({}, None)
+        if record and workers > 1:  # a budget is of minutes, which go further for a unit that runs alone
+            record["hardware"]["workers"] = workers
         records[place] = record = {**unit.identity(), **record, "command": command, "error": error}
         if split is not None:
             write_json(runs / unit.dataset / f"split-{split['split']}.json", {"schema": 1, "dataset": unit.dataset, **split})
@@ -158,7 +160,7 @@ def _record(unit: Unit, result: dict[str, Any], tokenizer: dict[str, Any] | None
         "peak_memory_mb": result["peak_memory_mb"],
         "epochs": result["epochs"],
         "valid_history": [[entry["epoch"], entry["seconds"], entry["score"]] for entry in result["valid_history"]] or None,
-        "stopped_at_budget": result["stopped_at_budget"],
+        "stopped_at_budget": result["stopped_at_budget"] or bool(tokenizer and tokenizer["stopped_at_budget"]),
         **{key: result[key] for key in ("versions", "commit", "hardware")},
     }
 
@@ -179,7 +181,7 @@ def _progress(unit: Unit, record: dict[str, Any], records: list[dict[str, Any] |
     if record["error"] is None:
         metric = record["config"]["valid_metric"].lower()
         told = f"test {metric} {record['test'][metric]:.4f}, {_duration(_seconds(record))}"
-        told += f", stopped at {unit.max_minutes:g} min" if record["stopped_at_budget"] else ""
+        told += ", stopped at its budget" if record["stopped_at_budget"] else ""
     else:
         told = f"failed: {record['error']}"
     failed = sum(record is not None and record["error"] is not None for record in records)

@@ -16,7 +16,7 @@ _ELSEWHERE = {
     "max_minutes": "as `max_minutes:`",
     "mask_history": "as `mask_history:` of the whole grid, one rule for all rows",
     **dict.fromkeys(("data_path", "checkpoint_dir", "content_cache_dir", "device"), "on the command line"),
-    **dict.fromkeys(("metrics", "topk", "eval_args"), "nowhere: the same for all rows, so that they compare"),
+    **dict.fromkeys(("metrics", "topk", "eval_args", "benchmark_filename"), "nowhere: the same for all rows, so that they compare"),
     **dict.fromkeys(("run_dir", "resume", "sid_file"), "nowhere: a grid keeps its own runs and trains its own tokenizers"),
 }
 """Settings that a grid has another place for."""

@@ -104,7 +104,9 @@ def run_recbole_r3vae(
         bundle_tokenizer(tokenizer, run_dir)
     if has_features and saved and config["local_rank"] == 0:
         sids.save(run_dir / FEATURES)
-    n_parameters = sum(p.numel() for p in network.parameters() if p.requires_grad)
+    trained = {key: value for key, value in network.named_parameters() if value.requires_grad}
+    trained.pop("fake_loss", None)  # where there is nothing to train, RecBole's models hold one number of this name
+    n_parameters = sum(value.numel() for value in trained.values())
     logger.info(f"{name}: {n_parameters:,} parameters on {config['device']}, loss {loss_name(config)}, seed {config['seed']}, {run_dir}")
 
     with refused(f"{config.model} cannot be trained with these settings", "correct the key that this is about"):

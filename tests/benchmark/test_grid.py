@@ -184,6 +184,7 @@ def test_the_hash_follows_the_item_ids_beside_item_vectors(tiny_data, tmp_path):
     ({"models": {"Pop": None}, "settings": {"dropout": 0.1}}, ["unknown key dropout in the settings of grid"]),
     ({"models": {"Pop": None}, "settings": {"seed": 3}}, ["seed stands in the settings", "as `seeds:`"]),
     ({"models": {"Pop": None}, "settings": {"topk": [3]}}, ["topk stands in the settings", "compare"]),
+    ({"models": {"Pop": None}, "settings": {"benchmark_filename": ["a", "b", "c"]}}, ["benchmark_filename stands in the settings", "compare"]),
     ({"models": {"Pop": None}, "seeds": [2020, "2021"]}, ["seeds", "'2021'", "whole numbers"]),
     ({"models": {"Pop": None}, "seeds": [1, 1]}, ["seeds", "once"]),
     ({"models": {"Pop": None}, "seeds": [-1]}, ["seeds", "from 0"]),
@@ -377,8 +378,17 @@ def test_units_run_in_processes_of_their_own(tiny_data, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(module, "_cores", lambda: 4)
     assert benchmark(tiny_data, write("grid.yaml", {"Pop": None}), "--workers=2") == 0
-    assert [record["hardware"]["threads"] for record in results().values()] == [2]  # of four cores
+    [record] = results().values()
+    assert (record["hardware"]["threads"], record["hardware"]["workers"]) == (2, 2)  # of four cores
+    assert record["n_parameters"] == 0, "RecBole's placeholder is none"
     assert not any(name in os.environ for name in module.THREAD_VARIABLES)
+
+
+def test_a_tokenizer_that_its_budget_stopped_is_told(here, tiny_data):
+    stopped = {"tokenizers": ["RQVAE"], "settings": {**SMALL, "epochs": 1, "tokenizer_max_minutes": 1e-4, "tokenizer_epochs": 1000}}
+    assert benchmark(tiny_data, write("grid.yaml", {"R3GR": stopped})) == 0
+    [record] = results().values()
+    assert record["stopped_at_budget"] and record["epochs"] == 1 and "workers" not in record["hardware"]
 
 
 def test_time_left_is_that_of_units_of_the_same_name(tiny_data, tmp_path):
