@@ -83,6 +83,9 @@ def test_again(runs: Path, output: Path, saved: list[Path], keys: dict[str, Any]
     output.mkdir(parents=True, exist_ok=True)
     for path in runs.glob("split-*.json"):
         shutil.copy(path, output)
+    for path in output.glob("*.json"):
+        if not (runs / path.name).exists():  # of a unit that was run again with other settings
+            path.unlink()
     for path in tqdm(sorted(set(runs.glob("*.json")) - set(runs.glob("split-*.json"))), desc="met items left out"):
         record = json.loads(path.read_text(encoding="utf-8"))
         if record.get("error", "") is not None or record["mask_history"] is not False:

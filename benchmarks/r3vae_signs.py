@@ -109,7 +109,7 @@ def report(groups: list[list[Run]]) -> list[str]:
         "## Beside the paper's signs",
         "",
         "Difference to the default, and in brackets the paper's (arXiv 2604.11440, Amazon Beauty, another generator and text encoder): only its sign can compare. "
-        "*p* is of a paired t-test over users, each averaged over the seeds; where it is .05 or above, no difference was found, whatever the sign.",
+        "*p* is of a paired t-test over users, each averaged over the seeds, and uncorrected for the number of tests; where it is .05 or above, no difference was found, whatever the sign.",
         "",
         *markdown_table(("variant", "Recall@10", "NDCG@10", "SC", "PD"), signs),
     ]  # fmt: skip

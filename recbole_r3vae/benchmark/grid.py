@@ -94,6 +94,10 @@ def run_grid(config: str | os.PathLike, output: str | os.PathLike = "results", a
     for unit, record in zip(units, records):
         if record["error"] is not None:
             print(f"failed: {unit}: {record['error']}", flush=True)
+    others = _of_other_grids(units, runs)
+    if others:
+        print(f"on the leaderboards too, of other grids or of earlier settings ({len(others)} files; delete what is out of date):", flush=True)
+        print("\n".join(f"  {path}" for path in others), flush=True)
 
     from recbole_r3vae.benchmark.leaderboard import write_leaderboards
 
@@ -103,6 +107,13 @@ def run_grid(config: str | os.PathLike, output: str | os.PathLike = "results", a
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _of_other_grids(units: Sequence[Unit], runs: Path) -> list[Path]:
+    """Result files of the grid's datasets that are of none of its units."""
+    own = {unit.file(runs) for unit in units}
+    found = {path for dataset in {unit.dataset for unit in units} for path in (runs / dataset).glob("*.json")}
+    return sorted(path for path in found - own if not path.name.startswith("split-"))
 
 
 def _finished(path: Path) -> dict[str, Any] | None:
@@ -157,7 +168,7 @@ def _record(unit: Unit, result: dict[str, Any], tokenizer: dict[str, Any] | None
             "evaluation": result["seconds_testing"],
             "per_user_ms": round(1000 * result["seconds_testing"] / result["split"]["users"], 4),
         },
-        "peak_memory_mb": result["peak_memory_mb"],
+        "peak_memory_mb": {"tokenizer": tokenizer["peak_memory_mb"]["process"] if tokenizer else None, **result["peak_memory_mb"]},
         "epochs": result["epochs"],
         "valid_history": [[entry["epoch"], entry["seconds"], entry["score"]] for entry in result["valid_history"]] or None,
         "stopped_at_budget": result["stopped_at_budget"] or bool(tokenizer and tokenizer["stopped_at_budget"]),

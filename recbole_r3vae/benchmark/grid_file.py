@@ -74,9 +74,9 @@ def load_grid(path: str | os.PathLike, max_minutes: float | None = None) -> dict
         for tokenizer, own in (tokenizers or {}).items():
             tokenizers[tokenizer] = _level(own, f"tokenizer {tokenizer} of model {name} in grid {path}", ("tokenizer",))
     if max_minutes is not None:
-        _check_minutes(max_minutes, "--max_minutes")
+        minutes = _minutes(max_minutes, "--max_minutes")
         for level in levels_of(grid):
-            level["max_minutes"] = max_minutes
+            level["max_minutes"] = minutes
     return grid
 
 
@@ -102,7 +102,7 @@ def _level(values: Any, where: str, more: tuple[str, ...]) -> dict[str, Any]:
     if any(seed < 0 for seed in values.get("seeds", [])):
         raise UserError(f"seeds of {where} are {values['seeds']}; a seed is a whole number from 0")
     if values.get("max_minutes") is not None:
-        _check_minutes(values["max_minutes"], f"max_minutes of {where}")
+        values = {**values, "max_minutes": _minutes(values["max_minutes"], f"max_minutes of {where}")}
     trials = values.get("tuning_trials", 0)
     if type(trials) is not int or trials < 0:
         raise UserError(f"tuning_trials of {where} is {trials!r}; give a whole number, 0 where none were tried")
@@ -124,6 +124,8 @@ def _names(values: Any, where: str, kind: type) -> list:
     return values
 
 
-def _check_minutes(minutes: Any, where: str) -> None:
+def _minutes(minutes: Any, where: str) -> float:
+    """Checked; whole ones as ``int``, since 10 and 10.0 are one budget and must have one hash."""
     if type(minutes) not in (int, float) or not minutes > 0:
         raise UserError(f"{where} is {minutes!r}; give minutes above 0")
+    return int(minutes) if minutes == minutes // 1 else minutes

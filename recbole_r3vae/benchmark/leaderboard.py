@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,7 +15,7 @@ from recbole_r3vae.benchmark.leaderboard_markdown import flat_rows, markdown
 from recbole_r3vae.benchmark.leaderboard_text import RANKED_BY, TABLE_METRICS
 from recbole_r3vae.benchmark.page import page
 from recbole_r3vae.benchmark.run_files import ACCURACY, CONDITIONS, SCHEMA, Run, grouped, read_runs, row_of, variants
-from recbole_r3vae.benchmark.statistics import LEAST_SEEDS, LEVEL, user_metric
+from recbole_r3vae.benchmark.statistics import user_metric
 from recbole_r3vae.benchmark.tables import write_csv
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.io import atomic_write
@@ -89,14 +90,15 @@ def leaderboard(folder: Path) -> dict[str, Any]:
             f"Not all rows treat items already seen alike. Tests and slices are of mask_history: {rule} only, and rows of the other rule do "
             "not compare with it."
         )
+    leads, of_best = _leads(rows, users, usable)
     default_command = f"recbole-r3vae benchmark --config=properties/benchmark/{folder.name}.yaml"
     report = {
         "schema": SCHEMA,
         "dataset": folder.name,
         "commands": sorted({run.record.get("command", default_command) for run in runs}) or [default_command],
         "users": splits.get(split, {}).get("users"),
-        "leads": _leads(rows, users, usable),
-        "best": _best(rows, users, usable),
+        "leads": leads,
+        "best": of_best,
         "grid": _grid(rows, users, usable, notes),
         "slices": _sliced(rows, users, splits.get(split, {}), notes) if rows else [],
         "relations": _relations(rows, usable),
@@ -128,54 +130,39 @@ def _user_metrics(runs: list[Run]) -> dict[str, np.ndarray]:
     }
 
 
-def _ranked(metric: str, rows: list[dict[str, Any]], usable: list[int]) -> list[int]:
-    """The rows that have a metric, of those that compare, best first."""
-    return sorted((index for index in usable if metric in rows[index]["test"]), key=lambda index: -rows[index]["test"][metric]["mean"])
+def _pairs(
+    metric: str, rows: list[dict[str, Any]], users: list[dict[str, np.ndarray]], members: list[int]
+) -> dict[tuple[int, int], dict[str, Any]]:
+    """All pairs of some rows, the better first; see :func:`recbole_r3vae.benchmark.statistics.leads`."""
+    seeds = {index: rows[index]["test"][metric]["values"] for index in members if metric in rows[index]["test"]}
+    return statistics.leads(seeds, {index: users[index][metric] for index in seeds if metric in users[index]})
 
 
-def _leads(rows: list[dict[str, Any]], users: list[dict[str, np.ndarray]], usable: list[int]) -> list[dict[str, Any]]:
-    """Whether the best row of each metric is better than the next one, for all that seeds and users can say; marks it bold if so."""
-    ranked = {metric: found for metric in ACCURACY if len(found := _ranked(metric, rows, usable)) > 1}
-    leads = _decided([_named(metric, *found[:2], rows, users) for metric, found in ranked.items()])
-    for lead, (metric, found) in zip(leads, ranked.items()):
-        if lead["supported"]:
-            rows[found[0]]["bold"].append(metric)
-    return leads
-
-
-def _best(rows: list[dict[str, Any]], users: list[dict[str, np.ndarray]], usable: list[int]) -> list[dict[str, Any]]:
-    """Likewise of the best row by NDCG@10 and each of the others."""
-    ranked = _ranked(RANKED_BY, rows, usable)
-    return _decided([_named(RANKED_BY, ranked[0], other, rows, users) for other in ranked[1:]])
-
-
-def _named(metric: str, one: int, other: int, rows: list[dict[str, Any]], users: list[dict[str, np.ndarray]]) -> dict[str, Any]:
+def _named(metric: str, pair: tuple[int, int], found: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, Any]:
     named = {
         key: {"name": rows[index]["name"], "variant": rows[index]["variant"], "seeds": len(rows[index]["test"][metric]["values"])}
-        for key, index in (("best", one), ("next", other))
+        for key, index in zip(("best", "next"), pair)
     }
-    return {"metric": metric, **named, **_compared(metric, one, other, rows, users)}
+    return {"metric": metric, **named, **found}
 
 
-def _compared(metric: str, one: int, other: int, rows: list[dict[str, Any]], users: list[dict[str, np.ndarray]]) -> dict[str, Any]:
-    """How far one row is ahead of another, and what seeds and users say to it; ``None`` where they cannot be asked."""
-    first, second = rows[one]["test"][metric], rows[other]["test"][metric]
-    enough = min(len(first["values"]), len(second["values"])) >= LEAST_SEEDS
-    p_seeds = statistics.seeds_test(first["values"], second["values"]) if enough else None
-    paired = metric in users[one] and metric in users[other]
-    p_users, low, high = statistics.users_test(users[one][metric], users[other][metric]) if paired else (None, None, None)
-    return {"lead": first["mean"] - second["mean"], "low": low, "high": high, "p_seeds": p_seeds, "p_users": p_users}
-
-
-def _decided(family: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Comparisons with their verdict: a lead must survive both tests, so the larger p is its own, corrected for the family's size."""
-    tested = [found for found in family if None not in (found["p_seeds"], found["p_users"])]
-    corrected = statistics.holm([max(found["p_seeds"], found["p_users"]) for found in tested])
-    for found in family:
-        found |= {"p_holm": None, "supported": False}
-    for found, chance in zip(tested, corrected):
-        found |= {"p_holm": chance, "supported": chance < LEVEL}
-    return family
+def _leads(
+    rows: list[dict[str, Any]], users: list[dict[str, np.ndarray]], usable: list[int]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The best row of each metric over the next one, and the best by NDCG@10 over every other; marks what is ahead of all as bold."""
+    leads, of_best = [], []
+    for metric in ACCURACY:
+        pairs = _pairs(metric, rows, users, usable)
+        if not pairs:
+            continue
+        best, following = next(iter(pairs))
+        of_metric = [_named(metric, pair, found, rows) for pair, found in pairs.items() if pair[0] == best]
+        tested = [lead["supported"] for lead in of_metric if lead["p_seeds"] is not None]
+        if tested and all(tested):
+            rows[best]["bold"].append(metric)
+        leads.append({**of_metric[0], "tested": len(tested)})
+        of_best = of_metric if metric == RANKED_BY else of_best
+    return leads, of_best
 
 
 def _grid(
@@ -186,28 +173,40 @@ def _grid(
     for generator, of_generator in _by_generator(rows, usable):
         chosen = _one_a_tokenizer(rows, [index for index in of_generator if all(metric in rows[index]["test"] for metric in TABLE_METRICS)])
         behind: dict[int, dict[str, Any]] = {index: {} for index in chosen}
-        for metric in TABLE_METRICS if chosen else ():
-            best = max(chosen, key=lambda index: rows[index]["test"][metric]["mean"])
-            others = [index for index in chosen if index != best]
-            for index, found in zip(others, _decided([_compared(metric, best, index, rows, users) for index in others])):
-                behind[index][metric] = found
+        for metric in TABLE_METRICS:
+            pairs = _pairs(metric, rows, users, chosen)
+            for (one, other), found in pairs.items():
+                if one == next(iter(pairs))[0]:
+                    behind[other][metric] = found
         for index in chosen:
             kept = {"generator": generator, **{key: rows[index][key] for key in ("tokenizer", "name", "variant", "seeds")}}
             cells.append({**kept, "test": {metric: rows[index]["test"][metric] for metric in TABLE_METRICS}, "behind": behind[index]})
         more = _differing([rows[index] for index in chosen])
         if more:
-            notes.append(f"The rows of {generator} differ in more than their tokenizer: {', '.join(more)}.")
+            notes.append(f"The rows of {generator} differ in more than how a tokenizer learns: {'; '.join(more)}.")
     return cells
 
 
 def _differing(rows: list[dict[str, Any]]) -> list[str]:
-    """Settings and conditions, other than the tokenizer's own, that are not the same for all of these rows."""
-    settings = [
-        {key: value for key, value in row["config"].items() if not key.startswith("tokenizer")}
-        | {key: row[key] for key in ("data", *CONDITIONS) if key != "tuning_trials"}
-        for row in rows
-    ]
-    return sorted(key for key in set().union(*settings) if any(one.get(key) != settings[0].get(key) for one in settings))
+    """What else is not the same for all rows of a generator, with the rows that most others differ from.
+
+    A tokenizer's own keys are what the rows are to differ in, but for the text that it reads and the number of codes that it writes: a
+    longer semantic ID makes another generator.
+    """
+    found = []
+    settings = [_beside_the_tokenizer(row) for row in rows]
+    for key in sorted(set().union(*settings)):
+        told = [json.dumps(one.get(key), sort_keys=True) for one in settings]
+        usual = Counter(told).most_common(1)[0][0]
+        others = {value: [row["name"] for row, own in zip(rows, told) if own == value] for value in sorted(set(told) - {usual})}
+        found += [f"{key} is {value} in {', '.join(names)}, {usual} elsewhere" for value, names in others.items()]
+    return found
+
+
+def _beside_the_tokenizer(row: dict[str, Any]) -> dict[str, Any]:
+    own = {key: value for key, value in row["config"].items() if not key.startswith("tokenizer")}
+    conditions = {key: row[key] for key in ("content", "data", *CONDITIONS) if key != "tuning_trials"}
+    return {**own, **conditions, "tokenizer_codebook_sizes": row["config"].get("tokenizer_codebook_sizes")}
 
 
 def _by_generator(rows: list[dict[str, Any]], usable: list[int]) -> list[tuple[str, list[int]]]:

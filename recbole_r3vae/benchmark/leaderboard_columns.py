@@ -64,7 +64,10 @@ def _published(kind: str) -> Column:
         return f"{decimal(entry(row)['recall@10'])} / {decimal(entry(row)['ndcg@10'])}" if entry(row) else ""
 
     def note(row: Row) -> str:
-        return entry(row)["source"].partition(" (")[0].rpartition(", ")[2] if entry(row) else ""
+        if not entry(row):
+            return ""
+        method = "" if entry(row)["method"] == row["model"] else f"{entry(row)['method']}, "  # SASRec (BCE) is not our SASRec of CE
+        return method + entry(row)["source"].partition(" (")[0].rpartition(", ")[2]
 
     def recall(row: Row) -> float | None:
         return entry(row).get("recall@10")

@@ -9,7 +9,7 @@ from recbole_r3vae.benchmark import leaderboard_text as text
 from recbole_r3vae.benchmark.leaderboard_columns import Column, accuracy_columns, cost_columns, published_columns, slice_columns
 from recbole_r3vae.benchmark.leaderboard_text import Row
 from recbole_r3vae.benchmark.run_files import ACCURACY, CATALOGUE, CONDITIONS
-from recbole_r3vae.benchmark.tables import escaped, markdown_table
+from recbole_r3vae.benchmark.tables import code, escaped, markdown_table
 
 
 def markdown(report: dict[str, Any]) -> str:
@@ -28,7 +28,7 @@ def markdown(report: dict[str, Any]) -> str:
     if why:
         lines += ["", f"**{why}**"]
     lines += ["", *(f"* {name}: {escaped(words)}" for name, words in text.facts(report))]
-    lines += [f"* Command: `{command.replace('`', '')}`" for command in report["commands"]]
+    lines += [f"* Command: {code(command)}" for command in report["commands"]]
     lines += [f"* {escaped(note)}" for note in report["notes"]]
     if report["failed"]:
         lines += ["", "## Failed units", ""]
@@ -89,7 +89,7 @@ def flat_rows(report: dict[str, Any]) -> list[dict[str, Any]]:
         cells |= {f"memory_mb_{key}": value for key, value in row["peak_memory_mb"].items()}
         cells |= {key: "; ".join(row[key]) for key in ("commits", "hardware", "versions")}
         for part, figures in zip(report["slices"], row.get("slices", [])):
-            cells |= {f"{metric}_{part['name']}": value for metric, value in figures.items()}
+            cells |= {f"{metric}_{part['group']}_{part['name']}": value for metric, value in figures.items()}
         cells |= {f"quality_{key}": value for key, value in row["quality"].items()}
         for kind, entry in row["published"].items():
             cells |= {f"published_{kind}_{key}": entry[key] for key in ("recall@10", "ndcg@10", "source")}

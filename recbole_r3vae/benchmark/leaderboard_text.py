@@ -19,16 +19,17 @@ NONE = "–"
 KINDS = {"authors": "By authors", "independent": "Reproduced by others"}
 
 READING = (
-    "Test figures, mean ± sample standard deviation over seeds. Bold: best of its column, and its lead over the next row is supported "
-    f"twice, by seeds (Welch's t-test, at least {LEAST_SEEDS} on each side) and by users (paired t-test, each user's metric averaged over "
-    f"seeds): the larger p, two-sided and corrected for the {len(ACCURACY)} metrics by Holm's method, is below {LEVEL}. Coverage (share of "
-    "items recommended to anyone; higher is broader) and Gini (of how often; lower is more even) describe the catalogue and are never bold. "
-    "Stopped: the budget of minutes ended the training of so many seeds before they would have ended themselves."
+    f"Test figures, mean ± sample standard deviation over seeds. Bold: best of its column, and ahead of every other row of {LEAST_SEEDS} seeds "
+    "by both tests, of seeds (Welch's t-test) and of users (paired t-test, each user's metric averaged over seeds): the larger p, two-sided, "
+    f"is below {LEVEL} when corrected by Holm's method for all pairs of such rows, because these figures themselves chose the best. Rows of "
+    "fewer seeds are not tested. Coverage (share of items recommended to anyone; higher is broader) and Gini (of how often; lower is more "
+    "even) describe the catalogue and are never bold. Stopped: the budget of minutes ended the training of so many seeds before they would "
+    "have ended themselves."
 )
 CONFIGURATIONS = "of several configurations the one with the most seeds, then the best validation NDCG@10"
 GRID = (
     f"Within a column nothing but the tokenizer differs, unless a note says so; {CONFIGURATIONS}. †: behind the best of its column by more "
-    "than the noise of seeds and of users, by the two tests above, corrected for the number of tokenizers by Holm's method. Figures "
+    "than the noise of seeds and of users, by the two tests above, corrected for all pairs of tokenizers in the column. Figures "
     f"without it cannot be told from the best, and none can where one side has fewer than {LEAST_SEEDS} seeds."
 )
 SLICES = (
@@ -109,11 +110,11 @@ def why_nothing_is_bold(report: dict[str, Any]) -> str | None:
     leads = report["leads"]
     if not leads:
         return "Nothing is bold: there are no two rows to compare."
-    if any(lead["supported"] for lead in leads):
+    if any(row["bold"] for row in report["rows"]):
         return None
-    if all(lead["p_seeds"] is None for lead in leads):
-        return f"Nothing is bold: no leading row and its runner-up both have {LEAST_SEEDS} seeds."
-    return "Nothing is bold: no lead is supported by both seeds and users."
+    if not any(lead["tested"] for lead in leads):
+        return f"Nothing is bold: no leading row and another both have {LEAST_SEEDS} seeds."
+    return "Nothing is bold: no best figure is ahead of all others by both seeds and users."
 
 
 def verdict(lead: dict[str, Any]) -> str:
@@ -130,12 +131,15 @@ def verdict(lead: dict[str, Any]) -> str:
     elif lead["p_users"] >= LEVEL:
         against.append("within the noise of users")
     if not against:
-        against.append("within the noise of so many comparisons")
+        against.append("within the noise of so many pairs of rows")
     return "not supported: " + " and ".join(against)
 
 
-LEADS = "In brackets the 95 % interval of the lead, of the test over users."
-BEST = "The best row and every other, by the same tests, corrected for the number of rows: who cannot be told from it on these users."
+LEADS = (
+    f"p, Holm: the larger of both, corrected for all pairs of rows of {LEAST_SEEDS} seeds, each metric by itself. In brackets the 95 % interval of "
+    "the lead over users, for these seeds and this pair alone: it may leave out 0 where the corrected tests do not support the lead."
+)
+BEST = "The best row and every other, by the same tests: who cannot be told from it on these users."
 LEAD_HEAD = ("Metric", "Best", "Next", "Lead", "p, seeds", "p, users", "p, Holm", "Verdict")
 BEST_HEAD = ("Metric", "Best", "Other", *LEAD_HEAD[3:])
 

@@ -19,6 +19,14 @@ CATALOGUE = ("itemcoverage@10", "giniindex@10")
 CONDITIONS = ("text_encoder", "collision_policy", "loss", "tuning_trials", "mask_history", "max_minutes")
 SEEDS = ("seed", "tokenizer_seed")  # keys in which the runs of one row differ
 QUALITY = ("sc_raw", "pd_raw", "collision_rate", "unique_ratio")
+_KINDS: dict[type | tuple[type, ...], tuple[str, ...]] = {  # of what tables read; null wherever it is not asked for below
+    str: ("name", "model", "tokenizer", "family", "hash", "text_encoder", "collision_policy", "loss", "commit", "command"),
+    int: ("seed", "n_parameters", "epochs", "tuning_trials", "mask_history", "stopped_at_budget"),
+    (int, float): ("max_minutes",),
+    dict: ("config", "test", "valid", "users", "quality", "seconds", "peak_memory_mb", "content", "data", "versions", "hardware"),
+}
+_NUMBERS = ("test", "valid", "quality", "seconds", "peak_memory_mb")
+_OF_USERS = {"split": str, "k": int, "ranks": str}
 ROUNDING = 1e-4  # RecBole rounds to 4 decimals or more
 
 
@@ -92,6 +100,13 @@ def _checked(record: dict[str, Any], splits: dict[str, dict[str, Any]]) -> Run:
     missing += [f"users.{key}" for key in ("split", "k", "ranks") if record.get("users") and key not in record["users"]]
     if missing:
         raise ValueError(f"result file without {', '.join(missing)}; delete it and run the benchmark again")
+    wrong = [key for kind, keys in _KINDS.items() for key in keys if not isinstance(record.get(key), (kind, type(None)))]
+    if not wrong:
+        wrong = [f"{part}.{key}" for part in _NUMBERS for key, value in (record.get(part) or {}).items()
+                 if not isinstance(value, (int, float, type(None)))]  # fmt: skip
+        wrong += [f"users.{key}" for key, kind in _OF_USERS.items() if record.get("users") and not isinstance(record["users"][key], kind)]
+    if wrong:
+        raise ValueError(f"result file in which {', '.join(wrong)} is of another kind than it should be; delete it and run the benchmark again")
     if not record.get("users"):
         return Run(record, None)
     ranks = unpack(record["users"]["ranks"], "uint8")
@@ -137,6 +152,7 @@ def row_of(runs: list[Run]) -> dict[str, Any]:
         "hashes": [record.get("hash") for record in records],
         "split": runs[0].split,
         "data": fingerprint(first["data"]) if first.get("data") else None,
+        "content": first.get("content"),
         **{part: {name: mean_std(found) for name in names if (found := _all(records, part, name))} for part in ("test", "valid")},
         **{key: first.get(key) for key in ("n_parameters", *CONDITIONS)},
         "seconds": {key: _mean(records, "seconds", key) for key in ("tokenizer", "training", "evaluation", "per_user_ms")},

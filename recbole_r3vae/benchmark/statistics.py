@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import binascii
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -96,12 +97,41 @@ def holm(chances: Sequence[float]) -> list[float]:
     """p-values of a family of tests, corrected for their number by Holm's step-down method, in the order given.
 
     Of the families whose differences all are noise, no more than a share ``LEVEL`` then has any p below ``LEVEL``, however the tests depend
-    on one another.
+    on one another, if the family holds every test from which one might have been picked.
     """
     order = np.argsort(chances)
     adjusted = np.empty(len(chances))
     adjusted[order] = np.maximum.accumulate(np.asarray(chances)[order] * np.arange(len(chances), 0, -1))
     return np.minimum(adjusted, 1.0).tolist()
+
+
+def leads(seeds: Mapping[int, Sequence[float]], users: Mapping[int, np.ndarray]) -> dict[tuple[int, int], dict[str, Any]]:
+    """Each pair of rows, the one with the higher mean first: how far it is ahead, and what seeds and users say to that.
+
+    A lead must survive both tests, so the larger p is its own. It is corrected for the number of all pairs that can be tested, and not only
+    of those with the best row, because these figures themselves chose which row that is.
+
+    Args:
+        seeds: row to its metric under each seed.
+        users: row to [n_users], the metric of each user averaged over seeds; rows without are of no user's test.
+
+    Returns:
+        Pair to ``lead``; ``low`` and ``high``, its 95 % interval over users, of this pair alone; ``p_seeds``, ``None`` where a row has fewer than
+        ``LEAST_SEEDS``; ``p_users``; ``p_holm``, ``None`` where one of these is; ``supported``.
+    """
+    means = {row: float(np.mean(values)) for row, values in seeds.items()}
+    ranked = sorted(means, key=lambda row: -means[row])
+    found = {pair: {"lead": means[pair[0]] - means[pair[1]]} for pair in combinations(ranked, 2)}
+    for (one, other), pair in found.items():
+        enough = min(len(seeds[one]), len(seeds[other])) >= LEAST_SEEDS
+        pair["p_seeds"] = seeds_test(seeds[one], seeds[other]) if enough else None
+        paired = one in users and other in users
+        pair["p_users"], pair["low"], pair["high"] = users_test(users[one], users[other]) if paired else (None, None, None)
+        pair |= {"p_holm": None, "supported": False}
+    tested = [pair for pair in found.values() if None not in (pair["p_seeds"], pair["p_users"])]
+    for pair, chance in zip(tested, holm([max(pair["p_seeds"], pair["p_users"]) for pair in tested])):
+        pair |= {"p_holm": chance, "supported": chance < LEVEL}
+    return found
 
 
 # -- slices ------------------------------------------------------------------------------------------------------------------

@@ -26,6 +26,14 @@ def escaped(text: str) -> str:
     return text.replace("](", "]\\(")
 
 
+def code(text: str) -> str:
+    """Text as code, in one line."""
+    text = " ".join(text.split())
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    space = " " if len(fence) > 1 else ""
+    return f"{fence}{space}{text}{space}{fence}"
+
+
 def figure(value: float | None, places: int = 4) -> str:
     """A figure with so many decimals, ``–`` where there is none."""
     return "–" if value is None else f"{value:.{places}f}"

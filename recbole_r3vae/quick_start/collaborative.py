@@ -94,6 +94,7 @@ class CollaborativeModel:
         interactions: See :func:`training_interactions`.
         item_ids: External ids of the items in them, sorted.
         description: ``model``; ``interactions``, their hex sha256; ``key``, the fingerprint of both, of all settings and of the seed.
+        seconds: What learning the vectors took, whenever that was; 0 until :meth:`vectors` is asked.
 
     Raises:
         UserError: a key has a value outside its range.
@@ -124,6 +125,7 @@ class CollaborativeModel:
         split_hash = hashlib.sha256(self._lines.encode()).hexdigest()
         key = f"{name}-{identity(self._config, epochs=epochs, interactions=split_hash)}"
         self.description = {"model": name, "interactions": split_hash, "key": key}
+        self.seconds = 0.0
 
     def vectors(self, item_ids: list[str]) -> np.ndarray:
         """The vectors of a catalogue's items, learned once and then read from the cache.
@@ -150,8 +152,9 @@ class CollaborativeModel:
             cached = entry.read()
             if cached is None:
                 entry.write_vectors(len(self.item_ids), iter([self._learn()]))
-                entry.commit(self.description, None)
+                entry.commit({**self.description, "seconds": self.seconds}, None)
                 cached = entry.read()
+        self.seconds = cached.meta.get("seconds", 0.0)  # entries of earlier versions do not tell
         return cached.vectors
 
     def _learn(self) -> np.ndarray:
@@ -170,7 +173,8 @@ class CollaborativeModel:
         with torch.no_grad():
             vectors = MODELS[config.model].vectors(model).cpu().numpy()
         vectors = vectors[dataset.token2id(dataset.iid_field, self.item_ids)]
-        how = f"{config['epochs']} epochs on {len(self.interactions):,} training interactions in {time.monotonic() - started:.0f} s"
+        self.seconds = round(time.monotonic() - started, 1)
+        how = f"{config['epochs']} epochs on {len(self.interactions):,} training interactions in {self.seconds:.0f} s"
         logger.info(f"collaborative embeddings: {config.model}, {how}")
         return vectors / np.sqrt(np.square(vectors).sum(1).mean())
 

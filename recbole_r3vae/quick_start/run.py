@@ -116,7 +116,7 @@ def run_recbole_r3vae(
     best_valid_score, best_valid_result = trainer.fit(
         train_data, valid_data, saved=saved, show_progress=config["show_progress"]
     )
-    started = time.monotonic()
+    started, after_training = time.monotonic(), peak_memory_mb()
     test_result = trainer.evaluate(test_data, load_best_model=saved, show_progress=config["show_progress"])
     seconds_testing, device = time.monotonic() - started, config["device"]
     users, ranks = held_out(valid_data, test_data), trainer.evaluator.target_ranks() if isinstance(trainer, Checkpointed) else None
@@ -134,13 +134,18 @@ def run_recbole_r3vae(
         "valid_history": getattr(trainer, "valid_history", None),
         "stopped_at_budget": getattr(trainer, "stopped_at_budget", False),
         "seconds_testing": round(seconds_testing, 3),
-        "peak_memory_mb": {"process": peak_memory_mb(), "gpu": peak_memory_mb(device) if device.type == "cuda" else None},
+        "peak_memory_mb": {
+            "training": after_training,
+            "process": peak_memory_mb(),
+            "gpu": peak_memory_mb(device) if device.type == "cuda" else None,
+        },
         "split": users.describe() if users else None,
         "users": users.ranks(ranks, max(config["topk"])) if users and ranks is not None else None,
         "labelled": _count_labels(train_data, valid_data, test_data) if config.predicts_clicks else None,
     }
     if saved and config["local_rank"] == 0:
-        write_json(run_dir / "result.json", {**result, **provenance(config), "loss": loss_name(config), "n_parameters": n_parameters})
+        made = provenance(config) | ({"commit": trainer.commit} if isinstance(trainer, Checkpointed) else {})
+        write_json(run_dir / "result.json", {**result, **made, "loss": loss_name(config), "n_parameters": n_parameters})
     logger.info(_closing_words(config, result, tokenizer, saved))
     return result
 

@@ -142,7 +142,7 @@ def _train(
         trainer = TokenizerTrainer(config, model)
     trainer.resume()
     trainer.fit(ItemDataLoader(items, config, shuffle=True), items, verbose=False, show_progress=show_progress)
-    seconds = trainer.seconds()
+    seconds = trainer.seconds() + (collaborative.seconds if collaborative else 0.0)
     trainer.load_best()
     codes, report = score_tokenizer(model, items, seed=config["seed"])
     codes = torch.cat([torch.full((1, codes.shape[1]), -1), codes])
@@ -164,6 +164,7 @@ def _train(
         "stopped_at_budget": trainer.stopped_at_budget,
         "history": trainer.history,
         **{key: value for key, value in provenance(config).items() if key != "config"},
+        "commit": trainer.commit,
     }
     SemanticIDs(codes, model.codebook_sizes, items.item_ids, {"tokenizer": description["name"]}).save(folder / RAW_CODES)
     with atomic_write(folder / WEIGHTS, "wb") as file:

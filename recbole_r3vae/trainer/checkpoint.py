@@ -21,6 +21,7 @@ from recbole_r3vae.data.clicks import ClickDataset
 from recbole_r3vae.data.sequences import TARGET_LIST_FIELD
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.io import atomic_write
+from recbole_r3vae.provenance import commit
 from recbole_r3vae.trainer.evaluation import ExactEvaluator, mask_of
 
 SCHEMA = 2
@@ -146,6 +147,7 @@ class Checkpointed:
         self.stopped_at_budget = False
         self.finished_epochs = 0
         self.valid_history: list[dict[str, float]] = []
+        self._commits = [found] if (found := commit()) else []  # asked now: files may change while it trains
         self._elapsed = 0.0  # seconds of training before this process
         self._started: float | None = None  # while it trains
         self._saving = False
@@ -161,6 +163,11 @@ class Checkpointed:
     def seconds(self) -> float:
         """Seconds of training so far, those before a resumption included; what comes after training is not counted."""
         return self._elapsed + (0.0 if self._started is None else time.monotonic() - self._started)
+
+    @property
+    def commit(self) -> str | None:
+        """Commits of the code that trained the model: several where it was resumed, or tested, by that of another; ``None`` if unknown."""
+        return ", ".join(self._commits) or None
 
     def _state(self) -> dict[str, Any]:
         for name, parameter in self.model.named_parameters():
@@ -197,6 +204,7 @@ class Checkpointed:
             "loader": generator.get_state() if generator is not None else None,
             "train_loss": dict(self.train_loss_dict),
             "seconds": self.seconds(),
+            "commits": self._commits,
             "valid_history": self.valid_history,
             "finished": finished,
             "stopped_at_budget": self.stopped_at_budget,
@@ -317,6 +325,7 @@ class Checkpointed:
         self.start_epoch = self.finished_epochs = state["epoch"]
         self._elapsed, self._loader_state = state["seconds"], state["loader"]
         self.valid_history = state["valid_history"]
+        self._commits = list(dict.fromkeys([*state.get("commits", []), *self._commits]))  # checkpoints of earlier versions do not tell
         self._take_up(state)
         budget = self.config["max_minutes"]
         more_minutes = state["stopped_at_budget"] and (budget is None or self._elapsed < 60 * budget)

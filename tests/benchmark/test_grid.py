@@ -404,6 +404,27 @@ def test_time_left_is_that_of_units_of_the_same_name(tiny_data, tmp_path):
     assert time_left(found, [None] * 6) == 0
 
 
+def test_results_of_other_settings_are_named(finished, tiny_data, monkeypatch, tmp_path, capsys):
+    shutil.copytree(finished, tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
+    monkeypatch.setattr(module, "in_own_processes", in_this_process)
+    [bpr] = Path("results/runs/tiny").glob("BPR-*.json")
+    without = {name: own for name, own in MODELS.items() if name != "BPR"}
+    assert benchmark(tiny_data, write("grid.yaml", without)) == 0
+    assert f"of earlier settings (1 files; delete what is out of date):\n  {bpr}\n" in capsys.readouterr().out
+    assert benchmark(tiny_data, write("grid.yaml", MODELS)) == 0
+    assert "earlier settings" not in capsys.readouterr().out
+
+
+def test_a_whole_budget_is_one_budget(tiny_data, tmp_path):
+    hashes = set()
+    for minutes, given in ((10, None), (10.0, None), (3, 10.0), (None, 10)):
+        [unit] = units_of(load_grid(write(tmp_path / "grid.yaml", {"Pop": None}, max_minutes=minutes), given), {"data_path": str(tiny_data)})
+        hashes.add(unit.hash)
+        assert unit.max_minutes == 10 and type(unit.max_minutes) is int
+    assert len(hashes) == 1
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": 1}', '{"error": null}', '{"schema": 0, "error": null, "name": "x"}'])
 def test_a_damaged_result_file_is_made_anew(tmp_path, text):
     (tmp_path / "a.json").write_text(text)

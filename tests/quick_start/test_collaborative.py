@@ -147,10 +147,25 @@ def test_embeddings_are_learned_once(settings, monkeypatch):
     learn, learned = CollaborativeModel._learn, []
     monkeypatch.setattr(CollaborativeModel, "_learn", lambda self: learned.append(self.description["key"]) or learn(self))
     assert np.array_equal(CollaborativeModel(config, dataset).vectors(catalogue(dataset)), vectors) and not learned
+    cached = CollaborativeModel(config, dataset)
+    assert cached.seconds == 0 and cached.vectors(catalogue(dataset)) is not None and cached.seconds == model.seconds > 0
     stored.write_bytes(stored.read_bytes()[:-4])
     assert np.array_equal(CollaborativeModel(config, dataset).vectors(catalogue(dataset)), vectors) and len(learned) == 1
     for more in ({"seed": 1}, {"collaborative_epochs": 2}, {"latent_dim": 4}, {"collaborative_model": "LightGCN"}):
         assert CollaborativeModel(load(settings, **more)[0], dataset).description["key"] not in learned
+
+
+def test_seconds_of_a_tokenizer_include_what_it_learns_from(settings, monkeypatch):
+    config, dataset = load(settings)
+    learn = CollaborativeModel._learn
+
+    def slowly(self):
+        vectors = learn(self)
+        self.seconds += 1000
+        return vectors
+
+    monkeypatch.setattr(CollaborativeModel, "_learn", slowly)
+    assert train_tokenizer(config, load_content(dataset, config), False, dataset).description["seconds"] > 1000
 
 
 def test_batches_hold_the_embeddings_of_their_items(settings):

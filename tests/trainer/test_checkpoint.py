@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import random
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -114,6 +116,21 @@ def test_seconds_are_those_of_training_alone(tiny_settings, monkeypatch):
     assert result["seconds_testing"] > 0.5 and result["seconds"] == pytest.approx(kept, abs=0.1) and kept > 1.5
     again = run(settings, "SASRec", loss_type="CE", resume=True)
     assert again["seconds"] == pytest.approx(kept, abs=0.1)
+
+
+def test_a_result_names_every_commit_that_made_it(tiny_settings, monkeypatch):
+    """A model that one commit trained and another tested, or trained further, is not the second's alone."""
+
+    def made():
+        return json.loads(Path(run(settings, "SASRec", loss_type="CE", resume=True)["run_dir"], "result.json").read_text())["commit"]
+
+    settings = {**tiny_settings, "epochs": 1, "run_dir": f"{tiny_settings['checkpoint_dir']}/sasrec"}
+    for expected, commit in (("aaa", "aaa"), ("aaa", "aaa"), ("aaa, bbb", "bbb"), ("aaa", None)):
+        monkeypatch.setattr("recbole_r3vae.trainer.checkpoint.commit", lambda commit=commit: commit)
+        assert made() == expected
+    monkeypatch.setattr("recbole_r3vae.trainer.checkpoint.commit", lambda: "ccc")
+    settings["epochs"] = 2
+    assert made() == made() == "aaa, ccc"
 
 
 def test_a_finished_run_goes_on_when_given_more_epochs(tiny_settings, tmp_path):
