@@ -12,7 +12,7 @@ from typing import Any
 
 from recbole_r3vae.benchmark.grid_file import load_grid
 from recbole_r3vae.benchmark.processes import THREAD_VARIABLES, in_own_processes
-from recbole_r3vae.benchmark.run_files import read_run
+from recbole_r3vae.benchmark.run_files import read_run, records_of
 from recbole_r3vae.benchmark.tokenizers import row_of
 from recbole_r3vae.benchmark.units import Unit, units_of
 from recbole_r3vae.errors import UserError, nearest
@@ -112,8 +112,8 @@ def _cores() -> int:
 def _of_other_grids(units: Sequence[Unit], runs: Path) -> list[Path]:
     """Result files of the grid's datasets that are of none of its units."""
     own = {unit.file(runs) for unit in units}
-    found = {path for dataset in {unit.dataset for unit in units} for path in (runs / dataset).glob("*.json")}
-    return sorted(path for path in found - own if not path.name.startswith("split-"))
+    found = [path for dataset in sorted({unit.dataset for unit in units}) for path, _ in records_of(runs / dataset)]
+    return [path for path in found if path not in own]
 
 
 def _finished(path: Path) -> dict[str, Any] | None:

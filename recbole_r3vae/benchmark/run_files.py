@@ -43,7 +43,7 @@ class Run:
 
 
 def read_runs(folder: Path) -> tuple[list[Run], list[dict[str, Any]], dict[str, dict[str, Any]]]:
-    """Read ``results/runs/<dataset>``. Files without a schema are from before the benchmark and are passed over.
+    """Read ``results/runs/<dataset>``.
 
     Returns:
         The runs that may be used; ``name``, ``family``, ``seed``, ``hash`` and ``error`` of each unit that failed or whose file is
@@ -51,18 +51,19 @@ def read_runs(folder: Path) -> tuple[list[Run], list[dict[str, Any]], dict[str, 
     """
     splits = {path.stem.removeprefix("split-"): _read(path) for path in sorted(folder.glob("split-*.json"))}
     runs, failed = [], []
-    for path in sorted(folder.glob("*.json")):
-        if path.name.startswith("split-"):
-            continue
-        record = _read(path)
-        if "schema" not in record:
-            continue
+    for path, record in records_of(folder):
         try:
             runs.append(_checked(record, splits))
         except ValueError as error:
             known = {key: record.get(key) for key in ("name", "family", "seed", "hash")}
             failed.append({**known, "name": known["name"] or path.stem, "error": str(error)})
     return runs, failed, splits
+
+
+def records_of(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """The result files of a folder and what they hold. Files without a schema are from before the benchmark and are passed over."""
+    paths = (path for path in sorted(folder.glob("*.json")) if not path.name.startswith("split-"))
+    return [(path, record) for path in paths if "schema" in (record := _read(path))]
 
 
 def read_run(path: Path) -> Run:

@@ -409,6 +409,7 @@ def test_results_of_other_settings_are_named(finished, tiny_data, monkeypatch, t
     monkeypatch.chdir(tmp_path / "copy")
     monkeypatch.setattr(module, "in_own_processes", in_this_process)
     [bpr] = Path("results/runs/tiny").glob("BPR-*.json")
+    Path("results/runs/tiny/before.json").write_text("{}")  # of before the benchmark: on no leaderboard
     without = {name: own for name, own in MODELS.items() if name != "BPR"}
     assert benchmark(tiny_data, write("grid.yaml", without)) == 0
     assert f"of earlier settings (1 files; delete what is out of date):\n  {bpr}\n" in capsys.readouterr().out
