@@ -41,6 +41,9 @@ def test_the_head_of_lastfms_leaderboard():
         assert len(test["ndcg@10"]["values"]) == (int(seeds[1]) if seeds else 1), name
         assert ("stopped at its budget" in name) == (row["stopped_at_budget"] > 0), name
         assert not epochs or row["epochs"] == [int(epochs[1])], name
+    tiger = known["TIGER[R3VAE]"]
+    said = f"with {tiger['epochs'][0]} epochs and one seed, `TIGER[R3VAE]` has test NDCG@10 {shown(tiger['test']['ndcg@10']['values'])} "
+    assert said in (ROOT / "README.md").read_text(encoding="utf-8")
     told = {lead["next"]["name"] for lead in board["best"] if lead["supported"]}
     behind = {cell["name"] for cell in board["grid"] for found in cell["behind"].values() if found["supported"]}
     head = " ".join((ROOT / "README.md").read_text(encoding="utf-8").partition("![")[0].split())
