@@ -96,8 +96,8 @@ def run_grid(config: str | os.PathLike, output: str | os.PathLike = "results", a
             print(f"failed: {unit}: {record['error']}", flush=True)
     others = _of_other_grids(units, runs)
     if others:
-        print(f"on the leaderboards too, of other grids or of earlier settings ({len(others)} files; delete what is out of date):", flush=True)
-        print("\n".join(f"  {path}" for path in others), flush=True)
+        told = f"on the leaderboards too, of other grids or of earlier settings ({len(others)} files; delete what is out of date):"
+        print("\n".join([told, *(f"  {path}" for path in others)]), flush=True)
 
     from recbole_r3vae.benchmark.leaderboard import write_leaderboards
 

@@ -107,7 +107,8 @@ def _checked(record: dict[str, Any], splits: dict[str, dict[str, Any]]) -> Run:
                  if not isinstance(value, (int, float, type(None)))]  # fmt: skip
         wrong += [f"users.{key}" for key, kind in _OF_USERS.items() if record.get("users") and not isinstance(record["users"][key], kind)]
     if wrong:
-        raise ValueError(f"result file in which {', '.join(wrong)} is of another kind than it should be; delete it and run the benchmark again")
+        kind = f"result file in which {', '.join(wrong)} is of another kind than it should be"
+        raise ValueError(f"{kind}; delete it and run the benchmark again")
     if not record.get("users"):
         return Run(record, None)
     ranks = unpack(record["users"]["ranks"], "uint8")

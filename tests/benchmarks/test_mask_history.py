@@ -80,6 +80,16 @@ def test_a_unit_that_was_run_again_is_tested_again(script, tiny_settings):
     assert json.loads(made.read_text(encoding="utf-8")) == {**first, "seconds": {"training": 2.0}}
 
 
+def test_results_whose_unit_is_gone_are_removed(script, tiny_settings):
+    write_run(run(tiny_settings, False, run_dir="saved/tiny/Pop-2020-abc"))
+    script.main(["--dataset", "tiny"])
+    output = Path("results/mask_history/runs/tiny")
+    stale = output / "Pop-2020-before.json"
+    stale.write_bytes((output / "Pop-2020-abc.json").read_bytes())
+    script.main(["--dataset", "tiny"])
+    assert (output / "Pop-2020-abc.json").exists() and not stale.exists() and list(output.glob("split-*.json"))
+
+
 def test_a_checkpoint_of_an_earlier_run_is_not_taken(script, tiny_settings):
     """Two runs of a unit have one name; validation says which of them left the checkpoint."""
     result = run(tiny_settings, False, run_dir="saved/tiny/Pop-2020-abc")
