@@ -17,7 +17,7 @@ from recbole_r3vae.benchmark.tokenizers import row_of
 from recbole_r3vae.benchmark.units import Unit, units_of
 from recbole_r3vae.errors import UserError, nearest
 from recbole_r3vae.io import locked
-from recbole_r3vae.quick_start.run import make_folders, run_recbole_r3vae
+from recbole_r3vae.quick_start.run import make_folder, make_folders, run_recbole_r3vae
 from recbole_r3vae.quick_start.semantic_ids import DESCRIPTION
 from recbole_r3vae.settings import parse_arguments
 from recbole_r3vae.trainer.checkpoint import write_json
@@ -65,6 +65,10 @@ def run_grid(config: str | os.PathLike, output: str | os.PathLike = "results", a
     command = shlex.join(["recbole-r3vae", "benchmark", *words])
 
     records = [_finished(unit.file(runs)) for unit in units]
+    for place, (unit, record) in enumerate(zip(units, records)):
+        split = record["users"]["split"] if record and record.get("users") else None
+        if split and not (runs / unit.dataset / f"split-{split}.json").is_file():  # without which there are no slices
+            records[place] = None
     for unit, record in zip(units, records):  # what the YAML file states of a row, without any effect on its figures
         if record is not None and record.get("tuning_trials") != unit.tuning_trials:
             record["tuning_trials"] = unit.tuning_trials
@@ -72,6 +76,8 @@ def run_grid(config: str | os.PathLike, output: str | os.PathLike = "results", a
     waiting = [place for place, record in enumerate(records) if record is None]
     for model in {units[place].model for place in waiting}:  # a folder that cannot be made would fail every unit
         make_folders(model, where.get("checkpoint_dir", "saved"))
+    for dataset in {unit.dataset for unit in units}:
+        make_folder(runs / dataset)
     done = len(units) - len(waiting)
     print(f"{config}: {len(units)} units, {done} finished before", flush=True)
     threads = None if any(name in os.environ for name in THREAD_VARIABLES) else max(1, _cores() // workers)

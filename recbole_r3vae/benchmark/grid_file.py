@@ -16,8 +16,8 @@ _ELSEWHERE = {
     "max_minutes": "as `max_minutes:`",
     "mask_history": "as `mask_history:` of the whole grid, one rule for all rows",
     **dict.fromkeys(("data_path", "checkpoint_dir", "content_cache_dir", "device"), "on the command line"),
-    **dict.fromkeys(("metrics", "topk", "eval_args", "benchmark_filename"), "nowhere: the same for all rows, so that they compare"),
-    **dict.fromkeys(("run_dir", "resume", "sid_file"), "nowhere: a grid keeps its own runs and trains its own tokenizers"),
+    **dict.fromkeys(("metrics", "topk", "eval_args", "benchmark_filename"), "to no grid: it is the same for all rows, so that they compare"),
+    **dict.fromkeys(("run_dir", "resume", "sid_file"), "to no grid, which keeps its own runs and trains its own tokenizers"),
 }
 """Settings that a grid has another place for."""
 
@@ -95,7 +95,8 @@ def _level(values: Any, where: str, more: tuple[str, ...]) -> dict[str, Any]:
     for key in values:
         if key not in (*LEVEL_KEYS, *more):
             hint = "; it belongs under `settings:`" if key not in _ELSEWHERE else ""
-            raise UserError(f"unknown key {key} of {where}{nearest(str(key), (*LEVEL_KEYS, *more)) or hint}")
+            close = "" if str(key).startswith("tokenizer_") else nearest(str(key), (*LEVEL_KEYS, *more))
+            raise UserError(f"unknown key {key} of {where}{close or hint}")
     for key, kind in (("datasets", str), ("seeds", int)):
         if key in values:
             _names(values[key], f"{key} of {where}", kind)

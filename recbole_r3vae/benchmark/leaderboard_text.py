@@ -113,7 +113,7 @@ def why_nothing_is_bold(report: dict[str, Any]) -> str | None:
     if any(row["bold"] for row in report["rows"]):
         return None
     if not any(lead["tested"] for lead in leads):
-        return f"Nothing is bold: no leading row and another both have {LEAST_SEEDS} seeds."
+        return f"Nothing is bold: to test a best figure, its row and another need {LEAST_SEEDS} seeds each."
     return "Nothing is bold: no best figure is ahead of all others by both seeds and users."
 
 
@@ -132,7 +132,8 @@ def verdict(lead: dict[str, Any]) -> str:
         against.append("within the noise of users")
     if not against:
         against.append("within the noise of so many pairs of rows")
-    return "not supported: " + " and ".join(against)
+    untested = lead["p_seeds"] is None or lead["p_users"] is None
+    return ("not tested: " if untested else "not supported: ") + " and ".join(against)
 
 
 LEADS = (

@@ -227,10 +227,19 @@ def make_folders(model: str, checkpoint_dir: str | os.PathLike) -> None:
         UserError: one cannot be made, such as ``log`` where a file has that name.
     """
     for folder in (Path("log") / model, Path("log_tensorboard"), Path(checkpoint_dir)):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"cannot make {folder.absolute()}: {error.strerror}; run in a folder you may write to") from error
+        make_folder(folder)
+
+
+def make_folder(folder: Path) -> None:
+    """A folder to write into, with those above it.
+
+    Raises:
+        UserError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make {folder.absolute()}: {error.strerror}; run in a folder you may write to") from error
 
 
 def result_name(config: Config) -> str:

@@ -180,6 +180,9 @@ def test_the_hash_follows_the_item_ids_beside_item_vectors(tiny_data, tmp_path):
     ({"models": {"R3GR": {"settings": {"encoder": "lstm"}}}}, ["lstm"]),
     ({"models": {"R3GR": {"tokenizers": {"with more": {"tokenizer": ["RKMeans"]}}}}}, ["tokenizer of tokenizer with more", "give a name"]),
     ({"models": {"again": {"model": "Pop"}, "Pop": None}}, ["Pop seed 2020 twice", "leave one of them out"]),
+    ({"models": {"R3GR": {"tokenizers": {"RKMeans": {"tokenizer_epochs": 5}}}}}, ["unknown key tokenizer_epochs", "under `settings:`"]),
+    ({"models": {"R3GR": {"settings": {"n_heads": 3}}}}, ["n_heads is 3 and hidden_size"]),
+    ({"models": {"R3GR": {"settings": {"hidden_size": 0}}}}, ["hidden_size 0"]),
     ({"models": {"Pop": None}, "setings": {}}, ["unknown key setings of grid", "'settings'"]),
     ({"models": {"Pop": None}, "settings": {"dropout": 0.1}}, ["unknown key dropout in the settings of grid"]),
     ({"models": {"Pop": None}, "settings": {"seed": 3}}, ["seed stands in the settings", "as `seeds:`"]),
@@ -233,6 +236,13 @@ def test_a_folder_that_cannot_be_made_runs_nothing(tiny_data, capfd, monkeypatch
     assert not Path("results").exists()
 
 
+def test_an_output_that_cannot_be_written_runs_nothing(tiny_data, capfd, monkeypatch):
+    monkeypatch.setattr(module, "in_own_processes", lambda *_: pytest.fail("ran"))
+    Path("taken").write_text("a file")
+    assert benchmark(tiny_data, write("grid.yaml", {"Pop": None}), "--output=taken") == 2
+    assert "taken/runs/tiny: Not a directory; run in a folder you may write to" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["lastfm", "lastfm_r3vae", "ml-100k", "amazon-beauty", "amazon-toys"])
 def test_provided_grids_are_sound(name, tmp_path):
     """All but the dataset, which has to be prepared first: here it is an empty file."""
@@ -279,6 +289,18 @@ def test_a_second_time_nothing_runs(finished, tiny_data, monkeypatch, capsys):
     before = results()
     assert benchmark(tiny_data, "grid.yaml") == 0
     assert results() == before and "3 units, 3 finished before" in capsys.readouterr().out
+
+
+def test_a_split_that_was_deleted_is_written_again(finished, tiny_data, monkeypatch, tmp_path):
+    shutil.copytree(finished, tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
+    monkeypatch.setattr(module, "in_own_processes", in_this_process)
+    monkeypatch.setattr(Trainer, "_train_epoch", lambda *args, **keys: pytest.fail("trained again"))
+    [split] = Path("results/runs/tiny").glob("split-*.json")
+    before = split.read_bytes()
+    split.unlink()
+    assert benchmark(tiny_data, write("grid.yaml", MODELS)) == 0
+    assert split.read_bytes() == before
 
 
 def test_tuning_trials_that_are_stated_later_reach_what_is_finished(finished, tiny_data, monkeypatch, tmp_path):

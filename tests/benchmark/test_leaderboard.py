@@ -200,7 +200,7 @@ def test_with_few_seeds_nothing_is_bold_and_the_page_says_why(runs, tmp_path, se
     write_leaderboards(tmp_path / "results")
     for name in ("leaderboard_toy.md", "leaderboard.html"):
         text = (tmp_path / "results" / name).read_text()
-        assert "no leading row and another both have 3 seeds" in text
+        assert "to test a best figure, its row and another need 3 seeds each" in text
         assert f"too few seeds (3 and {len(seeds)}, 3 each are needed)" in text
 
 

@@ -203,8 +203,8 @@ def test_two_processes_train_one_model_and_measure_it_exactly(tiny_settings, tmp
 
 
 def test_pop_counts_training_interactions_and_nothing_else(tiny_settings):
-    """RecBole's default would add a sampled negative to each of them."""
-    settings = {**tiny_settings, "train_batch_size": 1, "eval_batch_size": 100_000}
+    """RecBole would add a sampled negative to each of them, and count an item once a batch, however often it is in it."""
+    settings = {**tiny_settings, "eval_batch_size": 100_000}
     counts = []
     for seed in (1, 2):
         result = run_recbole_r3vae("Pop", "tiny", config_dict={**settings, "seed": seed})

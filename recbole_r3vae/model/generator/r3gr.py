@@ -156,6 +156,9 @@ class R3GR(SIDGenerator):
             raise UserError(f"item_inputs is {inputs!r}; give a list of some of {', '.join(ITEM_INPUTS)}, such as [codes, text]")
         if encoder not in ENCODERS:
             raise UserError(f"encoder is {encoder!r}{nearest(str(encoder), ENCODERS)}; choose {' or '.join(ENCODERS)}")
+        size, n_heads = config["hidden_size"], config["n_heads"]
+        if size < 1 or n_heads < 1 or size % n_heads:
+            raise UserError(f"n_heads is {n_heads} and hidden_size {size}; give whole numbers from 1, the first a divisor of the second")
         for key in ("sid_dropout", "id_dropout"):
             if not 0 <= config[key] < 1:
                 raise UserError(f"{key} is {config[key]!r}; give a probability from 0 to below 1")
