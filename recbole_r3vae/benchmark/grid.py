@@ -65,10 +65,6 @@ def run_grid(config: str | os.PathLike, output: str | os.PathLike = "results", a
     command = shlex.join(["recbole-r3vae", "benchmark", *words])
 
     records = [_finished(unit.file(runs)) for unit in units]
-    for place, (unit, record) in enumerate(zip(units, records)):
-        split = record["users"]["split"] if record and record.get("users") else None
-        if split and not (runs / unit.dataset / f"split-{split}.json").is_file():  # without which there are no slices
-            records[place] = None
     for unit, record in zip(units, records):  # what the YAML file states of a row, without any effect on its figures
         if record is not None and record.get("tuning_trials") != unit.tuning_trials:
             record["tuning_trials"] = unit.tuning_trials
@@ -123,12 +119,13 @@ def _of_other_grids(units: Sequence[Unit], runs: Path) -> list[Path]:
 
 
 def _finished(path: Path) -> dict[str, Any] | None:
-    """A unit's result; ``None`` where it has none, failed, or its file is one that no leaderboard would take."""
+    """A unit's result; ``None`` where it has none, failed, or its file, or that of its split, is none that a leaderboard would take."""
     try:
-        record = read_run(path).record
+        run = read_run(path)
     except ValueError:
         return None
-    return record if record.get("seconds") else None  # of which the time left is told
+    split_is_there = run.split is None or path.with_name(f"split-{run.split}.json").is_file()
+    return run.record if split_is_there and run.record.get("seconds") else None  # of the seconds, the time left is told
 
 
 # -- a unit, in its own process --------------------------------------------------------------------------------------------------

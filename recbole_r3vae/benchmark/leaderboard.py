@@ -155,7 +155,7 @@ def _leads(
         pairs = _pairs(metric, rows, users, usable)
         if not pairs:
             continue
-        best, following = next(iter(pairs))
+        best = next(iter(pairs))[0]
         of_metric = [_named(metric, pair, found, rows) for pair, found in pairs.items() if pair[0] == best]
         tested = [lead["supported"] for lead in of_metric if lead["p_seeds"] is not None]
         if tested and all(tested):
@@ -175,8 +175,9 @@ def _grid(
         behind: dict[int, dict[str, Any]] = {index: {} for index in chosen}
         for metric in TABLE_METRICS:
             pairs = _pairs(metric, rows, users, chosen)
+            best = next(iter(pairs), (None,))[0]
             for (one, other), found in pairs.items():
-                if one == next(iter(pairs))[0]:
+                if one == best:
                     behind[other][metric] = found
         for index in chosen:
             kept = {"generator": generator, **{key: rows[index][key] for key in ("tokenizer", "name", "variant", "seeds")}}
