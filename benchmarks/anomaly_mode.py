@@ -17,7 +17,7 @@ import torch
 from recbole.utils import ModelType, init_seed
 
 from recbole_r3vae.config import Config
-from recbole_r3vae.models import get_model
+from recbole_r3vae.config.registry import get_model
 from recbole_r3vae.quick_start.lookup import create_dataset, data_preparation, get_trainer
 
 MODELS = ("SASRec", "GRU4Rec", "BPR", "LightGCN")

@@ -42,8 +42,8 @@ import yaml
 from recbole_r3vae.cli import main as recbole_r3vae
 from recbole_r3vae.quick_start import run as run_module
 from recbole_r3vae.trainer import checkpoint as checkpoint_module
-from recbole_r3vae.trainer.checkpoint import load_checkpoint
-from recbole_r3vae.trainer.generator import GeneratorTrainer
+from recbole_r3vae.trainer.checkpoint_file import load_checkpoint
+from recbole_r3vae.trainer.ranking import RankingTrainer
 from recbole_r3vae.trainer.tokenizer import TokenizerTrainer
 
 MOMENTS = ("tokenizer", "between", "generator", "checkpoint", "anywhere", "grid")
@@ -130,7 +130,7 @@ def at(moment: str, nth: int, pipe: int) -> Callable[[], None]:
             save = checkpoint_module.torch.save
             checkpoint_module.torch.save = lambda *given: (save(*given), tell(pause=60.0))
         else:
-            trainer = {"tokenizer": TokenizerTrainer, "generator": GeneratorTrainer}[moment]
+            trainer = {"tokenizer": TokenizerTrainer, "generator": RankingTrainer}[moment]
             epoch = trainer._train_epoch
             trainer._train_epoch = lambda *given, **named: (tell(), epoch(*given, **named))[1]
 

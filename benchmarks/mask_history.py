@@ -27,10 +27,10 @@ from recbole_r3vae.benchmark.leaderboard_text import label
 from recbole_r3vae.benchmark.tables import escaped, markdown_table
 from recbole_r3vae.data.split import held_out, meetings
 from recbole_r3vae.errors import UserError
-from recbole_r3vae.io import atomic_write
+from recbole_r3vae.io import atomic_write, write_json
 from recbole_r3vae.quick_start.lookup import get_trainer
 from recbole_r3vae.quick_start.run import load_data_and_model
-from recbole_r3vae.trainer.checkpoint import load_checkpoint, write_json
+from recbole_r3vae.trainer.checkpoint_file import load_checkpoint
 
 METRICS = ("ndcg@10", "recall@10")
 HEAD = ("Model", "Seeds", "NDCG@10, met items stay", "NDCG@10, left out", "Recall@10, met items stay", "Recall@10, left out", "Place")

@@ -18,12 +18,11 @@ from recbole.utils import init_seed
 
 from recbole_r3vae.config import Config, tokenizer_config
 from recbole_r3vae.data.content import load_content
-from recbole_r3vae.io import atomic_write
+from recbole_r3vae.io import atomic_write, write_json
 from recbole_r3vae.provenance import provenance_line
 from recbole_r3vae.quick_start.lookup import create_dataset, data_preparation, get_trainer
 from recbole_r3vae.quick_start.run import start_logging
 from recbole_r3vae.quick_start.semantic_ids import obtain_semantic_ids
-from recbole_r3vae.trainer.checkpoint import write_json
 
 VARIANTS = {
     "default": {},

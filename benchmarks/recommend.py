@@ -24,7 +24,7 @@ from recbole_r3vae.config import Config
 from recbole_r3vae.provenance import peak_memory_mb
 from recbole_r3vae.sid.collisions import resolve_collisions
 from recbole_r3vae.sid.table import SemanticIDs
-from recbole_r3vae.trainer.checkpoint import save_checkpoint
+from recbole_r3vae.trainer.checkpoint_file import save_checkpoint
 
 K, BEAMS, LONGEST = 10, 10, 20
 SIZES = (256, 256, 256)

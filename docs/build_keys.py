@@ -12,8 +12,8 @@ from pathlib import Path
 
 import yaml
 
-from recbole_r3vae.models import MODEL_ROOMS, own_models
-from recbole_r3vae.settings import YamlLoader, load_yaml, properties
+from recbole_r3vae.config.registry import MODEL_ROOMS, own_models
+from recbole_r3vae.config.sources import YamlLoader, load_yaml, properties
 
 PAGE = Path(__file__).with_name("keys.md")
 

@@ -349,7 +349,7 @@ def _benchmark(options, rest: list[str]) -> int:
 
 def _tune(options, rest: list[str]) -> int:
     from recbole_r3vae.benchmark.tune import run_tune
-    from recbole_r3vae.settings import parse_value
+    from recbole_r3vae.config.sources import parse_value
 
     files = [path for words in options.config_files for path in words.split()]
     trials = parse_value("trials", options.trials) if options.trials else None
@@ -359,7 +359,7 @@ def _tune(options, rest: list[str]) -> int:
 
 def _coldstart(options, rest: list[str]) -> None:
     from recbole_r3vae.benchmark.coldstart import CANDIDATES, EPSILONS, run_coldstart
-    from recbole_r3vae.settings import parse_value
+    from recbole_r3vae.config.sources import parse_value
 
     files = [path for words in options.config_files for path in words.split()]
     epsilons = [parse_value("epsilon", word) for word in options.epsilon.split(",")] if options.epsilon else EPSILONS
@@ -371,7 +371,7 @@ def _coldstart(options, rest: list[str]) -> None:
 
 def _ctr(options, rest: list[str]) -> int:
     from recbole_r3vae.benchmark.ctr import FEATURES, MODELS, SEEDS, TOKENIZERS, run_ctr
-    from recbole_r3vae.settings import parse_value
+    from recbole_r3vae.config.sources import parse_value
 
     files = [path for words in options.config_files for path in words.split()]
     models, tokenizers, features = (
@@ -386,7 +386,7 @@ def _quality(options, rest: list[str]) -> None:
     from recbole_r3vae.data.content import content_from_vectors
     from recbole_r3vae.sid.metrics import format_quality, quality_report
     from recbole_r3vae.sid.table import SemanticIDs
-    from recbole_r3vae.trainer.checkpoint import write_json
+    from recbole_r3vae.io import write_json
 
     content = content_from_vectors(options.embeddings, options.ids)
     sids = SemanticIDs.load(options.sid, content.item_ids)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from traceback import walk_tb
 
 
 class UserError(ValueError):
@@ -16,21 +17,36 @@ class UserError(ValueError):
 
 @contextmanager
 def refused(what: str, remedy: str) -> Iterator[None]:
-    """Code of others that reads the user's input: whatever it raises is the input's fault, said in one line.
+    """RecBole reading the user's input: what it raises is the input's fault, said in one line.
+
+    What this package raises, or what torch or pandas raise when this package calls them, is a mistake of this package and stays as it is,
+    with its traceback; so does a lack of memory.
 
     Args:
         what: What could not be done.
         remedy: What the user can do.
 
     Raises:
-        UserError: the block raised anything but an interrupt; a ``UserError`` of its own stays as it is.
+        UserError: RecBole raised, or something that RecBole called; a ``UserError`` of its own stays as it is.
     """
     try:
         yield
     except UserError:
         raise
     except Exception as error:
+        if _whose(error) != "recbole" or _is_lack_of_memory(error):
+            raise
         raise UserError(f"{what}: {type(error).__name__}: {error}; {remedy}") from error
+
+
+def _whose(error: BaseException) -> str | None:
+    """The package, RecBole or this one, that was the last to call when an error was raised."""
+    calls = [frame.f_globals.get("__name__", "").partition(".")[0] for frame, _ in walk_tb(error.__traceback__)]
+    return next((name for name in reversed(calls) if name in ("recbole", "recbole_r3vae")), None)
+
+
+def _is_lack_of_memory(error: BaseException) -> bool:
+    return isinstance(error, MemoryError) or "out of memory" in str(error).lower() or "can't allocate memory" in str(error).lower()
 
 
 def one_line(error: object, n: int = 1500) -> str:

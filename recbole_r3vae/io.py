@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import glob
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from filelock import FileLock
 
@@ -172,3 +173,10 @@ def locked(path: str | os.PathLike, key: str) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def write_json(path: str | os.PathLike, values: dict[str, Any]) -> None:
+    """Write plain data as indented JSON, whole or not at all."""
+    with atomic_write(path) as file:
+        json.dump(values, file, indent=2, ensure_ascii=False, default=float)
+        file.write("\n")

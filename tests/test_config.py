@@ -9,8 +9,8 @@ import yaml
 
 from recbole_r3vae.config import Config, identity, tokenizer_config
 from recbole_r3vae.errors import UserError, nearest
-from recbole_r3vae.models import get_model, own_models
-from recbole_r3vae.settings import load_yaml, parse_arguments, parse_value, properties
+from recbole_r3vae.config.registry import get_model, own_models
+from recbole_r3vae.config.sources import load_yaml, parse_arguments, parse_value, properties
 
 
 @pytest.mark.parametrize("text, value", [

@@ -18,8 +18,8 @@ import yaml
 
 from recbole_r3vae import cli
 from recbole_r3vae.config import Config, tokenizer_config
-from recbole_r3vae.models import MODEL_ROOMS, get_model, own_models
-from recbole_r3vae.settings import load_yaml, parse_value, properties
+from recbole_r3vae.config.registry import MODEL_ROOMS, get_model, own_models
+from recbole_r3vae.config.sources import load_yaml, parse_value, properties
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

@@ -23,18 +23,20 @@ from recbole_r3vae.data.cold import Question, ask, check_share, random_items, re
 from recbole_r3vae.data.content import load_content
 from recbole_r3vae.data.vectors import VectorFile
 from recbole_r3vae.errors import UserError, nearest
-from recbole_r3vae.io import atomic_write
-from recbole_r3vae.model.generator.base import EXACT, SIDGenerator
-from recbole_r3vae.models import get_model
+from recbole_r3vae.io import atomic_write, write_json
+from recbole_r3vae.model.heads import EXACT
+from recbole_r3vae.model.recbole_models import contract_of
+from recbole_r3vae.config.registry import get_model, settings_file
+from recbole_r3vae.config.stages import refuse_unknown
 from recbole_r3vae.provenance import provenance
 from recbole_r3vae.quick_start.lookup import create_dataset, dataset_folder
 from recbole_r3vae.quick_start.run import run_recbole_r3vae
 from recbole_r3vae.quick_start.serve import Recommender
 from recbole_r3vae.quick_start.serve_tokenize import tokenize_items
 from recbole_r3vae.quick_start.serve_users import UserHistories
-from recbole_r3vae.settings import fingerprint, load_yaml, parse_arguments, properties
-from recbole_r3vae.trainer.checkpoint import write_json
-from recbole_r3vae.trainer.generator import SPARSE_METRICS
+from recbole_r3vae.config.identity import fingerprint
+from recbole_r3vae.config.sources import load_yaml, parse_arguments, properties
+from recbole_r3vae.model.ranker import LIST_METRICS
 
 EPSILONS = (0.0, 0.1, 0.2, 0.5)
 CANDIDATES = 20
@@ -164,18 +166,14 @@ def run_coldstart(
 
 def _deal_out(given: dict[str, Any], model: str, dataset: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Keys and values for the generator, and for SASRec."""
-    if not issubclass(get_model(model), SIDGenerator):
+    if contract_of(get_model(model)).family != "generative":
         raise UserError(f"{model} does not recommend by semantic IDs, so new items are nothing to it; take a generator, such as R3GR")
     mine = {key: value for key, value in given.items() if not key.startswith("SASRec.")}
-    unknown = sorted(set(mine) - (known := Config(model, dataset, config_dict=mine).known_keys()))
-    if unknown:
-        hint = nearest(unknown[0], known, otherwise="correct it, or leave it out")
-        raise UserError(f"unknown key --{unknown[0]} for model {model}{hint}")
+    refuse_unknown(mine, Config(model, dataset, config_dict=mine).known_keys(), f"model {model}")
     own = {key.removeprefix("SASRec."): value for key, value in given.items() if key.startswith("SASRec.")}
-    unknown = sorted(set(own) - (known := Config("SASRec", dataset).known_keys()))
-    if unknown:
-        raise UserError(f"unknown key --SASRec.{unknown[0]}{nearest(unknown[0], known, otherwise='correct it, or leave it out')}")
-    generators = set(load_yaml(properties() / "model" / f"{model}.yaml")) - set(load_yaml(properties() / "overall.yaml"))
+    known = Config("SASRec", dataset).known_keys()
+    refuse_unknown(own, known, "model SASRec", "--SASRec.")
+    generators = set(load_yaml(settings_file(get_model(model)))) - set(load_yaml(properties() / "overall.yaml"))
     return mine, {**{key: value for key, value in mine.items() if key in known - generators}, **own}
 
 
@@ -193,9 +191,9 @@ def _check(config: Config, cold_share: float, cold_by: str, epsilons: Sequence[f
     for key in ("sid_file", "content_file"):
         if config[key]:
             raise UserError(f"{key} was made with all items in sight; a cold-start split needs a text encoder and a tokenizer of its own")
-    refused = [metric for metric in config["metrics"] if metric.lower() not in SPARSE_METRICS]
+    refused = [metric for metric in config["metrics"] if metric.lower() not in LIST_METRICS]
     if refused:
-        raise UserError(f"metric {refused[0]} is not one of users' targets; choose among {', '.join(sorted(SPARSE_METRICS))}")
+        raise UserError(f"metric {refused[0]} is not one of users' targets; choose among {', '.join(sorted(LIST_METRICS))}")
 
 
 # -- the split ---------------------------------------------------------------------------------------------------------------------
@@ -273,11 +271,11 @@ def make_split(config: Config, cold_share: float, cold_by: str) -> Split:
 
 
 def ranked(recommender: Recommender, split: Split, k: int, allow: Iterable[str] | None = None) -> np.ndarray:
-    """A model's k best items for every question, among those allowed; ``mask_history`` counts as in evaluation."""
+    """A model's k best items for every question, among those allowed; met items as ``valid_rule`` says."""
     place = {question.user: row for row, question in enumerate(split.questions)}
     lists = np.zeros((len(place), k), dtype=np.int64)
     pairs = ((question.user, question.history) for question in split.questions)
-    for frame in recommender.stream(pairs, k, "user", True, bool(recommender.config["mask_history"]), allow):
+    for frame in recommender.stream(pairs, k, "user", True, recommender.config["valid_rule"] == "left_out", allow):
         lists[frame["user"].map(place), frame["rank"] - 1] = frame["item"].map(split.number)
     return lists
 

@@ -14,17 +14,18 @@ from typing import Any
 
 from recbole_r3vae.benchmark.ctr_tables import write_tables
 from recbole_r3vae.benchmark.units import sha256_of
-from recbole_r3vae.config import SID_FEATURES, Config, tokenizer_config
+from recbole_r3vae.config import Config, fingerprint
 from recbole_r3vae.errors import UserError, nearest, one_line
-from recbole_r3vae.io import locked
-from recbole_r3vae.model.tokenizer.base import FittedTokenizer
-from recbole_r3vae.models import get_model, own_models, predicts_clicks
+from recbole_r3vae.io import locked, write_json
+from recbole_r3vae.config.registry import get_model
+from recbole_r3vae.config.stages import PREFIX, decisive, refuse_unknown, without_unread_keys
+from recbole_r3vae.model.contract import CLICK
+from recbole_r3vae.model.recbole_models import SID_FEATURES, contract_of
+from recbole_r3vae.quick_start.provide import check_stages
 from recbole_r3vae.quick_start.lookup import dataset_folder
 from recbole_r3vae.quick_start.run import result_name, run_recbole_r3vae
 from recbole_r3vae.quick_start.semantic_ids import DESCRIPTION
-from recbole_r3vae.quick_start.sid_features import check_tokenizer
-from recbole_r3vae.settings import fingerprint, load_yaml, parse_arguments
-from recbole_r3vae.trainer.checkpoint import write_json
+from recbole_r3vae.config.sources import load_yaml, parse_arguments
 
 MODELS = ("DeepFM", "DCNV2", "DIN")
 TOKENIZERS = ("RKMeans", "RQVAE", "R3VAE")
@@ -147,10 +148,8 @@ def cells_of(
         UserError: see :func:`run_ctr`.
     """
     for name in models:
-        if not predicts_clicks(get_model(name)):
+        if contract_of(get_model(name)).task != CLICK:
             raise UserError(f"{name} does not predict clicks; take context-aware models such as DeepFM and DCNV2, and DIN")
-    for name in tokenizers:
-        check_tokenizer(name)
     for name in features:
         if name not in FEATURES:
             raise UserError(f"features has {name!r}{nearest(str(name), FEATURES)}; choose among {', '.join(FEATURES)}")
@@ -163,13 +162,11 @@ def cells_of(
     known: set[str] = set()
     kinds = [(SID_FEATURES[-1], None), *((kind, tokenizer) for tokenizer in tokenizers for kind in features)]
     arms = [_arm(dataset, model, kind, tokenizer, given, where, known) for model in models for kind, tokenizer in kinds]
-    for key in given:
-        if key not in known:
-            raise UserError(f"unknown key --{key}{nearest(key, known, otherwise='correct it, or leave it out')}")
+    refuse_unknown(given, known, "these models")
     return [
-        Cell(**{**arm, "settings": {**arm["settings"], "seed": seed}}, seed=seed, hash=fingerprint({**decisive, "seed": seed}))
+        Cell(**{**arm, "settings": {**arm["settings"], "seed": seed}}, seed=seed, hash=fingerprint({**deciding, "seed": seed}))
         for seed in seeds
-        for arm, decisive in arms
+        for arm, deciding in arms
     ]
 
 
@@ -182,16 +179,14 @@ def _arm(dataset, model, kind, tokenizer, given, where, known) -> tuple[dict[str
     own = {key.removeprefix(f"{model}."): value for key, value in given.items() if key.startswith(f"{model}.")}
     settings = {**plain, **{key: value for key, value in own.items() if key in keys}, **fixed}
     if tokenizer is None:  # what says how semantic IDs are made does not make this another cell
-        settings = {key: value for key, value in settings.items() if not key.startswith(("tokenizer_", "sid_prefix"))}
-    elif issubclass(own_models()[tokenizer], FittedTokenizer):
-        settings.pop("tokenizer_epochs", None)  # fitted in one go: it would refuse
+        settings = {key: value for key, value in settings.items() if not key.startswith((PREFIX, "sid_prefix"))}
+    settings = without_unread_keys(settings, tokenizer)
     config = Config(model, dataset, config_dict={**settings, **where})
-    stages = [config.declared] + ([tokenizer_config(config).declared] if tokenizer else [])
-    decisive = [{key: value for key, value in stage.items() if key not in PLACES} for stage in stages]
+    check_stages(config)
     folder = dataset_folder(config)
     data = {path.name: sha256_of(path) for path in sorted(folder.glob(f"{dataset}.*")) if path.suffix in (".inter", ".item", ".user")}
     arm = {"model": model, "features": kind, "tokenizer": tokenizer, "name": result_name(config), "settings": settings}
-    return arm, {"config": decisive, "data": data}
+    return arm, {"config": decisive(config), "data": data}
 
 
 def _stored(file: Path) -> list[dict[str, Any]]:

@@ -16,11 +16,10 @@ from recbole_r3vae.benchmark.run_files import read_run, records_of
 from recbole_r3vae.benchmark.tokenizers import row_of
 from recbole_r3vae.benchmark.units import Unit, units_of
 from recbole_r3vae.errors import UserError, nearest
-from recbole_r3vae.io import locked
+from recbole_r3vae.io import locked, write_json
 from recbole_r3vae.quick_start.run import make_folder, make_folders, run_recbole_r3vae
 from recbole_r3vae.quick_start.semantic_ids import DESCRIPTION
-from recbole_r3vae.settings import parse_arguments
-from recbole_r3vae.trainer.checkpoint import write_json
+from recbole_r3vae.config.sources import parse_arguments
 
 PLACES = ("data_path", "checkpoint_dir", "content_cache_dir")
 OPTIONS = ("max_minutes", "device", "workers", *PLACES)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from recbole_r3vae.errors import UserError, nearest
-from recbole_r3vae.settings import load_yaml
+from recbole_r3vae.config.sources import load_yaml
 
 _ELSEWHERE = {
     **dict.fromkeys(("model", "models", "tokenizer", "tokenizers"), "under `models:`"),

@@ -18,9 +18,8 @@ from recbole_r3vae.benchmark.run_files import ACCURACY, CONDITIONS, SCHEMA, Run,
 from recbole_r3vae.benchmark.statistics import user_metric
 from recbole_r3vae.benchmark.tables import write_csv
 from recbole_r3vae.errors import UserError
-from recbole_r3vae.io import atomic_write
-from recbole_r3vae.settings import load_yaml, properties
-from recbole_r3vae.trainer.checkpoint import write_json
+from recbole_r3vae.io import atomic_write, write_json
+from recbole_r3vae.config.sources import load_yaml, properties
 
 RELATED = ("sc_raw", "pd_raw", "collision_rate")  # what of the SIDs' quality is set against Recall@10
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from recbole_r3vae.benchmark.statistics import mean_std, unpack, user_metric
 from recbole_r3vae.benchmark.tune import describe
-from recbole_r3vae.settings import fingerprint
+from recbole_r3vae.config.identity import fingerprint
 
 SCHEMA = 1
 ACCURACY = ("ndcg@5", "ndcg@10", "ndcg@20", "recall@5", "recall@10", "recall@20", "mrr@10")

@@ -16,15 +16,13 @@ from recbole_r3vae.config import Config, tokenizer_defaults
 from recbole_r3vae.data.content import load_content
 from recbole_r3vae.data.items import ItemVectors
 from recbole_r3vae.errors import UserError, nearest
-from recbole_r3vae.io import atomic_write
-from recbole_r3vae.model.tokenizer.base import FittedTokenizer
-from recbole_r3vae.models import MODEL_ROOMS, own_models
+from recbole_r3vae.io import atomic_write, write_json
+from recbole_r3vae.config.registry import MODEL_ROOMS, get_tokenizer, own_models
 from recbole_r3vae.provenance import versions
 from recbole_r3vae.quick_start.lookup import create_dataset
 from recbole_r3vae.quick_start.run import run_recbole_r3vae
 from recbole_r3vae.quick_start.semantic_ids import DESCRIPTION, load_tokenizer
-from recbole_r3vae.settings import load_yaml, parse_arguments
-from recbole_r3vae.trainer.checkpoint import write_json
+from recbole_r3vae.config.sources import load_yaml, parse_arguments
 from recbole_r3vae.trainer.tokenizer import mean_defined
 
 TABLE, LEVELS = "tokenizers", "levels"  # file names without their endings
@@ -116,7 +114,7 @@ def tokenizer_names(text: str) -> list[str]:
     known = sorted(own_models(MODEL_ROOMS[0]))
     names = known if text == "all" else list(dict.fromkeys(word.strip() for word in text.split(",")))
     for name in names:
-        tokenizer_defaults(name)  # raises for a name that does not exist
+        get_tokenizer(name)  # raises for a name that does not exist
     return names
 
 
@@ -153,7 +151,7 @@ def settings_of_each(names: Sequence[str], dataset: str, given: dict[str, Any]) 
             hint = nearest(key, set().union(*known.values()), otherwise="correct it, or leave it out")
             raise UserError(f"unknown key --{key} for {', '.join(names)}{hint}")
         for name in takers:
-            if key == "epochs" and issubclass(own_models(MODEL_ROOMS[0])[name], FittedTokenizer):
+            if key == "epochs" and get_tokenizer(name).fitted:
                 continue  # fitted in one go: it would refuse
             settings[name][key] = given[key]
     return settings

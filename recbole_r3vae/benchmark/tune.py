@@ -20,15 +20,14 @@ from recbole.data.dataset import Dataset
 from recbole_r3vae.config import Config, tokenizer_config, tokenizer_defaults
 from recbole_r3vae.data.content import ItemContent, load_content
 from recbole_r3vae.errors import UserError, nearest
-from recbole_r3vae.io import atomic_write
-from recbole_r3vae.model.generator.base import SIDGenerator
-from recbole_r3vae.models import get_model
+from recbole_r3vae.io import atomic_write, write_json
+from recbole_r3vae.model.recbole_models import contract_of
+from recbole_r3vae.config.registry import get_model, settings_file
 from recbole_r3vae.provenance import versions
 from recbole_r3vae.quick_start.lookup import create_dataset
 from recbole_r3vae.quick_start.semantic_ids import train_tokenizer
-from recbole_r3vae.settings import load_yaml, parse_arguments, properties
+from recbole_r3vae.config.sources import load_yaml, parse_arguments, properties
 from recbole_r3vae.sid.choice import RULE, choose
-from recbole_r3vae.trainer.checkpoint import write_json
 from recbole_r3vae.trainer.tokenizer import summary
 
 PLACES = {"data_path", "checkpoint_dir", "content_cache_dir"}  # where things lie; no part of what was tuned
@@ -211,10 +210,10 @@ def _given(files: list[str], arguments: list[str], tokenizer: str, model: str) -
     Raises:
         UserError: a word would reach the generator only, where the user of this command surely means the tokenizer.
     """
-    if not issubclass(get_model(model), SIDGenerator):
+    if contract_of(get_model(model)).family != "generative":
         raise UserError(f"--model={model} makes no use of semantic IDs; give a generator such as R3GR")
     words, defaults = parse_arguments(arguments), tokenizer_defaults(tokenizer)
-    for key in sorted(set(words) & set(defaults) & set(load_yaml(properties() / "model" / f"{model}.yaml"))):
+    for key in sorted(set(words) & set(defaults) & set(load_yaml(settings_file(get_model(model))))):
         raise UserError(f"--{key} would be {model}'s, which is not trained here; write --tokenizer_{key}={_word(words[key])}")
     return {key.removeprefix("tokenizer_") for source in (*map(load_yaml, files), words) for key in source}
 

@@ -10,25 +10,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recbole.utils import ModelType
 
 from recbole_r3vae.benchmark.grid_file import LEVEL_KEYS, levels_of
-from recbole_r3vae.config import INCIDENTAL_KEYS, Config, tokenizer_config, tokenizer_defaults
+from recbole_r3vae.config import Config, decisive, fingerprint, identity, tokenizer_config
 from recbole_r3vae.errors import UserError, nearest
 from recbole_r3vae.io import beside
-from recbole_r3vae.model.generator.base import SIDGenerator
-from recbole_r3vae.model.tokenizer.base import FittedTokenizer
-from recbole_r3vae.models import MODEL_ROOMS, get_model, own_models
+from recbole_r3vae.config.registry import get_model, get_tokenizer, settings_file
+from recbole_r3vae.config.stages import without_unread_keys
 from recbole_r3vae.quick_start.lookup import dataset_folder
+from recbole_r3vae.model.contract import RANK, TOKENIZE
+from recbole_r3vae.model.recbole_models import contract_of
+from recbole_r3vae.quick_start.provide import check_stages
 from recbole_r3vae.quick_start.run import result_name
-from recbole_r3vae.settings import fingerprint, load_yaml, properties
-from recbole_r3vae.trainer.generator import check_settings
+from recbole_r3vae.config.sources import load_yaml
 
 MEASURED = {"metrics": ["Recall", "NDCG", "MRR", "ItemCoverage", "GiniIndex"], "topk": [5, 10, 20]}
 EVALUATION = {"split": {"LS": "valid_and_test"}, "group_by": "user", "order": "TO", "mode": "full"}
 
-# Incidental in a run, which may be resumed with more of them; of a unit they decide the result.
-_DECISIVE = {"epochs", "stopping_step", "max_minutes", "num_beams"}
 _FILES = ("content_file", "content_ids")  # keys that name a file: its content counts, not its place
 
 
@@ -68,7 +66,7 @@ class Unit:
     @functools.cached_property
     def hash(self) -> str:
         """Identifies everything that decides the result; needs no dataset to be loaded."""
-        return fingerprint({"config": self.config, "data": self.data})
+        return fingerprint(identity(self.config, self.data))
 
     @property
     def folder(self) -> str:
@@ -85,7 +83,7 @@ class Unit:
         return {
             "schema": 1,
             **{key: getattr(self, key) for key in keys},
-            "mask_history": self.config["mask_history"],
+            "valid_rule": self.config["valid_rule"],
             "collision_policy": self.config["collision_policy"] if self.tokenizer else None,
         }
 
@@ -113,7 +111,7 @@ def units_of(grid: dict[str, Any], where: dict[str, str]) -> list[Unit]:
                 if key not in innermost:
                     raise UserError(f"no {key} for model {model}; give `{key}:` for the grid or for the model")
             for dataset in innermost["datasets"]:
-                cell, keys = _cell(dataset, model, tokenizer, innermost, levels, grid["mask_history"], where)
+                cell, keys = _cell(dataset, model, tokenizer, innermost, levels, grid["valid_rule"], where)
                 cells.append((cell, innermost["seeds"]))
                 for level in levels:
                     known.setdefault(level["where"], set()).update(keys)
@@ -147,55 +145,46 @@ def _called(key: str, name: str, own: dict[str, Any]) -> str:
 
 def _tokenizers(model: str, own: dict[str, Any]) -> list[tuple[str | None, dict[str, Any]]]:
     model_class = get_model(model)
-    if model in own_models(MODEL_ROOMS[0]):
+    contract = contract_of(model_class, "full")
+    if contract.task == TOKENIZE:
         raise UserError(f"{model} is a tokenizer; name a generator such as R3GR, with `tokenizers: [{model}]`")
-    if model_class.type in (ModelType.CONTEXT, ModelType.DECISIONTREE):
+    if contract.task != RANK or not contract.ranks_catalogues:
         raise UserError(f"{model} predicts clicks; a grid compares rankings of the whole catalogue: name a general or sequential model")
-    if not issubclass(model_class, SIDGenerator):
+    default = load_yaml(file).get("tokenizer") if (file := settings_file(model_class)) else None
+    if default is None:
         if "tokenizers" in own:
             raise UserError(f"model {model} reads no semantic IDs; leave its `tokenizers:` out")
         return [(None, own)]
-    tokenizers = own.get("tokenizers") or {load_yaml(properties() / "model" / f"{model}.yaml")["tokenizer"]: own}
+    tokenizers = own.get("tokenizers") or {default: own}
     entries = [(_called("tokenizer", name, more), more) for name, more in tokenizers.items()]
     for name, _ in entries:
-        tokenizer_defaults(name)  # raises for a name that does not exist
+        get_tokenizer(name)  # raises for a name that does not exist
     return entries
 
 
-def _cell(dataset, model, tokenizer, innermost, levels, mask_history, where) -> tuple[dict[str, Any], set[str]]:
+def _cell(dataset, model, tokenizer, innermost, levels, valid_rule, where) -> tuple[dict[str, Any], set[str]]:
     """What the units of one dataset, model and tokenizer have in common, and the keys that they have."""
-    fixed = {**MEASURED, "eval_args": EVALUATION, "mask_history": mask_history, "max_minutes": innermost.get("max_minutes")}
+    fixed = {**MEASURED, "eval_args": EVALUATION, "valid_rule": valid_rule, "max_minutes": innermost.get("max_minutes")}
     if tokenizer:
         fixed["tokenizer"] = tokenizer
-    given = {key: value for level in levels for key, value in level["settings"].items()}
-    if tokenizer and issubclass(own_models(MODEL_ROOMS[0])[tokenizer], FittedTokenizer):
-        given.pop("tokenizer_epochs", None)  # fitted in one go: it would refuse
+    given = without_unread_keys({key: value for level in levels for key, value in level["settings"].items()}, tokenizer)
     config = Config(model, dataset, config_dict={**given, **fixed, **where})
     known = config.known_keys()
     settings = {**{key: value for key, value in given.items() if key in known}, **fixed}
     if not known >= given.keys():  # keys of other models
         config = Config(model, dataset, config_dict={**settings, **where})
-    decisive = _decisive(config)
-    files = [config]
-    if tokenizer:
-        check_settings(config)
-        config.model_class.check(config)
-        stage = tokenizer_config(config)
-        files.append(stage)
-        for key, value in _decisive(stage).items():
-            if key not in ("model", "tokenizer") and (key not in decisive or decisive[key] != value):
-                decisive[f"tokenizer_{key}"] = value
-    sequential = config["MODEL_TYPE"] == ModelType.SEQUENTIAL
+    check_stages(config)
+    files = [config, tokenizer_config(config)] if tokenizer else [config]
     cell = {
         "dataset": dataset,
         "model": model,
         "tokenizer": tokenizer,
         "name": result_name(config),
-        "family": "generative" if tokenizer else "sequential" if sequential else "general",
+        "family": "generative" if tokenizer else config.contract.family,
         "max_minutes": innermost.get("max_minutes"),
         "tuning_trials": innermost.get("tuning_trials", 0),
         "settings": settings,
-        "config": decisive,
+        "config": json.loads(json.dumps(decisive(config), default=str)),
         "data": _data(files),
     }
     return cell, known
@@ -206,11 +195,6 @@ def _unit(cell: dict[str, Any], seed: int) -> Unit:
 
 
 # -- what decides a result -------------------------------------------------------------------------------------------------------
-
-
-def _decisive(config: Config) -> dict[str, Any]:
-    keys = {key: value for key, value in config.declared.items() if key not in (INCIDENTAL_KEYS - _DECISIVE) and key not in _FILES}
-    return json.loads(json.dumps(keys, default=str))
 
 
 def _data(configs: list[Config]) -> dict[str, str]:

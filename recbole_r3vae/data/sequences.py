@@ -10,6 +10,8 @@ from recbole.data.dataset import Dataset, SequentialDataset
 from recbole.data.interaction import Interaction
 from recbole.utils import FeatureSource, FeatureType
 
+from recbole_r3vae.errors import UserError
+
 TARGET_LIST_FIELD = "target_item_list"
 """Field of a training window: the next item at each position, 0 where the position has no target."""
 
@@ -19,7 +21,12 @@ class TimeOrdered:
 
     RecBole narrows times to float32 and then sorts; at 1e9 seconds that is a step of 64 to 128 s, and 17 % of the neighbouring
     interactions of ml-100k change places. Sorting the float64 column first is enough, because RecBole's own sort is stable.
+
+    Attributes:
+        known_ids: field to the ids that its numbers are to stand for, in order; ``None``: RecBole numbers ids as they come.
     """
+
+    known_ids: dict[str, list[str]] | None = None
 
     def _filter_inter_by_user_or_item(self):
         n_before = len(self.inter_feat)
@@ -32,6 +39,32 @@ class TimeOrdered:
                 "or val_interval takes out of it, and are left out; models that do not read the file keep them. Complete it, or set "
                 "filter_inter_by_user_or_item: False"
             )
+
+    def _remap_ID_all(self):
+        super()._remap_ID_all()
+        for field, ids in (self.known_ids or {}).items():
+            if field in self.field2id_token:
+                self._number_as_known(field, ids)
+
+    def _number_as_known(self, field: str, ids: list[str]) -> None:
+        """Give the ids of a field the numbers that a checkpoint knows them by; ids that are gone keep theirs."""
+        found = [str(entry) for entry in self.field2id_token[field]]
+        if found == ids:
+            return
+        number = {entry: place for place, entry in enumerate(ids)}
+        new = [entry for entry in found if entry not in number]
+        if new:
+            examples = ", ".join(map(repr, new[:3]))
+            raise UserError(
+                f"{self.dataset_name} has {len(new):,} of {len(found) - 1:,} values of {field} that the checkpoint does not know, such as "
+                f"{examples}; take the data that it was trained on, or train on the new data with --init_from"
+            )
+        renumber = np.array([number[entry] for entry in found])
+        for features in (self.inter_feat, self.user_feat, self.item_feat):
+            if features is not None and field in features:
+                features[field] = renumber[features[field].to_numpy()]
+        self.field2id_token[field] = np.array(ids)
+        self.field2token_id[field] = number
 
     def _change_feat_format(self):
         if self.config["eval_args"]["order"] == "TO" and self.benchmark_filename_list is None:
@@ -198,8 +231,14 @@ class PrefixDataset(WindowDataset):
         return df if self.item_id_list_field in df else self._prefixes(df)
 
 
-def time_ordered(dataset_class: type[Dataset]) -> type[Dataset]:
-    """``dataset_class`` with :class:`TimeOrdered` in front of it; unchanged if it has it."""
-    if issubclass(dataset_class, TimeOrdered):
+def time_ordered(dataset_class: type[Dataset], ids: dict[str, list[str]] | None = None) -> type[Dataset]:
+    """``dataset_class`` with :class:`TimeOrdered` in front of it.
+
+    Args:
+        dataset_class: RecBole's, or one that derives from it.
+        ids: see :attr:`TimeOrdered.known_ids`.
+    """
+    bases = (dataset_class,) if issubclass(dataset_class, TimeOrdered) else (TimeOrdered, dataset_class)
+    if len(bases) == 1 and ids is None:
         return dataset_class
-    return type(dataset_class.__name__, (TimeOrdered, dataset_class), {"__doc__": dataset_class.__doc__})
+    return type(dataset_class.__name__, bases, {"__doc__": dataset_class.__doc__, "known_ids": ids})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,12 +49,14 @@ class HeldOut:
         popularity: int32 ``[n]``, how often the user's target occurs in the training part; 0 is a cold item.
         history: int32 ``[n]``, length of the user's training history.
         split: hash of the users, their targets and these figures: results under one hash may be compared user by user.
+        repeated: how many targets their users had met before.
     """
 
     order: np.ndarray
     popularity: np.ndarray
     history: np.ndarray
     split: str
+    repeated: int
 
     def describe(self) -> dict[str, Any]:
         """The split as plain data, arrays packed as by :func:`pack`."""
@@ -64,14 +67,15 @@ class HeldOut:
             "history": pack(self.history),
         }
 
-    def ranks(self, ranks: np.ndarray, k: int) -> dict[str, Any]:
+    def ranks(self, ranks: Mapping[str, np.ndarray], k: int) -> dict[str, Any]:
         """Ranks of the targets as plain data.
 
         Args:
-            ranks: ``[n]`` in the loader's order, from 1; 0 where the target is not among the k.
+            ranks: rule to ``[n]`` in the loader's order, from 1; 0 where the target is not among the k.
             k: length of the ranked lists, at most 255.
         """
-        return {"split": self.split, "k": k, "ranks": pack(ranks[self.order].astype(np.uint8))}
+        packed = {rule: pack(found[self.order].astype(np.uint8)) for rule, found in ranks.items()}
+        return {"split": self.split, "k": k, **packed}
 
 
 def held_out(valid_data, test_data) -> HeldOut | None:
@@ -97,7 +101,8 @@ def held_out(valid_data, test_data) -> HeldOut | None:
     popularity = np.asarray(valid_data.seen.sum(axis=0)).ravel()[items][order].astype(np.int32)
     rows = zip(user_ids[order], item_ids[order], popularity, history)
     text = "\n".join("\t".join(map(str, row)) for row in rows)
-    return HeldOut(order, popularity, history, hashlib.sha256(text.encode()).hexdigest()[:12])
+    repeated = int((np.asarray(test_data.seen[users, items]).ravel() > 0).sum())
+    return HeldOut(order, popularity, history, hashlib.sha256(text.encode()).hexdigest()[:12], repeated)
 
 
 def pack(values: np.ndarray) -> str:

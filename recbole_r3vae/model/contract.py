@@ -61,16 +61,54 @@ class Contract:
 
     Attributes:
         task: :data:`TOKENIZE`, :data:`RANK` or :data:`CLICK`.
-        parameters: the keys of its YAML and what they may be, see :mod:`~recbole_r3vae.model.parameters`; those of the classes that it
-            derives from count too.
+        hyperparameters: the keys of its YAML and what they may be, see :mod:`~recbole_r3vae.model.parameters`; those of the classes
+            that it derives from count too. (``parameters`` is torch's word for a module's weights.)
         dataset_class: RecBole ``Dataset`` that makes its training rows; ``None`` for RecBole's own of the model's type.
         trainer_class: RecBole ``Trainer`` for it; ``None`` for that of its task.
+        family: ``generative`` (it reads or writes semantic IDs), ``sequential`` or ``general``, for tables.
+        reads_histories: whether it ranks for a history; otherwise it knows users of its training alone.
+        ranks_items: whether it can rank a catalogue for users or histories and nothing else, which is what serving has.
+        ranks_catalogues: whether a benchmark can rank a catalogue with it.
+        ranks_lists: whether it hands over its best items alone instead of a score for every item.
+        self_contained: whether its constructor reads nothing of its dataset but the numbers and ids of users and items, and ``sources``, so
+            that a checkpoint alone suffices to recommend.
+        layers: names of YAML files between ``overall.yaml`` and the model's own.
+        more_metrics: what its validation measures beside RecBole's metrics.
+        selected_by: what its validation measures instead of them, and whether more of it is better.
     """
 
     task: ClassVar[str] = RANK
-    parameters: ClassVar[Mapping[str, Parameter]] = {}
+    hyperparameters: ClassVar[Mapping[str, Parameter]] = {}
     dataset_class: ClassVar[type | None] = None
     trainer_class: ClassVar[type | None] = None
+    family: ClassVar[str] = "sequential"
+    reads_histories: ClassVar[bool] = True
+    ranks_items: ClassVar[bool] = True
+    ranks_catalogues: ClassVar[bool] = True
+    ranks_lists: ClassVar[bool] = False
+    self_contained: ClassVar[bool] = True
+    layers: ClassVar[tuple[str, ...]] = ()
+    more_metrics: ClassVar[tuple[str, ...]] = ()
+    selected_by: ClassVar[Mapping[str, bool] | None] = None
+
+    @classmethod
+    def complete(cls, defaults: dict[str, Any], given: Mapping[str, Any], recboles_columns: Any) -> None:
+        """Change the defaults of all YAML files, in place, where other keys ask for it; ``given`` are the user's."""
+
+    @classmethod
+    def give(cls, dataset: Any, sources: Sources, config: Config) -> None:
+        """Hand what was asked for to the dataset, before it is split: the model's constructor finds it there as ``sources``."""
+        dataset.sources = sources
+
+    @classmethod
+    def counted(cls, train_data: Any, valid_data: Any, test_data: Any) -> dict[str, Any] | None:
+        """What the parts of the split hold, where ranks of users do not say it; ``None`` otherwise."""
+        return None
+
+    @classmethod
+    def next_step(cls, config: Config) -> str:
+        """A command that a reader of its result may want next."""
+        return f"next: recbole-r3vae run --model=SASRec --dataset={config.dataset}   # an item-id model on the same split"
 
     @classmethod
     def needs(cls, config: Config) -> Needs:
@@ -86,7 +124,8 @@ class Contract:
         Raises:
             UserError: a key has a value outside its range.
         """
-        table = {key: parameter for ancestor in reversed(cls.__mro__) for key, parameter in vars(ancestor).get("parameters", {}).items()}
+        tables = (vars(ancestor).get("hyperparameters", {}) for ancestor in reversed(cls.__mro__))
+        table = {key: parameter for own in tables for key, parameter in own.items()}
         check_parameters(table, config)
 
     @classmethod

@@ -5,7 +5,6 @@ Whichever it is, interactions are in time order and checkpoints are safe.
 
 from __future__ import annotations
 
-import importlib
 import os
 from pathlib import Path
 
@@ -17,17 +16,12 @@ from recbole.utils import get_trainer as recbole_get_trainer
 
 from recbole_r3vae.config import Config
 from recbole_r3vae.data.atomic_check import check_atomic_file
-from recbole_r3vae.data.clicks import ClickDataset, ClickHistoryDataset
 from recbole_r3vae.data.sequences import time_ordered
 from recbole_r3vae.data.split import add_seen, meetings
 from recbole_r3vae.errors import UserError, nearest, one_line, refused, shown
-from recbole_r3vae.model.generator.base import SIDGenerator
-from recbole_r3vae.settings import properties
-from recbole_r3vae.trainer.checkpoint import checkpointed
-from recbole_r3vae.trainer.generator import GeneratorTrainer
-
-_DATASET_OF_TYPE = {ModelType.SEQUENTIAL: "SequentialDataset", ModelType.KNOWLEDGE: "KnowledgeBasedDataset"}
-
+from recbole_r3vae.config.sources import properties
+from recbole_r3vae.trainer.resumable import checkpointed
+from recbole_r3vae.trainer.ranking import RankingTrainer
 
 def dataset_folder(config: Config) -> Path:
     """The folder of the dataset's atomic files.
@@ -48,11 +42,12 @@ def dataset_folder(config: Config) -> Path:
     return folder
 
 
-def create_dataset(config: Config) -> Dataset:
+def create_dataset(config: Config, ids: dict[str, list[str]] | None = None) -> Dataset:
     """Load the atomic files with the dataset class of the model.
 
     Args:
         config: configuration whose ``data_path`` is the dataset's own folder.
+        ids: field to the ids that its numbers are to stand for, those of a checkpoint; default: numbered by the files.
 
     Returns:
         The filtered and remapped dataset, not yet split.
@@ -69,15 +64,8 @@ def create_dataset(config: Config) -> Dataset:
             read = columns.get(ending) if columns else None
             read = read if isinstance(read, list) else None  # "*", or nothing said, is all of them
             check_atomic_file(path, config["field_separator"], config["encoding"], numbers, {user, item}, unique, read)
-    dataset_class = getattr(config.model_class, "dataset_class", None)
-    if dataset_class is None and config.predicts_clicks:
-        dataset_class = ClickHistoryDataset if config["MODEL_TYPE"] == ModelType.SEQUENTIAL else ClickDataset
-    elif dataset_class is None:
-        module = importlib.import_module("recbole.data.dataset")
-        by_model = getattr(module, f"{config['model']}Dataset", None)
-        dataset_class = by_model or getattr(module, _DATASET_OF_TYPE.get(config["MODEL_TYPE"], "Dataset"))
     with refused(f"dataset {name!r} in {folder} cannot be loaded", "correct its files, or `load_col`"):
-        dataset = time_ordered(dataset_class)(config)
+        dataset = time_ordered(config.contract.dataset_class or Dataset, ids)(config)
     if dataset.inter_num == 0:
         raise UserError(
             f"dataset {name!r} has no interactions left after filtering; "
@@ -126,8 +114,10 @@ def data_preparation(config: Config, dataset: Dataset):
 
 def get_trainer(config: Config) -> type[Trainer]:
     """The trainer class of the configured model, with safe checkpoints and exact resumption where it is a RecBole ``Trainer``."""
-    if issubclass(config.model_class, SIDGenerator):
-        return GeneratorTrainer
+    if config.contract.trainer_class is not None:
+        return checkpointed(config.contract.trainer_class)
+    if config.contract.ranks_lists:
+        return RankingTrainer
     trainer_class = recbole_get_trainer(config["MODEL_TYPE"], config["model"])
     return checkpointed(trainer_class) if issubclass(trainer_class, Trainer) else trainer_class
 

@@ -1,10 +1,9 @@
-"""The first stage of a run: semantic IDs for a catalogue, trained once and kept."""
+"""The first stage of a run: a tokenizer for a catalogue, trained once and kept."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import shutil
 import time
 from dataclasses import dataclass
@@ -17,18 +16,15 @@ from recbole.utils import init_seed
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from recbole_r3vae.config import Config, tokenizer_config, tokenizer_defaults
-from recbole_r3vae.data.content import ItemContent, load_content, save_encoder
+from recbole_r3vae.config import Config, fingerprint, identity, tokenizer_defaults
+from recbole_r3vae.data.content import ItemContent, save_encoder
 from recbole_r3vae.data.items import ItemDataLoader, ItemVectors
-from recbole_r3vae.errors import UserError, refused
-from recbole_r3vae.io import atomic_write, locked
+from recbole_r3vae.errors import UserError
+from recbole_r3vae.io import atomic_write, locked, write_json
 from recbole_r3vae.provenance import provenance
 from recbole_r3vae.quick_start.collaborative import CollaborativeModel
-from recbole_r3vae.settings import fingerprint
-from recbole_r3vae.sid.collisions import POLICIES, resolve_collisions
-from recbole_r3vae.sid.metrics import format_quality
+from recbole_r3vae.sid.collisions import resolve_collisions
 from recbole_r3vae.sid.table import SemanticIDs
-from recbole_r3vae.trainer.checkpoint import write_json
 from recbole_r3vae.trainer.tokenizer import TokenizerTrainer, score_tokenizer
 
 WEIGHTS, DESCRIPTION, RAW_CODES, ENCODER = "model.safetensors", "tokenizer.json", "raw.sid", "encoder"
@@ -82,14 +78,12 @@ class TrainedTokenizer:
 
 def tokenizer_folder(config: Config, content: ItemContent, collaborative: CollaborativeModel | None = None) -> Path:
     """Where the tokenizer of this configuration, content, seed and, where it uses interactions, training split is kept."""
-    keys = sorted({*tokenizer_defaults(config.model), "seed"})
-    decisive = {"content": content.content_hash, "model": config.model, **{key: config.declared.get(key) for key in keys}}
-    # Keys of any training that no tokenizer's YAML lists: unset, they leave the names of earlier tokenizers as they are.
+    keys = sorted({*tokenizer_defaults(config.declared["model"]), "seed"})
+    settings = {"model": config.declared["model"], **{key: config.declared.get(key) for key in keys}}
+    # Keys of any training that no tokenizer's YAML lists; unset, they are not named.
     more = {key: config.declared.get(key) for key in ("clip_grad_norm", "enable_amp", "max_minutes")}
-    decisive |= {key: value for key, value in more.items() if value is not None and value is not False}
-    if collaborative is not None:
-        decisive["collaborative"] = collaborative.description
-    name = fingerprint(decisive)
+    settings |= {key: value for key, value in more.items() if value is not None and value is not False}
+    name = fingerprint(identity(settings, content.content_hash, collaborative=collaborative and collaborative.description))
     return Path(config["checkpoint_dir"]) / config.dataset / f"{config.model}-{name}"
 
 
@@ -111,7 +105,7 @@ def train_tokenizer(config: Config, content: ItemContent, show_progress: bool = 
         UserError: the tokenizer uses interactions, and there is no dataset.
     """
     collaborative = None
-    if config.model_class.uses_interactions:
+    if config.contract.needs(config).interactions:
         if dataset is None:
             raise UserError(
                 f"{config.model} learns from interactions too, and item vectors alone have none; train it on a dataset, with "
@@ -137,9 +131,8 @@ def _train(
         items = ItemVectors(items.content, collaborative.vectors(items.item_ids))
     config["run_dir"], config["single_spec"] = folder, True
     init_seed(config["seed"], config["reproducibility"])
-    with refused(f"{config.model} cannot be made with these settings", "correct the key that this is about"):
-        model = config.model_class(config, items).to(config["device"])
-        trainer = TokenizerTrainer(config, model)
+    model = config.model_class(config, items).to(config["device"])
+    trainer = (config.contract.trainer_class or TokenizerTrainer)(config, model)
     trainer.resume()
     trainer.fit(ItemDataLoader(items, config, shuffle=True), items, verbose=False, show_progress=show_progress)
     seconds = trainer.seconds() + (collaborative.seconds if collaborative else 0.0)
@@ -213,45 +206,6 @@ class _Shape:
     """What a tokenizer's constructor reads of its items."""
 
     dim: int
-
-
-def obtain_semantic_ids(config: Config, dataset, show_progress: bool = True) -> tuple[SemanticIDs, Path, TrainedTokenizer | None]:
-    """Semantic IDs for a generator: from ``sid_file``, or from its tokenizer.
-
-    Args:
-        config: the generator's configuration.
-        dataset: the loaded RecBole dataset.
-        show_progress: whether to show progress bars.
-
-    Returns:
-        The IDs in the dataset's item order, the file they came from, and the tokenizer (``None`` with ``sid_file``).
-
-    Raises:
-        UserError: the file is of another dataset, or there is no usable item content.
-    """
-    logger = logging.getLogger()
-    if config["collision_policy"] not in POLICIES:
-        raise UserError(f"collision_policy {config['collision_policy']!r} is unknown; choose {', '.join(POLICIES)}")
-    item_ids = [str(token) for token in dataset.field2id_token[dataset.iid_field]]
-    if config["sid_file"]:
-        path = Path(config["sid_file"])
-        try:
-            sids = SemanticIDs.load(path, item_ids)
-        except UserError as error:
-            raise UserError(f"sid_file does not fit dataset {config.dataset}; {error}") from error
-        if not sids.unique and config["collision_policy"] == "suffix":
-            codes, sizes, _ = resolve_collisions(sids.codes[1:], sids.codebook_sizes, "suffix")
-            sids = SemanticIDs(torch.cat([torch.full((1, codes.shape[1]), -1), codes]), sizes, item_ids, sids.meta)
-        logger.info(f"semantic IDs: {path} ({sids.n_items - 1} items, codebooks {list(sids.codebook_sizes)})")
-        return sids, path, None
-    stage = tokenizer_config(config)
-    content = load_content(dataset, stage)
-    items = ItemVectors(content)
-    tokenizer = train_tokenizer(stage, content, show_progress, dataset)
-    sids, path = tokenizer.resolved(items, config["collision_policy"])
-    how = "reused" if tokenizer.reused else f"trained in {tokenizer.description['seconds']:.0f} s"
-    logger.info(f"semantic IDs: {stage.model} {how}, {path}\n{format_quality(tokenizer.description['quality'])}")
-    return sids, path, tokenizer
 
 
 def bundle_tokenizer(tokenizer: TrainedTokenizer, run_dir: Path) -> None:

@@ -15,18 +15,14 @@ import numpy as np
 import pandas as pd
 import torch
 from recbole.data.interaction import Interaction
-from recbole.utils import ModelType
 from torch import Tensor
 
-from recbole_r3vae.config import Config
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.io import beside
-from recbole_r3vae.model.generator.base import SIDGenerator
 from recbole_r3vae.quick_start.lookup import create_dataset
-from recbole_r3vae.quick_start.serve_models import ServedGenerator, ServedRanker, find_checkpoint
+from recbole_r3vae.quick_start.serve_models import ServedModel
 from recbole_r3vae.quick_start.serve_users import UserHistories, some_of
 from recbole_r3vae.sid.table import SemanticIDs
-from recbole_r3vae.trainer.checkpoint import load_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -55,22 +51,15 @@ class Recommender:
     """
 
     def __init__(self, checkpoint: str | os.PathLike, config_dict: dict[str, Any] | None = None):
-        path, given = find_checkpoint(checkpoint), dict(config_dict or {})
-        state = load_checkpoint(path)
-        config = Config(config_dict={**state["config"], "resume": False, **given})
-        is_generator = issubclass(config.model_class, SIDGenerator)
-        self.served = ServedGenerator(config, state) if is_generator else ServedRanker(path, config, given)
+        self.served = ServedModel(checkpoint, dict(config_dict or {}))
         self.config, self.skipped = self.served.config, Skipped()
-        self._reads_histories = config["MODEL_TYPE"] == ModelType.SEQUENTIAL
+        self._reads_histories = self.config.contract.reads_histories
         self._removed: set[str] = set()
 
     @cached_property
     def users(self) -> UserHistories:
         """The histories of the dataset's users."""
-        dataset = create_dataset(self.config)
-        if isinstance(self.served, ServedGenerator):
-            self.served.know_users(dataset.field2id_token[dataset.uid_field].tolist())
-        return UserHistories(dataset)
+        return UserHistories(create_dataset(self.config))
 
     def add_items(
         self, sids: SemanticIDs | str | os.PathLike, vectors: str | os.PathLike | None = None, policy: str | None = None
@@ -94,8 +83,6 @@ class Recommender:
             UserError: the model is no generator; the semantic IDs were made for another table, change an old one or take its place; or
                 vectors are missing.
         """
-        if not isinstance(self.served, ServedGenerator):
-            raise UserError(f"{self.config.model} knows the items of its training and no others; add items to a generator, such as R3GR")
         if not isinstance(sids, SemanticIDs):
             vectors = vectors or beside(sids, ".npy")
             sids = SemanticIDs.load(sids)
@@ -252,8 +239,15 @@ class Recommender:
             history[torch.arange(width) < lengths[:, None]] = self._items_of(recent)[1]  # row by row, from the left
             columns = {model.ITEM_SEQ: history, model.ITEM_SEQ_LEN: lengths}
         if are_users:
-            columns[model.USER_ID] = torch.tensor([self.users.number[name] for name in names])
+            columns[model.USER_ID] = torch.tensor([self._number_of(name) for name in names])
         return Interaction(columns).to(self.config["device"])
+
+    def _number_of(self, user: str) -> int:
+        """The model's number of a user; of one that came after training 0, RecBole's padding user, where the model reads histories."""
+        number = self.served.user_number.get(user, 0)
+        if not number and not self._reads_histories:
+            raise UserError(f"user {user!r} came after the training of {self.config.model}, which knows users by number; train it again")
+        return number
 
     def _frame(self, label: str, names: Sequence, items: Tensor, scores: Tensor) -> pd.DataFrame:
         items, scores = items.cpu().numpy(), scores.float().cpu().numpy()  # [B, k]
@@ -266,7 +260,7 @@ class Recommender:
             # the shortest decimal that is this float32: -3.2145679, not -3.214567899703979
             "score": scores[history, rank].astype(str).astype(np.float64),
         }
-        if isinstance(self.served, ServedGenerator):
+        if self.served.sids is not None:
             codes = self.served.sids.codes[torch.from_numpy(chosen)].tolist()
             columns["sid"] = np.array(["-".join(map(str, row)) for row in codes], dtype=object)
         return pd.DataFrame(columns)

@@ -1,81 +1,92 @@
-"""Trained models as a recommender needs them: items by external id, and the best of them for a batch of histories."""
+"""Trained models as a recommender needs them: users and items by external id, and the best items for a batch of histories."""
 
 from __future__ import annotations
 
-import logging
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from recbole.data.interaction import Interaction
-from recbole.utils import ModelType
 from torch import Tensor
 
 from recbole_r3vae.config import Config
 from recbole_r3vae.data.vectors import VectorFile
 from recbole_r3vae.errors import UserError
-from recbole_r3vae.model.generator.base import EXACT
-from recbole_r3vae.quick_start.run import load_data_and_model
+from recbole_r3vae.model.contract import Sources
+from recbole_r3vae.quick_start.run import config_of, load_data_and_model, make_network
+from recbole_r3vae.quick_start.run_folder import find_checkpoint
 from recbole_r3vae.sid.extension import TableExtension
 from recbole_r3vae.sid.table import PAD, SemanticIDs
+from recbole_r3vae.trainer.checkpoint_file import from_plain, load_checkpoint, sources_of
 
-logger = logging.getLogger(__name__)
 
-
-class ServedGenerator:
-    """A generator of semantic IDs out of its checkpoint alone, whose catalogue can grow.
+class ServedModel:
+    """A model out of its checkpoint, and, where it was made of its users' and items' ids and sources alone, nothing else.
 
     Args:
-        config: the run's configuration.
-        state: what its checkpoint holds.
+        checkpoint: a run's folder or its ``best.pth``.
+        config_dict: keys to set differently.
 
     Attributes:
-        config: as given.
+        config: the run's configuration.
         model: the network, in evaluation mode.
-        sids: semantic IDs of all items, those that were added included.
+        sids: semantic IDs of all items, those that were added included; ``None`` where the model has none.
         item_ids: external ids ``[n_items]``, the padding item first.
         row_of: external id to place in ``item_ids``.
+        user_number: external id of each user of the training to the model's number of it.
 
     Raises:
-        UserError: ``num_beams`` is unusable.
+        UserError: there is no usable checkpoint, its model cannot rank every item, or a key has an unusable value.
     """
 
-    def __init__(self, config: Config, state: dict[str, Any]):
-        beams = config["num_beams"]
-        if beams != EXACT and (type(beams) is not int or beams < 1):
-            raise UserError(f"num_beams is {beams!r}; give a whole number, at least the number of items asked for, or {EXACT}")
-        known, self._weights = state["other_parameter"], state["model"]
-        self.config, self._user_names = config, [PAD]
-        self._vectors = self._weights.get("item_vectors")  # [n_items, D], where the model reads text
-        self._table = SemanticIDs(self._weights["codes"], known["codebook_sizes"], known["item_ids"])
-        self._set_catalogue(self._table)
+    def __init__(self, checkpoint: str | os.PathLike, config_dict: dict[str, Any]):
+        path = find_checkpoint(checkpoint)
+        state = load_checkpoint(path)
+        if "num_beams" in config_dict:  # which may be narrower than the evaluation's cut-offs
+            config_dict = {"topk": [1], "valid_metric": f"{state['config']['metrics'][0]}@1", **config_dict}
+        self.config = config = config_of(state, path, {"resume": False, **config_dict})
+        if not config.contract.ranks_items:
+            raise UserError(f"{config.model} needs more than users and histories; give the checkpoint of a generator, SASRec, BPR …")
+        if "num_beams" in config_dict and "num_beams" not in config.internal_config_dict:
+            raise UserError(f"{config.model} scores every item and has no beams; leave num_beams away")
+        self._ids = state["ids"]
+        if config.contract.self_contained:
+            sources = sources_of(state["sources"])
+            with torch.random.fork_rng(devices=[]):  # the weights drawn here are overwritten: no draw of the caller's is spent on them
+                self.model = make_network(config, _Known(config, self._ids, sources), sources)
+            self.model.load_state_dict(state["model"])
+            self.model.load_other_parameter(from_plain(state["other_parameter"]))
+            self.model.eval()
+        else:
+            self.config, self.model, *_ = load_data_and_model(path, config_dict)
+        self._table = getattr(self.model.sources, "semantic_ids", None)
+        self._set_items(self._ids[config["ITEM_ID_FIELD"]])
 
-    def _set_catalogue(self, sids: SemanticIDs) -> None:
-        """Make the network for these items. Added ones have no id embedding: zero, as ``id_dropout`` hides an item's in training."""
-        self.sids, self.item_ids = sids, np.array(sids.item_ids, dtype=object)
-        self.row_of = {item: row for row, item in enumerate(sids.item_ids) if row}
-        with torch.random.fork_rng(devices=[]):  # the weights drawn here are overwritten: no draw of the caller's is spent on them
-            model = self.config.model_class(self.config, _Catalogue(self.config, sids, self._vectors, self._user_names))
-        weights = {**self._weights, "codes": sids.codes}
-        if self._vectors is not None:
-            weights["item_vectors"] = self._vectors
-        if "id_embedding.weight" in weights:
-            old = weights["id_embedding.weight"]
-            weights["id_embedding.weight"] = torch.cat([old, old.new_zeros(sids.n_items - len(old), old.shape[1])])
-        model.load_state_dict(weights)
-        self.model = model.to(self.config["device"]).eval()
+    def _set_items(self, item_ids: list[str]) -> None:
+        self.item_ids = np.array(item_ids, dtype=object)
+        self.row_of = {item: row for row, item in enumerate(item_ids) if row}
 
-    def know_users(self, names: Sequence[str]) -> None:
-        """Let the model know users by RecBole's number of each name; TIGER has tokens for them."""
-        self._user_names = list(names)
-        self._set_catalogue(self.sids)
+    @property
+    def sids(self) -> SemanticIDs | None:
+        """Semantic IDs of all items."""
+        return self.model.sources.semantic_ids
+
+    @cached_property
+    def user_number(self) -> dict[str, int]:
+        """External id of each user of the training to the model's number of it."""
+        return {user: number for number, user in enumerate(self._ids[self.config["USER_ID_FIELD"]]) if number}
+
+    # -- a catalogue that grows ------------------------------------------------------------------------------------------
 
     def add_items(self, sids: SemanticIDs, vectors: str | os.PathLike | None, policy: str | None) -> int:
         """See :meth:`~recbole_r3vae.quick_start.serve.Recommender.add_items`."""
+        sources = self.model.sources
+        if sources.semantic_ids is None:
+            self.model.grow(sources)  # refuses in the model's own words
         made_for = sids.meta.get("extends", self._table.content_hash)
         if made_for != self._table.content_hash:
             raise UserError(
@@ -92,12 +103,13 @@ class ServedGenerator:
             extension.occupy(names, codes)
         else:
             codes = extension.place(names, codes)
-        grown = SemanticIDs(torch.cat([self.sids.codes, codes]), self.sids.codebook_sizes, [*self.sids.item_ids, *names])
-        if self._vectors is not None:
-            self._vectors = torch.cat([self._vectors, self._read_vectors(names, vectors)])
-        if "id" in (self.config["item_inputs"] or ()):
-            logger.warning("item_inputs has id: the model has no id embedding of new items, and reads them in histories without")
-        self._set_catalogue(grown)
+        grown = replace(self.sids, codes=torch.cat([self.sids.codes, codes]), item_ids=[*self.sids.item_ids, *names])
+        content = sources.content
+        if content is not None:
+            more = np.concatenate([content.embeddings, self._read_vectors(names, vectors).astype(content.embeddings.dtype)])
+            content = replace(content, embeddings=more, item_ids=list(grown.item_ids))
+        self.model.grow(Sources(grown, content))
+        self._set_items(list(grown.item_ids))
         return len(new)
 
     def _refuse_changes(self, sids: SemanticIDs) -> None:
@@ -109,21 +121,23 @@ class ServedGenerator:
                     "trained stays: take the item out of the file"
                 )
 
-    def _read_vectors(self, names: list[str], path: str | os.PathLike | None) -> Tensor:
+    def _read_vectors(self, names: list[str], path: str | os.PathLike | None) -> np.ndarray:
         """Unit vectors ``[n, D]`` of new items."""
         if path is None or not Path(path).is_file():
             raise UserError(
-                f"{self.config.model} reads the text vector of every item in a history, and there are none of the new items"
+                f"{self.config.model} reads the content vector of every item in a history, and there are none of the new items"
                 f"{f' at {path}' if path else ''}; give them as .npy with .ids beside it (`recbole-r3vae tokenize --checkpoint` does)"
             )
         file = VectorFile(path)
-        vectors = torch.from_numpy(np.concatenate(list(file.unit_blocks(file.rows_of(names))))).float()
-        if vectors.shape[1] != self._vectors.shape[1]:
+        vectors, wanted = np.concatenate(list(file.unit_blocks(file.rows_of(names)))), self.model.sources.content.embeddings.shape[1]
+        if vectors.shape[1] != wanted:
             raise UserError(
-                f"{path} holds vectors of length {vectors.shape[1]}, the model reads {self._vectors.shape[1]}; encode the new items with "
+                f"{path} holds vectors of length {vectors.shape[1]}, the model reads {wanted}; encode the new items with "
                 "the run's own encoder, as `recbole-r3vae tokenize --checkpoint` does"
             )
         return vectors
+
+    # -- ranking -----------------------------------------------------------------------------------------------------------
 
     def rank(self, interaction: Interaction, k: int, allowed: Tensor | None) -> tuple[Tensor, Tensor]:
         """Items ``[B, k]``, 0 where there are not that many, and their scores ``[B, k]``, best first.
@@ -133,37 +147,10 @@ class ServedGenerator:
             k: number of items.
             allowed: bool ``[n_items]`` or ``[B, n_items]``, the only items that may be returned; ``None`` allows all.
         """
-        mixed = bool(self.config["enable_amp"])  # as in evaluation
-        with torch.autocast(torch.device(self.config["device"]).type, dtype=torch.bfloat16, enabled=mixed):
-            return self.model.recommend(interaction, k, allowed=allowed, strict=False)
-
-
-class ServedRanker:
-    """A model of RecBole's that scores every item, with the dataset that it cannot be rebuilt without.
-
-    Args:
-        checkpoint: a run's ``best.pth``.
-        config: its configuration.
-        config_dict: keys to set differently.
-
-    Attributes:
-        config, model, item_ids, row_of: as of :class:`ServedGenerator`.
-
-    Raises:
-        UserError: the model needs more than users and histories.
-    """
-
-    def __init__(self, checkpoint: Path, config: Config, config_dict: dict[str, Any]):
-        if config["MODEL_TYPE"] not in (ModelType.SEQUENTIAL, ModelType.GENERAL, ModelType.KNOWLEDGE):
-            raise UserError(f"{config.model} needs more than users and histories; give the checkpoint of a generator, SASRec, BPR …")
-        if "num_beams" in config_dict:
-            raise UserError(f"{config.model} scores every item and has no beams; leave num_beams away")
-        self.config, self.model, dataset, *_ = load_data_and_model(checkpoint, config_dict)
-        self.item_ids = dataset.field2id_token[dataset.iid_field].astype(str).astype(object)
-        self.row_of = {item: row for row, item in enumerate(self.item_ids) if row}
-
-    def rank(self, interaction: Interaction, k: int, allowed: Tensor | None) -> tuple[Tensor, Tensor]:
-        """As :meth:`ServedGenerator.rank`; the scores are the model's own."""
+        if self.config.contract.ranks_lists:
+            mixed = bool(self.config["enable_amp"])  # as in evaluation
+            with torch.autocast(torch.device(self.config["device"]).type, dtype=torch.bfloat16, enabled=mixed):
+                return self.model.recommend(interaction, k, allowed=allowed, strict=False)
         try:
             scores = self.model.full_sort_predict(interaction)
         except (NotImplementedError, KeyError) as error:
@@ -181,29 +168,16 @@ class ServedRanker:
 
 
 @dataclass
-class _Catalogue:
-    """What a generator's constructor reads of its dataset."""
+class _Known:
+    """What the constructor of a self-contained model reads of its dataset."""
 
     config: Config
-    semantic_ids: SemanticIDs
-    item_vectors: Tensor | None
-    user_names: list[str]
+    ids: dict[str, list[str]]
+    sources: Sources
 
     @property
     def field2id_token(self) -> dict[str, list[str]]:
-        return {self.config["USER_ID_FIELD"]: self.user_names}
+        return self.ids
 
     def num(self, field: str) -> int:
-        return self.semantic_ids.n_items if field == self.config["ITEM_ID_FIELD"] else len(self.user_names)
-
-
-def find_checkpoint(path: str | os.PathLike) -> Path:
-    """The ``best.pth`` of a run's folder, or the file itself.
-
-    Raises:
-        UserError: there is none.
-    """
-    file = Path(path) / "best.pth" if Path(path).is_dir() else Path(path)
-    if not file.is_file():
-        raise UserError(f"there is no checkpoint {file}; give the folder of a run, such as saved/ml-100k/R3GR-…, or the best.pth in it")
-    return file
+        return len(self.ids.get(field, [PAD]))

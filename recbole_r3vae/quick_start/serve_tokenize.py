@@ -19,11 +19,11 @@ from recbole_r3vae.io import atomic_write, beside
 from recbole_r3vae.model.tokenizer.base import TOKENIZE_ROWS
 from recbole_r3vae.quick_start.semantic_ids import DESCRIPTION, ENCODER, TrainedTokenizer, load_tokenizer
 from recbole_r3vae.quick_start.serve_files import read_items
-from recbole_r3vae.quick_start.serve_models import find_checkpoint
+from recbole_r3vae.quick_start.run_folder import find_checkpoint
 from recbole_r3vae.sid.collisions import resolve_collisions
 from recbole_r3vae.sid.extension import TableExtension
 from recbole_r3vae.sid.table import PAD, SemanticIDs
-from recbole_r3vae.trainer.checkpoint import load_checkpoint
+from recbole_r3vae.trainer.checkpoint_file import load_checkpoint, sources_of
 
 VECTORS = (".npy", ".safetensors")
 """Endings of files that hold item vectors rather than their texts."""
@@ -124,7 +124,8 @@ def _tokenizer_and_table(path: Path, policy: str | None) -> tuple[TrainedTokeniz
         return tokenizer, _table_of(tokenizer, policy or "suffix"), policy or "suffix"
     checkpoint = find_checkpoint(path)
     state = load_checkpoint(checkpoint)
-    if "codes" not in state["model"]:
+    table = sources_of(state["sources"]).semantic_ids
+    if table is None:
         raise UserError(f"checkpoint {checkpoint} is of {state['config']['model']}, which has no semantic IDs; give a generator's")
     folder = checkpoint.parent / "tokenizer"
     if not (folder / DESCRIPTION).is_file():
@@ -132,8 +133,6 @@ def _tokenizer_and_table(path: Path, policy: str | None) -> tuple[TrainedTokeniz
             f"{checkpoint.parent} has no tokenizer: its semantic IDs came from sid_file {state['config'].get('sid_file')}; tokenize new "
             "items with the tool that made that file"
         )
-    known = state["other_parameter"]
-    table = SemanticIDs(state["model"]["codes"], known["codebook_sizes"], known["item_ids"])
     return load_tokenizer(folder), table, policy or state["config"]["collision_policy"]
 
 

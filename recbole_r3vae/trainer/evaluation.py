@@ -11,8 +11,6 @@ from scipy.sparse import csr_matrix
 from torch import Tensor
 
 from recbole_r3vae.data.clicks import LabelledRows
-from recbole_r3vae.errors import UserError
-
 
 class ExactEvaluator(Evaluator):
     """RecBole's evaluator over all processes' users at once, which keeps the rows that the metrics are made of.
@@ -106,41 +104,19 @@ def user_auc(users: np.ndarray, labels: np.ndarray, scores: np.ndarray) -> float
     return float((above[pairs > 0] / pairs[pairs > 0]).mean()) if (pairs > 0).any() else None
 
 
-def mask_of(
-    rule: bool | None,
-    recboles: tuple[Tensor, Tensor] | None,
-    seen: csr_matrix | None,
-    users: Tensor,
-    positive_u: Tensor,
-    positive_i: Tensor,
-) -> tuple[Tensor, Tensor] | None:
-    """Which items of a batch are no candidates, for any kind of model.
+def met_cells(seen: csr_matrix, users: Tensor, positive_u: Tensor, positive_i: Tensor) -> tuple[Tensor, Tensor]:
+    """Which items of a batch are no candidates where items that a user has met are left out.
 
     Args:
-        rule: ``mask_history``: ``False``, all are candidates; ``True``, what the user met before is none; ``None``, RecBole's rule, by
-            which general models mask and sequential ones do not.
-        recboles: RecBole's mask of the batch.
         seen: ``[n_users, n_items]``, not 0 where a user met an item in an earlier part of the split.
         users: ``[B]``.
         positive_u: ``[P]`` row of each target.
         positive_i: ``[P]`` its item. As in RecBole, a target stays a candidate though its user has met it before.
 
     Returns:
-        Row and item of each cell that is masked; ``None`` for none.
-
-    Raises:
-        UserError: ``seen`` is needed and not there.
+        Row and item of each cell that is masked.
     """
-    if rule is None:
-        return recboles
-    if not rule:
-        return None
-    if seen is None:
-        raise UserError(
-            "mask_history is True, and these loaders do not know what users met before; "
-            "make them with recbole_r3vae.quick_start.lookup.data_preparation"
-        )
     row, item = (torch.from_numpy(index).long() for index in seen[users.cpu().numpy()].nonzero())
     n_items = seen.shape[1]
-    keep = ~torch.isin(row * n_items + item, positive_u * n_items + positive_i)
+    keep = ~torch.isin(row * n_items + item, positive_u.cpu() * n_items + positive_i.cpu())
     return row[keep], item[keep]

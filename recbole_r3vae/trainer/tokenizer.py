@@ -14,7 +14,7 @@ from tqdm import tqdm
 from recbole_r3vae.data.items import ItemVectors
 from recbole_r3vae.provenance import peak_memory_mb
 from recbole_r3vae.sid.metrics import quality_report
-from recbole_r3vae.trainer.checkpoint import Checkpointed
+from recbole_r3vae.trainer.resumable import Checkpointed
 
 
 class TokenizerTrainer(Checkpointed, Trainer):

@@ -21,7 +21,8 @@ from recbole_r3vae.benchmark.units import units_of
 from recbole_r3vae.cli import main
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.io import locked
-from recbole_r3vae.settings import fingerprint, properties
+from recbole_r3vae.config.identity import fingerprint
+from recbole_r3vae.config.sources import properties
 
 SETTINGS = {
     "load_col": {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id", "movie_title", "class"]},

@@ -24,7 +24,7 @@ from recbole_r3vae.benchmark.run_files import ACCURACY
 from recbole_r3vae.benchmark.statistics import holm, leads, mean_std, seeds_test, slices, spearman, unpack, user_metric, users_test
 from recbole_r3vae.benchmark.tables import escaped
 from recbole_r3vae.errors import UserError
-from recbole_r3vae.settings import load_yaml, properties
+from recbole_r3vae.config.sources import load_yaml, properties
 
 N_USERS, SPLIT = 400, "0123456789ab"
 HOSTILE = "</script><img src=x onerror=alert(1)>|`*[a](b)"

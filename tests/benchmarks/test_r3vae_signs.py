@@ -11,7 +11,7 @@ from recbole_r3vae.benchmark.grid_file import load_grid
 from recbole_r3vae.benchmark.run_files import Run
 from recbole_r3vae.benchmark.units import units_of
 from recbole_r3vae.errors import UserError
-from recbole_r3vae.settings import properties
+from recbole_r3vae.config.sources import properties
 
 ROOT = Path(__file__).parents[2]
 

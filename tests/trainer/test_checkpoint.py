@@ -17,7 +17,7 @@ from recbole.trainer import Trainer
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.quick_start import load_data_and_model, run_recbole_r3vae
 from recbole_r3vae.trainer import checkpoint as module
-from recbole_r3vae.trainer.checkpoint import load_checkpoint, random_state, save_checkpoint, set_random_state
+from recbole_r3vae.trainer.checkpoint_file import load_checkpoint, random_state, save_checkpoint, set_random_state
 
 
 class Killed(BaseException):

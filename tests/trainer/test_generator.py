@@ -10,7 +10,7 @@ from recbole.evaluator import Collector, Evaluator
 from recbole_r3vae.config import Config
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.quick_start import run_recbole_r3vae
-from recbole_r3vae.trainer.generator import GeneratorTrainer, TopKCollector
+from recbole_r3vae.trainer.ranking import RankingTrainer, TopKCollector
 
 METRICS = ["Recall", "NDCG", "MRR", "Hit", "MAP", "Precision", "ItemCoverage", "GiniIndex", "AveragePopularity"]
 
@@ -57,7 +57,7 @@ def test_settings_that_would_score_wrongly_are_refused(tiny_settings, bad, messa
 
 
 def schedule(name, warmup, total=100, rate=0.5):
-    trainer = GeneratorTrainer.__new__(GeneratorTrainer)
+    trainer = RankingTrainer.__new__(RankingTrainer)
     trainer.config, trainer.learning_rate = {"warmup_steps": warmup, "lr_schedule": name}, rate
     return [trainer._learning_rate(step, total) for step in range(total)]
 

@@ -12,7 +12,7 @@ import torch
 
 from recbole_r3vae.cli import main
 from recbole_r3vae.model.generator.r3gr import R3GR
-from recbole_r3vae.trainer.checkpoint import load_checkpoint
+from recbole_r3vae.trainer.checkpoint_file import load_checkpoint
 
 FAST = {"tokenizer": "RKMeans", "tokenizer_epochs": 0, "train_batch_size": 64}
 

@@ -13,7 +13,7 @@ from recbole_r3vae.errors import UserError
 from recbole_r3vae.model.generator.r3gr import R3GR
 from recbole_r3vae.model.tokenizer.r3vae import R3VAE
 from recbole_r3vae.quick_start import run_recbole_r3vae
-from recbole_r3vae.trainer.checkpoint import load_checkpoint
+from recbole_r3vae.trainer.checkpoint_file import load_checkpoint
 
 BAD = {"nan": float("nan"), "inf": float("inf")}
 

@@ -11,7 +11,7 @@ from recbole_r3vae.config import TOKENIZER_METRICS, Config
 from recbole_r3vae.data.content import load_content
 from recbole_r3vae.quick_start.lookup import create_dataset
 from recbole_r3vae.quick_start.semantic_ids import train_tokenizer
-from recbole_r3vae.trainer.checkpoint import load_checkpoint
+from recbole_r3vae.trainer.checkpoint_file import load_checkpoint
 from recbole_r3vae.trainer.tokenizer import TokenizerTrainer, mean_defined
 
 

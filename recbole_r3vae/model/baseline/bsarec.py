@@ -14,6 +14,7 @@ from recbole.utils import InputType
 from torch import Tensor, nn
 
 from recbole_r3vae.data.sequences import PrefixDataset
+from recbole_r3vae.model.contract import Contract
 from recbole_r3vae.errors import UserError
 
 
@@ -99,7 +100,7 @@ class Block(nn.Module):
         return self.feed_forward(mixed)
 
 
-class BSARec(SequentialRecommender):
+class BSARec(Contract, SequentialRecommender):
     """Item-id recommender with one target a training row.
 
     The attention is causal, the Fourier transform is not: it mixes every position with later ones. Training on all positions of a history

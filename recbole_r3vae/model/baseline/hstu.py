@@ -13,6 +13,7 @@ from recbole.utils import InputType
 from torch import Tensor, nn
 
 from recbole_r3vae.data.sequences import TARGET_LIST_FIELD, TimedWindowDataset
+from recbole_r3vae.model.contract import Contract
 from recbole_r3vae.errors import UserError, nearest
 
 LOSSES = ("InfoNCE", "CE")
@@ -60,7 +61,7 @@ class Block(nn.Module):
         return x + self.out(self.dropout(self.gate_norm(attended) * gate))
 
 
-class HSTU(SequentialRecommender):
+class HSTU(Contract, SequentialRecommender):
     """Item-id recommender that trains on all positions of a history at once.
 
     A score is the cosine between the history and the item, over a temperature. The loss at each position is InfoNCE, the cross-entropy of
@@ -83,6 +84,10 @@ class HSTU(SequentialRecommender):
 
     input_type = InputType.POINTWISE
     dataset_class = TimedWindowDataset
+
+    @classmethod
+    def loss_name(cls, config) -> str:
+        return f"InfoNCE, {config['n_negatives']} negatives" if config["loss_type"] == "InfoNCE" else str(config["loss_type"])
 
     def __init__(self, config, dataset):
         super().__init__(config, dataset)

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from recbole_r3vae.data.sequences import TARGET_LIST_FIELD
 from recbole_r3vae.errors import UserError, nearest
-from recbole_r3vae.model.generator.base import SIDGenerator
+from recbole_r3vae.model.contract import UNIQUE, Needs, Sources
+from recbole_r3vae.model.ranker import SIDGenerator
 from recbole_r3vae.model.generator.layers import Packing, attend_levels, pack, reorder
 
 ITEM_INPUTS = ("codes", "text", "id")
@@ -120,7 +121,6 @@ class R3GR(SIDGenerator):
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
         size, n_heads, dropout = config["hidden_size"], config["n_heads"], config["dropout"]
-        self.check(config)
         self.item_inputs, self.label_smoothing = config["item_inputs"], config["label_smoothing"]
         self.sid_dropout, self.id_dropout = config["sid_dropout"], config["id_dropout"]
         self.first_token = [1 + sum(self.codebook_sizes[:level]) for level in range(self.n_levels)]  # of each level's code 0
@@ -128,8 +128,8 @@ class R3GR(SIDGenerator):
         if "codes" in self.item_inputs:
             self.code_projection = nn.Linear(self.n_levels * size, size)
         if "text" in self.item_inputs:
-            vectors = torch.from_numpy(np.array(dataset.item_vectors, dtype=np.float32))  # a copy: the original may be a read-only file
-            self.register_buffer("item_vectors", vectors)  # [n_items, D]
+            vectors = torch.from_numpy(np.array(self.sources.content.embeddings, dtype=np.float32))  # a copy: it may be a read-only file
+            self.register_buffer("item_vectors", vectors, persistent=False)  # [n_items, D]
             self.text_projection = nn.Linear(self.item_vectors.shape[1], size)
         if "id" in self.item_inputs:
             self.id_embedding = nn.Embedding(self.n_items, size, padding_idx=0)
@@ -150,7 +150,16 @@ class R3GR(SIDGenerator):
         self.apply(self._initialise)
 
     @classmethod
+    def needs(cls, config) -> Needs:
+        return Needs(semantic_ids=UNIQUE, content=("text",) if "text" in config["item_inputs"] else None)
+
+    @classmethod
+    def result_name(cls, config) -> str:
+        return "R3GR-hybrid" if "id" in config["item_inputs"] else "R3GR"
+
+    @classmethod
     def check(cls, config) -> None:
+        super().check(config)
         inputs, encoder = config["item_inputs"], config["encoder"]
         if not isinstance(inputs, list) or not inputs or not set(map(str, inputs)) <= set(ITEM_INPUTS):
             raise UserError(f"item_inputs is {inputs!r}; give a list of some of {', '.join(ITEM_INPUTS)}, such as [codes, text]")
@@ -247,10 +256,24 @@ class R3GR(SIDGenerator):
         table = self.code_embedding if self.tied_heads else self.head_embedding
         return F.linear(x, table.weight[self.first_token[level] :][: self.codebook_sizes[level]], self.head_bias[level])
 
-    def start(self, interaction) -> DecodingState:
-        """Encode the histories; see :meth:`SIDGenerator.start`."""
+    def read(self, interaction) -> Tensor:
+        """Histories as vectors ``[B, d]``."""
         encoded, packing = self.encode(interaction[self.ITEM_SEQ])
-        return DecodingState(user=packing.last(encoded), past=[[] for _ in self.decoder])
+        return packing.last(encoded)
+
+    def start(self, reading: Tensor) -> DecodingState:
+        """Begin to decode; see :meth:`SIDGenerator.start`."""
+        return DecodingState(user=reading, past=[[] for _ in self.decoder])
+
+    def grow(self, sources: Sources) -> None:
+        """Added items have no id embedding: zero, as ``id_dropout`` hides an item's in training."""
+        n_new = len(sources.semantic_ids.item_ids) - self.n_items
+        super().grow(sources)
+        if "text" in self.item_inputs:
+            self.item_vectors = torch.from_numpy(np.array(sources.content.embeddings, dtype=np.float32)).to(self.item_vectors.device)
+        if "id" in self.item_inputs:
+            old = self.id_embedding.weight.detach()
+            self.id_embedding = nn.Embedding.from_pretrained(torch.cat([old, old.new_zeros(n_new, old.shape[1])]), padding_idx=0)
 
     def step(self, state: DecodingState, tokens: Tensor | None, parents: Tensor | None) -> Tensor:
         """Log-probabilities of the next level's codes; see :meth:`SIDGenerator.step`."""

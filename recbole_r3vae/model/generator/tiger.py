@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from recbole_r3vae.data.sequences import PrefixDataset
 from recbole_r3vae.errors import UserError
-from recbole_r3vae.model.generator.base import SIDGenerator
+from recbole_r3vae.model.ranker import SIDGenerator
 from recbole_r3vae.model.generator.layers import Packing, attend_levels, pack, reorder
 
 HEAD_ROWS = 512  # beams whose logits over the whole vocabulary exist at a time; all of them at once would leave every cache
@@ -147,7 +147,6 @@ class TIGER(SIDGenerator):
         super().__init__(config, dataset)
         size, self.n_heads, head_size = config["hidden_size"], config["n_heads"], config["head_size"]
         self.temperature = config["loss_temperature"]
-        self.check(config)
         self.first_token = [1 + sum(self.codebook_sizes[:level]) for level in range(self.n_levels)]  # of each level's code 0
         n_buckets = config["n_user_buckets"]
         names = [str(name).encode() for name in dataset.field2id_token[self.USER_ID]]
@@ -166,6 +165,7 @@ class TIGER(SIDGenerator):
 
     @classmethod
     def check(cls, config) -> None:
+        super().check(config)
         if not config["loss_temperature"] > 0:
             value = config["loss_temperature"]
             raise UserError(f"loss_temperature must be above 0, got {value}; 1 is the plain loss, LETTER's best is about 0.7")
@@ -275,9 +275,13 @@ class TIGER(SIDGenerator):
         logits, target = self.forward(interaction)
         return F.cross_entropy(logits.flatten(0, 1) / self.temperature, target.flatten(), reduction="sum") / len(target)
 
-    def start(self, interaction) -> DecodingState:
-        """Encode the histories; see :meth:`SIDGenerator.start`."""
-        encoded, packing = self.encode(interaction)
+    def read(self, interaction) -> tuple[Tensor, Packing]:
+        """Histories as vectors of their positions; see :meth:`encode`."""
+        return self.encode(interaction)
+
+    def start(self, reading: tuple[Tensor, Packing]) -> DecodingState:
+        """Project the histories to keys and values, once a user; see :meth:`SIDGenerator.start`."""
+        encoded, packing = reading
         history = [packing.pad(layer.cross_kv(encoded)).unflatten(-1, (2, self.n_heads, -1)).unbind(2) for layer in self.decoder]
         real = packing.pad(encoded.new_ones(len(encoded), 1))[:, None, None, :, 0] > 0  # [B, 1, 1, T]
         mask = None if real.all() else encoded.new_zeros(real.shape).masked_fill(~real, -torch.inf)

@@ -13,6 +13,7 @@ from recbole.utils import InputType, ModelType
 from torch import Tensor, nn
 
 from recbole_r3vae.data.items import ItemVectors
+from recbole_r3vae.model.contract import TOKENIZE, Contract, Needs
 from recbole_r3vae.errors import UserError, nearest
 
 TOKENIZE_ROWS = 4096
@@ -38,7 +39,7 @@ class Quantized:
     reconstruction: Tensor
 
 
-class SemanticTokenizer(AbstractRecommender):
+class SemanticTokenizer(Contract, AbstractRecommender):
     """A RecBole model over items: batches of item embeddings train it, code tuples come out.
 
     A subclass writes :meth:`quantize`, and :meth:`calculate_loss` if it trains. It may write
@@ -61,6 +62,16 @@ class SemanticTokenizer(AbstractRecommender):
     """
 
     type = ModelType.GENERAL
+    task = TOKENIZE
+    ranks_items = False
+    fitted = False
+    ordered = True
+    selected_by = {"reconstruction": False, "unique_ratio": True, "usage": True, "sc": True, "pd": False}
+
+    @classmethod
+    def needs(cls, config):
+        return Needs(content=(), interactions=cls.uses_interactions)
+
     input_type = InputType.POINTWISE
     prefix_grouped_batches = False  # whether training batches should hold items of equal first codes together
     uses_interactions = False  # whether training batches should hold collaborative embeddings, field item_cf

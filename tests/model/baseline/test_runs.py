@@ -10,10 +10,10 @@ import torch
 
 from recbole_r3vae.config import Config
 from recbole_r3vae.errors import UserError
-from recbole_r3vae.models import MODEL_ROOMS, own_models
+from recbole_r3vae.config.registry import MODEL_ROOMS, own_models
 from recbole_r3vae.quick_start import load_data_and_model, run_recbole_r3vae
 from recbole_r3vae.quick_start.run import loss_name
-from recbole_r3vae.settings import properties
+from recbole_r3vae.config.sources import properties
 
 MODELS = ["BSARec", "HSTU"]
 

@@ -15,7 +15,7 @@ from recbole_r3vae.config import Config
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.model.generator.tiger import RelativePositionBias
 from recbole_r3vae.quick_start import run_recbole_r3vae
-from recbole_r3vae.settings import load_yaml, properties
+from recbole_r3vae.config.sources import load_yaml, properties
 
 BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 SMALL = {"model": "TIGER", "head_size": 8, "n_layers": 2, "n_decoder_layers": 2, "n_user_buckets": 7}

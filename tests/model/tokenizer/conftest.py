@@ -10,8 +10,8 @@ from recbole_r3vae.data.content import ItemContent
 from recbole_r3vae.data.items import ItemVectors
 from recbole_r3vae.model.tokenizer.base import SemanticTokenizer
 from recbole_r3vae.model.tokenizer.r3vae import R3VAE
-from recbole_r3vae.models import get_model
-from recbole_r3vae.settings import load_yaml, properties
+from recbole_r3vae.config.registry import get_model
+from recbole_r3vae.config.sources import load_yaml, properties
 
 
 @pytest.fixture(scope="session")

@@ -1,12 +1,9 @@
-"""Checkpoints that cannot run code, cannot be half-written, and resume to the same bits. For RecBole's trainers as well as ours."""
+"""What every trainer does here, RecBole's as well as ours: safe checkpoints, resumption to the same bits, hooks, both rules from one test."""
 
 from __future__ import annotations
 
-import json
-import os
-import random
+import copy
 import time
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +14,23 @@ from recbole.trainer import Trainer
 from recbole.utils import set_color
 
 from recbole_r3vae.compat import collector_class
+from recbole_r3vae.config import RULES
 from recbole_r3vae.data.clicks import ClickDataset
 from recbole_r3vae.data.sequences import TARGET_LIST_FIELD
 from recbole_r3vae.errors import UserError
-from recbole_r3vae.io import atomic_write
+from recbole_r3vae.model.contract import Sources, training_hooks
 from recbole_r3vae.provenance import commit
-from recbole_r3vae.trainer.evaluation import ExactEvaluator, mask_of
+from recbole_r3vae.trainer.checkpoint_file import (
+    from_plain,
+    load_checkpoint,
+    random_state,
+    save_checkpoint,
+    set_random_state,
+    sources_state,
+    to_plain,
+)
+from recbole_r3vae.trainer.evaluation import ExactEvaluator, met_cells
 
-SCHEMA = 2
 Collector = collector_class()
 
 
@@ -32,92 +38,9 @@ class BudgetReached(Exception):
     """Training has used its ``max_minutes``."""
 
 
-def save_checkpoint(path: str | os.PathLike, state: dict[str, Any]) -> None:
-    """Write tensors and plain data; the file is whole or absent."""
-    with atomic_write(path, "wb") as file:
-        torch.save({"schema": SCHEMA, **state}, file)
-
-
-def load_checkpoint(path: str | os.PathLike, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Read a checkpoint with ``weights_only=True``: nothing in it is executed.
-
-    Args:
-        path: A ``best.pth`` or ``last.pth`` of this package.
-        device: Where its tensors go.
-
-    Returns:
-        What :func:`save_checkpoint` was given.
-
-    Raises:
-        UserError: the file is absent, truncated, changed, holds more than tensors and plain data, or is of another schema.
-    """
-    if not Path(path).is_file():
-        raise UserError(f"there is no checkpoint {path}; check the path, or train first")
-    try:
-        with zipfile.ZipFile(path) as archive:  # torch writes checksums and never reads them
-            if archive.testzip() is not None:
-                raise zipfile.BadZipFile("a checksum does not fit")
-        state = torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError or OSError, depending on the damage
-        raise UserError(
-            f"checkpoint {path} is damaged, or was not written by this package ({type(error).__name__}); delete it and train again"
-        ) from error
-    if not isinstance(state, dict) or state.get("schema") != SCHEMA:
-        found = state.get("schema") if isinstance(state, dict) else type(state).__name__
-        raise UserError(f"checkpoint {path} has schema {found!r}, this version reads {SCHEMA}; train again")
-    return state
-
-
-def to_plain(value: Any) -> Any:
-    """Arrays and sparse matrices, in which RecBole's non-gradient models keep what they learned, as tensors and plain data.
-
-    Modules are left out: DIN lists one among its other parameters, whose weights are among the model's own.
-    """
-    if isinstance(value, dict):
-        return {key: to_plain(entry) for key, entry in value.items() if not isinstance(entry, torch.nn.Module)}
-    if scipy.sparse.issparse(value):
-        matrix = value.tocsr()
-        parts = [torch.from_numpy(np.array(part)) for part in (matrix.data, matrix.indices, matrix.indptr)]
-        return {"sparse_format": value.format, "csr": parts, "shape": list(matrix.shape)}
-    if isinstance(value, np.ndarray):
-        return {"array": torch.from_numpy(np.array(value))}
-    return value
-
-
-def from_plain(value: Any) -> Any:
-    """What :func:`to_plain` was given."""
-    if isinstance(value, dict) and "sparse_format" in value:
-        parts = tuple(part.cpu().numpy() for part in value["csr"])
-        return scipy.sparse.csr_matrix(parts, shape=value["shape"]).asformat(value["sparse_format"])
-    if isinstance(value, dict) and set(value) == {"array"}:
-        return value["array"].cpu().numpy()
-    return {key: from_plain(entry) for key, entry in value.items()} if isinstance(value, dict) else value
-
-
-def random_state() -> dict[str, Any]:
-    """The state of torch's, numpy's and Python's generators as tensors and plain data."""
-    name, keys, position, has_gauss, cached = np.random.get_state()
-    return {
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "numpy": [name, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached],
-        "python": random.getstate(),
-    }
-
-
-def set_random_state(state: dict[str, Any]) -> None:
-    """Put back what :func:`random_state` returned."""
-    torch.set_rng_state(state["torch"].cpu())
-    if state["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all([rng.cpu() for rng in state["cuda"]])
-    name, keys, position, has_gauss, cached = state["numpy"]
-    np.random.set_state((name, keys.cpu().numpy().astype(np.uint32), position, has_gauss, cached))
-    version, internal, gauss = state["python"]
-    random.setstate((version, tuple(internal), gauss))
-
-
 class Checkpointed:
-    """Mixin for a RecBole trainer: ``best.pth`` and ``last.pth`` in the run's folder, exact resumption, a time budget.
+    """Mixin for a RecBole trainer: ``best.pth`` and ``last.pth`` in the run's folder, exact resumption, a time budget, a model's hooks
+    ``begin_epoch`` and ``after_step``, and evaluation under both rules on items that users have met.
 
     ``last.pth`` is written at the start of every epoch and when training ends, so it always describes a moment between two epochs
     with the early stopping of the earlier one done. It holds the model, the optimizer, the counters, the random states of torch,
@@ -126,7 +49,12 @@ class Checkpointed:
 
     Attributes:
         valid_history: one dict a validation: ``epoch`` from 1, ``seconds`` of training until then, ``score``.
+        known: what the run knows of itself and its data, kept in every checkpoint: ``identity``, ``data``, ``ids``.
+        results: rule to metrics of the last :meth:`evaluate` over the whole catalogue; empty where candidates were sampled or labelled.
+        ranks: rule to the rank of each row's target then, see :meth:`~.evaluation.ExactEvaluator.target_ranks`.
     """
+
+    known: dict[str, Any] = {}
 
     def __init__(self, config, model):
         # RecBole hands DistributedDataParallel a device number, which it refuses for modules on the CPU; wrap it here instead.
@@ -134,7 +62,12 @@ class Checkpointed:
         config["single_spec"] = True
         super().__init__(config, model)
         config["single_spec"] = single
+        self.eval_step = max(1, min(self.eval_step, self.epochs))  # counted models have one epoch, which is to be validated too
         self.eval_collector, self.evaluator = Collector(config), ExactEvaluator(config)
+        self.results: dict[str, dict[str, float]] = {}
+        self.ranks: dict[str, np.ndarray | None] = {}
+        self._other_rule: Any = None  # collects under the rule that does not select, while both are measured
+        self._both_rules = True
         self._seen: scipy.sparse.csr_matrix | None = None  # what users met before the part under evaluation
         if not single:
             on_gpu = self.device.type == "cuda"
@@ -178,6 +111,8 @@ class Checkpointed:
                 )
         return {
             "config": self.config.declared,
+            **self.known,
+            "sources": sources_state(getattr(self.model, "sources", Sources())),
             "model": self.model.state_dict(),
             "other_parameter": to_plain(self.model.other_parameter()),
             "cur_step": self.cur_step,
@@ -223,6 +158,7 @@ class Checkpointed:
             raise BudgetReached
         self._save_last(epoch_idx, train_data, finished=False)
         self._batch_number, self._train_data = 0, train_data
+        training_hooks(self.model)[0](epoch_idx)
         calculate_loss = loss_func or self.model.calculate_loss
 
         def loss_of_known_batch(interaction):
@@ -230,6 +166,11 @@ class Checkpointed:
             return calculate_loss(interaction)
 
         return super()._train_epoch(train_data, epoch_idx, loss_func=loss_of_known_batch, show_progress=show_progress)
+
+    def _build_optimizer(self, **kwargs):
+        optimizer = super()._build_optimizer(**kwargs)
+        optimizer.register_step_post_hook(lambda *_: training_hooks(self.model)[1](self._batch))
+        return optimizer
 
     def _check_nan(self, loss):
         if torch.isfinite(loss).all():
@@ -257,7 +198,11 @@ class Checkpointed:
         return f"kept from before: {' and '.join(kept)}" if kept else "there is no checkpoint from before"
 
     def _valid_epoch(self, valid_data, show_progress=False):
-        score, result = super()._valid_epoch(valid_data, show_progress)
+        self._both_rules = False
+        try:
+            score, result = super()._valid_epoch(valid_data, show_progress)
+        finally:
+            self._both_rules = True
         self.valid_history.append({"epoch": self.finished_epochs + 1, "seconds": round(self.seconds(), 1), "score": float(score)})
         return score, result
 
@@ -344,22 +289,65 @@ class Checkpointed:
 
     @torch.no_grad()
     def evaluate(self, eval_data, load_best_model=True, model_file=None, show_progress=False):
-        """RecBole's evaluation; the best checkpoint is read without executing anything in it."""
+        """RecBole's evaluation; the best checkpoint is read without executing anything in it.
+
+        Over the whole catalogue, both rules on items that users have met are measured at once: :attr:`results`, :attr:`ranks`.
+
+        Returns:
+            Metrics, under ``valid_rule`` where there are two rules.
+        """
         if eval_data and load_best_model:
             self.load_best(model_file)
         if eval_data:
             self.evaluator.n_rows, self._seen = eval_data.sample_size, getattr(eval_data, "seen", None)
             part = getattr(eval_data, "_dataset", None)
             self.evaluator.labelled = part.labelled_rows() if isinstance(part, ClickDataset) else None
-        return super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
+        self.results, self.ranks, self._met_counted = {}, {}, False
+        self._other_rule = copy.deepcopy(self.eval_collector) if self._both_rules and self._seen is not None else None
+        result = super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
+        if eval_data and self._met_counted:
+            self._keep(self._rules[0], result)
+            if self._other_rule is not None:
+                self._keep(self._rules[1], self.evaluator.evaluate(self._other_rule.get_data_struct()))
+        self._other_rule = None
+        return result
+
+    @property
+    def _rules(self) -> list[str]:
+        """The rule that selects, then the other one."""
+        return sorted(RULES, key=lambda rule: rule != self.config["valid_rule"])
+
+    def _keep(self, rule: str, result: dict[str, float]) -> None:
+        self.results[rule], self.ranks[rule] = dict(result), self.evaluator.target_ranks()
 
     def _full_sort_batch_eval(self, batched_data):
-        return super()._full_sort_batch_eval(self._with_mask(batched_data))
+        interaction, _, positive_u, positive_i = batched_data
+        met = self._met(interaction, positive_u, positive_i)
+        interaction, scores, positive_u, positive_i = super()._full_sort_batch_eval((interaction, None, positive_u, positive_i))
+        left_out = scores
+        if met is not None:
+            left_out = scores.clone() if "stay" in self._measured else scores  # [B, n_items]
+            left_out[met] = -torch.inf
+        by_rule = {"stay": scores, "left_out": left_out}
+        if self._other_rule is not None:
+            self._other_rule.eval_batch_collect(by_rule[self._rules[1]], interaction, positive_u, positive_i)
+        return interaction, by_rule[self._rules[0]], positive_u, positive_i
 
-    def _with_mask(self, batched_data):
-        interaction, mask, positive_u, positive_i = batched_data
-        users = interaction[self.config["USER_ID_FIELD"]]
-        return interaction, mask_of(self.config["mask_history"], mask, self._seen, users, positive_u, positive_i), positive_u, positive_i
+    @property
+    def _measured(self) -> list[str]:
+        return self._rules if self._other_rule is not None else self._rules[:1]
+
+    def _met(self, interaction, positive_u, positive_i):
+        """Row and item of each cell that the rule ``left_out`` masks; ``None`` where that rule is not measured."""
+        self._met_counted = True
+        if "left_out" not in self._measured:
+            return None
+        if self._seen is None:
+            raise UserError(
+                "valid_rule is left_out, and these loaders do not know what users met before; "
+                "make them with recbole_r3vae.quick_start.lookup.data_preparation"
+            )
+        return met_cells(self._seen, interaction[self.config["USER_ID_FIELD"]], positive_u, positive_i)
 
     def _map_reduce(self, result, num_sample):
         return result  # already that of all processes
@@ -378,10 +366,3 @@ def checkpointed(trainer_class: type[Trainer]) -> type[Trainer]:
     if issubclass(trainer_class, Checkpointed):
         return trainer_class
     return type(trainer_class.__name__, (Checkpointed, trainer_class), {"__doc__": trainer_class.__doc__})
-
-
-def write_json(path: str | os.PathLike, values: dict[str, Any]) -> None:
-    """Write plain data as indented JSON, whole or not at all."""
-    with atomic_write(path) as file:
-        json.dump(values, file, indent=2, ensure_ascii=False, default=float)
-        file.write("\n")

@@ -12,38 +12,22 @@ from typing import Any
 import torch
 from recbole.config import Config as RecBoleConfig
 from recbole.evaluator import metric_types
-from recbole.utils import EvaluatorType, ModelType
+from recbole.utils import EvaluatorType
 
 from recbole_r3vae import compat
+from recbole_r3vae.config.registry import get_model, reference, settings_file
+from recbole_r3vae.config.sources import YamlLoader, load_yaml, parse_arguments, parse_value, plain_values, properties, recbole_properties
+from recbole_r3vae.config.stages import PREFIX, tokenizer_keys
 from recbole_r3vae.errors import UserError, nearest, refused, shown
-from recbole_r3vae.models import MODEL_ROOMS, get_model, own_models, predicts_clicks
-from recbole_r3vae.settings import (
-    YamlLoader,
-    fingerprint,
-    load_yaml,
-    parse_arguments,
-    parse_value,
-    properties,
-    recbole_properties,
-)
+from recbole_r3vae.model.recbole_models import contract_of
 
-# Keys that say where and how loudly a run happens, never what it computes: they take no part in a run's identity.
-# `epochs` and the two stopping keys are among them so that a finished run can be resumed and trained longer.
-INCIDENTAL_KEYS = frozenset(
-    "data_path checkpoint_dir run_dir content_cache_dir device resume strict_config state show_progress worker log_wandb wandb_project "
-    "gpu_id use_gpu config_files config_file sid_file epochs stopping_step max_minutes num_beams eval_batch_size "
-    "save_dataset dataset_save_path save_dataloaders dataloaders_save_path".split()
-)
-
-
-TOKENIZER_METRICS = {"reconstruction": False, "unique_ratio": True, "usage": True, "sc": True, "pd": False}
-"""What a tokenizer may be selected by, and whether bigger is better."""
-
+RULES = ("left_out", "stay")
+"""What may become of items that a user has met: they are no candidates, or they are."""
 
 TYPES_BESIDE_THE_DEFAULTS = {
-    "max_minutes": (float,), "run_dir": (str,), "sid_file": (str,), "content_file": (str,), "content_ids": (str,),
+    "max_minutes": (float,), "run_dir": (str,), "sid_file": (str,), "content_file": (str,), "content_ids": (str,), "init_from": (str,),
     "num_beams": (int, str), "valid_num_beams": (int, str), "gpu_id": (str, int), "topk": (list, int), "metrics": (list, str),
-    "item_text_fields": (list, str), "clip_grad_norm": (dict,), "load_col": (dict,),
+    "item_text_fields": (list, str), "clip_grad_norm": (dict,), "load_col": (dict,), "content_encoder": (str, list, dict),
     "threshold": (dict,),
 }  # fmt: skip
 """Types of keys whose default is ``~``, or one of several that they take. Every other key takes the type of its default."""
@@ -56,12 +40,6 @@ LEAST = {
 REQUIRED = {"valid_metric", "checkpoint_dir", "learner", "tokenizer", "state"}
 """Texts that may not be ``~``; numbers and lists may not either, other texts and mappings may."""
 
-LABELLED = ("labeled", {"valid": "labeled", "test": "labeled"})
-"""Modes of evaluation on labelled interactions."""
-
-SID_FEATURES = ("replace", "append", "none")
-"""What semantic IDs may do to the item id of a model that predicts clicks."""
-
 INSTANCES = {bool: bool, int: Integral, float: Real, str: (str, os.PathLike), list: (list, tuple), dict: dict}
 
 
@@ -70,8 +48,8 @@ class Config(RecBoleConfig):
 
     Precedence is RecBole's: ``arguments`` over ``config_dict`` over ``config_file_list`` over the YAML for this model on this dataset
     (``quick_start/``) over the dataset's over the model's over ``overall.yaml``; this package's YAML files win over RecBole's of
-    the same name. For models that predict clicks, ``ctr.yaml`` comes after ``overall.yaml`` and ``ctr/<dataset>.yaml`` after the
-    dataset's. What differs: the command line is passed in rather than read from ``sys.argv``, strings are parsed as YAML and never
+    the same name. Layers that the model names, such as ``ctr`` for models that predict clicks, come after ``overall.yaml``
+    (``ctr.yaml``) and after the dataset's (``ctr/<dataset>.yaml``). Of ``eval_args`` the keys that are not given stay as they are. What differs: the command line is passed in rather than read from ``sys.argv``, strings are parsed as YAML and never
     evaluated, unknown keys are reported, and ``device`` (``auto``, ``cpu``, ``cuda``, ``cuda:1``) means what it says.
 
     Args:
@@ -82,7 +60,8 @@ class Config(RecBoleConfig):
         arguments: Command-line words, ``["--epochs=5"]``.
 
     Attributes:
-        predicts_clicks: whether the model learns and is measured on labelled interactions, with ``ctr.yaml``.
+        contract: what the model says of itself, see :mod:`~recbole_r3vae.model.contract`.
+        model_keys: keys that are the model's own, so that a tokenizer of the same run does not see them.
         declared: every key and value before RecBole's own conversions: plain data from which an equal ``Config`` can be made.
 
     Raises:
@@ -101,6 +80,7 @@ class Config(RecBoleConfig):
         self._arguments = list(arguments)
         with refused("these settings cannot be used", "correct the key that this is about"):
             super().__init__(model, dataset, config_file_list, config_dict)
+        self.contract.check(self)
 
     # -- where values come from ------------------------------------------------------------------------------------
 
@@ -122,7 +102,7 @@ class Config(RecBoleConfig):
         # HyperTuning hands lists over as strings such as "[64, 64]".
         return {
             key: parse_value(key, value) if isinstance(value, str) and value[:1] in ("[", "{") else value
-            for key, value in (config_dict or {}).items()
+            for key, value in plain_values(config_dict or {}).items()
         }
 
     def _load_cmd_line(self):
@@ -140,88 +120,63 @@ class Config(RecBoleConfig):
 
     def _load_internal_config_dict(self, model, model_class, dataset):
         super()._load_internal_config_dict(model, model_class, dataset)
-        ours, recboles_columns = properties(), self.internal_config_dict.get("load_col")
-        if not os.path.isfile(recbole_properties() / "dataset" / f"{dataset}.yaml"):
-            recboles_columns = None
-        evaluation = self.external_config_dict.get("eval_args")
-        mode = evaluation.get("mode", LABELLED[0]) if isinstance(evaluation, dict) else LABELLED[0]
-        self.predicts_clicks = predicts_clicks(model_class) and mode in LABELLED
-        for path, read in (
-            (ours / "overall.yaml", True),
-            (ours / "ctr.yaml", self.predicts_clicks),
-            (ours / "model" / f"{model}.yaml", True),
-            (ours / "dataset" / f"{dataset}.yaml", True),
-            (ours / "ctr" / f"{dataset}.yaml", self.predicts_clicks),
-            (ours / "quick_start" / f"{model}_{dataset}.yaml", True),
+        values, given = self.internal_config_dict, self.external_config_dict
+        recboles_columns = values.get("load_col") if os.path.isfile(recbole_properties() / "dataset" / f"{dataset}.yaml") else None
+        evaluation = given.get("eval_args")
+        self.contract = contract_of(model_class, evaluation.get("mode") if isinstance(evaluation, dict) else None)
+        ours, layers, own = properties(), self.contract.layers, settings_file(model_class)
+        for path in (
+            ours / "overall.yaml",
+            *(ours / f"{layer}.yaml" for layer in layers),
+            *([own] if own is not None and recbole_properties() not in own.parents else []),
+            ours / "dataset" / f"{dataset}.yaml",
+            *(ours / layer / f"{dataset}.yaml" for layer in layers),
+            ours / "quick_start" / f"{model}_{dataset}.yaml",
         ):
-            if read and os.path.isfile(path):  # unlike Path.is_file, it takes names that no file can have
-                self.internal_config_dict.update(load_yaml(path))
-        types = (ModelType.CONTEXT, ModelType.DECISIONTREE, ModelType.KNOWLEDGE)
-        if recboles_columns and model_class.type in types and not self.predicts_clicks:
-            self.internal_config_dict["load_col"] = recboles_columns  # with the labels and links that such models are trained on
-        self._check_sid_features()
+            if os.path.isfile(path):  # unlike Path.is_file, it takes names that no file can have
+                values.update(load_yaml(path))
+        self.model_keys = {key for name in ("Training", "Evaluation") for key in self.parameters[name]}
+        self.model_keys |= set(load_yaml(own)) if own is not None else set()
+        self.model_keys |= {key for layer in layers for key in load_yaml(ours / f"{layer}.yaml")}
+        if isinstance(evaluation, dict):
+            given["eval_args"] = {**values["eval_args"], **evaluation}
+        self.contract.complete(values, given, recboles_columns)
         self._check_types()
         self._report_unknown_keys()
-        if self.predicts_clicks:
-            self._fit_click_model()
-        elif model not in own_models():
-            self._fit_recbole_model()
-
-    def _check_sid_features(self):
-        if "sid_features" in self.external_config_dict and not self.predicts_clicks:
-            raise UserError(
-                f"sid_features is for models that predict clicks from labelled interactions, {self.model} is not run as one; take a "
-                "context-aware model such as --model=DeepFM, or --model=DIN, with `mode: labeled` in eval_args, or leave sid_features out"
-            )
-        value = self.external_config_dict.get("sid_features", "none")
-        if value not in SID_FEATURES:
-            raise UserError(f"sid_features is {value!r}{nearest(str(value), SID_FEATURES)}; choose {', '.join(SID_FEATURES)}")
-        unread = next((key for key in ("tokenizer", "sid_file") if self.cmd_config_dict.get(key)), None)
-        if self.predicts_clicks and value == "none" and unread:
-            hint = "add --sid_features=replace or append, or leave it out"
-            raise UserError(f"{unread} is given, and {self.model} reads no semantic IDs; {hint}")
-
-    def _fit_click_model(self):
-        """Read the columns that labels, features and item texts are in; and take the keys of eval_args that are not given."""
-        values, given = self.internal_config_dict, self.external_config_dict
-        if given.get("eval_args"):
-            given["eval_args"] = {**values["eval_args"], **given["eval_args"]}
-        final = {**values, **given}
-        columns, features = values.get("load_col"), final["ctr_features"]
-        if columns:
-            values["load_col"] = {
-                "inter": [*columns["inter"], final["LABEL_FIELD"], *(final["threshold"] or {})],
-                "user": [final["USER_ID_FIELD"], *features],
-                "item": [final["ITEM_ID_FIELD"], *columns.get("item", ()), *features],
-            }
-
-    def _fit_recbole_model(self):
-        """Settings that RecBole's models need to run on the same data as ours without the user having to know why."""
-        values = self.internal_config_dict
-        final = {**values, **self.external_config_dict}
-        if final["MODEL_TYPE"] == ModelType.SEQUENTIAL and final.get("loss_type") == "CE":
-            values["train_neg_sample_args"] = None  # full softmax takes no sampled negatives; RecBole refuses the pair
-        if self.model == "Pop":
-            values["train_neg_sample_args"] = None  # it counts what a batch holds, sampled negatives too
-        if final["MODEL_TYPE"] in (ModelType.SEQUENTIAL, ModelType.GENERAL) and not final.get("selected_features"):
-            columns = values.get("load_col")
-            if columns and columns.get("item"):
-                # Models that read ids only: the item file still filters interactions alike, its texts are not loaded.
-                values["load_col"] = {**columns, "item": [final["ITEM_ID_FIELD"]]}
 
     def _report_unknown_keys(self):
         known = self.known_keys()
         unknown_arguments = sorted(set(self.cmd_config_dict) - known)
         if unknown_arguments:
             key = unknown_arguments[0]
-            hint = nearest(key, known, otherwise="correct it, or leave it out")
+            hint = self._whose(key) or nearest(key, known, otherwise="correct it, or leave it out")
             raise UserError(f"unknown key --{key} for model {self.model}{hint}")
-        unknown_in_files = sorted(set(self.file_config_dict) - known)
-        if unknown_in_files:
-            text = ", ".join(f"{key}{nearest(key, known, 1)}" for key in unknown_in_files)
-            if {**self.internal_config_dict, **self.external_config_dict}.get("strict_config"):
-                raise UserError(f"unknown keys in a configuration file for model {self.model}: {text}; correct them, or leave them out")
-            logging.getLogger().warning("unknown keys in a configuration file, ignored: %s", text)
+        for source, values in (("a configuration file", self.file_config_dict), ("config_dict", self.variable_config_dict)):
+            unknown = sorted(set(values) - known)
+            if unknown:
+                text = ", ".join(f"{key}{self._whose(key) or nearest(key, known, 1)}" for key in unknown)
+                if {**self.internal_config_dict, **self.external_config_dict}.get("strict_config"):
+                    raise UserError(f"unknown keys in {source} for model {self.model}: {text}; correct them, or leave them out")
+                logging.getLogger().warning("unknown keys in %s, ignored: %s", source, text)
+
+    def _whose(self, key: str) -> str:
+        """A hint for keys that exist and are not this model's."""
+        if key in load_yaml(properties() / "ctr.yaml"):
+            return (
+                f"; it is for models that predict clicks from labelled interactions, and {self.model} is not run as one: take a "
+                "context-aware model such as --model=DeepFM, or --model=DIN, with `mode: labeled` in eval_args, or leave it out"
+            )
+        if key == "mask_history":
+            return "; every test measures both rules now: set valid_rule to left_out or stay, which of them selects the epoch"
+        tokenizer = self.external_config_dict.get("tokenizer") or self.internal_config_dict.get("tokenizer")
+        if tokenizer and key.startswith(PREFIX):
+            own = {f"{PREFIX}{name}" for name in tokenizer_keys(tokenizer)}
+            return nearest(key, own, otherwise=f"tokenizer {tokenizer} has no key {key.removeprefix(PREFIX)}: correct it, or leave it out")
+        return ""
+
+    @property
+    def _is_recboles(self) -> bool:
+        return self.model_class.__module__.startswith("recbole.")
 
     def _check_types(self):
         general = {key for name, keys in self.parameters.items() if name != "Model" for key in keys}
@@ -229,7 +184,7 @@ class Config(RecBoleConfig):
             default = self.internal_config_dict.get(key)
             self._check_size(key, value)
             types = TYPES_BESIDE_THE_DEFAULTS.get(key) or ((type(default),) if type(default) in INSTANCES else ())
-            if types == (int,) and key not in general and self.model not in own_models():
+            if types == (int,) and key not in general and self._is_recboles:
                 types = (float,)  # RecBole's models write whole numbers for weights and rates too
             optional = default is None or (types[:1] in ((str,), (dict,)) and key not in REQUIRED) or key == "item_text_fields"
             if not types or (value is None and optional) or (types == (str,) and str(default)[:1] in ("[", "{")):
@@ -262,19 +217,19 @@ class Config(RecBoleConfig):
 
     def known_keys(self) -> set[str]:
         """Every key that this run may set: RecBole's, this package's, the model's, and the tokenizer's as ``X`` and ``tokenizer_X``."""
-        known = {"model", "dataset", "config_files"} | set(self.internal_config_dict)
+        known = {"model", "dataset", "config_files", "MODEL_TYPE"} | set(self.internal_config_dict)
         for keys in self.parameters.values():
             known.update(keys)
         tokenizer = self.external_config_dict.get("tokenizer") or self.internal_config_dict.get("tokenizer")
         if self.internal_config_dict.get("tokenizer") and tokenizer:
-            keys = set(tokenizer_defaults(tokenizer))
-            known |= keys | {f"tokenizer_{key}" for key in keys | set(self.internal_config_dict)}
+            keys = tokenizer_keys(tokenizer)
+            known |= keys | {f"{PREFIX}{key}" for key in keys}
         return known
 
     def _get_final_config_dict(self):
         final = super()._get_final_config_dict()
         self.declared = copy.deepcopy({key: value for key, value in final.items() if key != "MODEL_TYPE"})
-        self.declared.update(model=self.model, dataset=self.dataset)
+        self.declared.update(model=reference(self.model_class), dataset=self.dataset)
         if "data_path" not in self.external_config_dict:
             del self.declared["data_path"]  # RecBole finds ml-100k inside its own wheel unless the user names a path
         return final
@@ -282,16 +237,10 @@ class Config(RecBoleConfig):
     def _set_default_parameters(self):
         self._check_metrics()
         super()._set_default_parameters()
-        if self.model in own_models(MODEL_ROOMS[0]):
-            metric = self.final_config_dict["valid_metric"]
-            if metric not in TOKENIZER_METRICS:
-                raise UserError(f"valid_metric {metric!r} is none of a tokenizer's; choose {', '.join(TOKENIZER_METRICS)}")
-            self.final_config_dict["valid_metric_bigger"] = TOKENIZER_METRICS[metric]
-        else:
-            self._check_valid_metric()
-        mask = self.final_config_dict["mask_history"]
-        if mask is not None and type(mask) is not bool:
-            raise UserError(f"mask_history is {mask!r}; choose True, False, or ~ for RecBole's own rule")
+        self._check_valid_metric()
+        rule = self.final_config_dict["valid_rule"]
+        if rule not in RULES:
+            raise UserError(f"valid_rule is {rule!r}{nearest(str(rule), RULES)}; choose {' or '.join(RULES)}")
         data_path = self.external_config_dict.get("data_path")
         if data_path:  # RecBole would take its own copy of ml-100k whatever the user says
             self.final_config_dict["data_path"] = os.path.join(data_path, self.dataset)
@@ -306,14 +255,18 @@ class Config(RecBoleConfig):
 
     def _check_valid_metric(self):
         """RecBole would train an epoch and then miss the key."""
-        final = self.final_config_dict
-        offered = list(final["metrics"])
-        if self.predicts_clicks:
-            offered.append("UAUC")
+        final, own = self.final_config_dict, self.contract.selected_by
+        metric = final["valid_metric"]
+        if own is not None:
+            if metric not in own:
+                raise UserError(f"valid_metric {metric!r} is none of a tokenizer's; choose {', '.join(own)}")
+            final["valid_metric_bigger"] = own[metric]
+            return
+        offered = [*final["metrics"], *self.contract.more_metrics]
         if final["eval_type"] == EvaluatorType.RANKING:
-            offered = [f"{metric}@{k}" for metric in final["metrics"] for k in final["topk"]]
-        if final["valid_metric"].lower() not in {name.lower() for name in offered}:
-            raise UserError(f"valid_metric {final['valid_metric']} is not among what metrics and topk measure; choose {', '.join(offered)}")
+            offered = [f"{name}@{k}" for name in final["metrics"] for k in final["topk"]]
+        if metric.lower() not in {name.lower() for name in offered}:
+            raise UserError(f"valid_metric {metric} is not among what metrics and topk measure; choose {', '.join(offered)}")
 
     # -- devices and processes ---------------------------------------------------------------------------------------
 
@@ -353,61 +306,3 @@ class Config(RecBoleConfig):
         """numpy's removed aliases that RecBole 1.2's own code uses; see :mod:`recbole_r3vae.compat`."""
         compat.apply()
         super().compatibility_settings()
-
-
-def tokenizer_defaults(name: str) -> dict[str, Any]:
-    """The keys of a tokenizer's YAML and their defaults.
-
-    Raises:
-        UserError: there is no tokenizer of that name; the message names the nearest.
-    """
-    tokenizers = own_models(MODEL_ROOMS[0])
-    if name not in tokenizers:
-        raise UserError(f"there is no tokenizer {name!r}{nearest(name, tokenizers)}; there are {', '.join(sorted(tokenizers))}")
-    return load_yaml(properties() / "model" / f"{name}.yaml")
-
-
-def tokenizer_config(config: Config) -> Config:
-    """The configuration of the tokenizer stage of a generator's run.
-
-    A key X of that stage is ``tokenizer_X`` where the user gives it; else the user's X, unless X is one of the generator's own keys (its
-    YAML lists them: ``epochs``, ``learning_rate`` …; for a model that predicts clicks ``ctr.yaml`` and RecBole's YAML of the model); else
-    ``tokenizer_X`` of the generator's YAML files; else the tokenizer's default.
-    So changing how the generator is trained never changes the semantic IDs.
-
-    Args:
-        config: Configuration of a generator, or of a model that predicts clicks, with ``tokenizer`` set.
-
-    Returns:
-        Configuration with the tokenizer as its model.
-    """
-    files = [properties() / "model" / f"{config.model}.yaml"]
-    if config.predicts_clicks:
-        files = [properties() / "ctr.yaml", recbole_properties() / "model" / f"{config.model}.yaml"]
-    generator_keys = {key for file in files for key in load_yaml(file)}
-    given = config.external_config_dict
-    prefixed = [
-        {key.removeprefix("tokenizer_"): value for key, value in source.items() if key.startswith("tokenizer_")}
-        for source in (config.internal_config_dict, given)
-    ]
-    plain = {
-        key: value
-        for key, value in given.items()
-        if not key.startswith("tokenizer_") and key not in {"model", "tokenizer", *generator_keys}
-    }
-    values = {**prefixed[0], **plain, **prefixed[1]}
-    return Config(model=config["tokenizer"], dataset=config.dataset, config_dict=values)
-
-
-def identity(config: Config, **more: Any) -> str:
-    """The hash that names a run: everything that decides its result, nothing that does not.
-
-    Args:
-        config: The run's configuration.
-        **more: What the configuration does not say, such as the content hash of its semantic IDs.
-
-    Returns:
-        Twelve hexadecimal digits.
-    """
-    decisive = {key: value for key, value in config.declared.items() if key not in INCIDENTAL_KEYS}
-    return fingerprint({**decisive, **more})

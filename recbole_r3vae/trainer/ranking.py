@@ -1,19 +1,15 @@
-"""Training and evaluating generators of semantic IDs: schedules, mixed precision, and metrics on the generated items themselves."""
+"""Training and evaluating rankers: schedules, mixed precision, and metrics on the recommended items themselves."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from recbole.trainer import Trainer
+from torch import Tensor
 
-from recbole_r3vae.errors import UserError
-from recbole_r3vae.model.generator.base import EXACT
-from recbole_r3vae.trainer.checkpoint import Checkpointed, Collector
-
-SPARSE_METRICS = {"recall", "ndcg", "mrr", "hit", "map", "precision"}
-COVERAGE_METRICS = {"itemcoverage", "averagepopularity", "giniindex", "shannonentropy", "tailpercentage"}
-SCHEDULES = ("constant", "cosine", "inverse_sqrt")
+from recbole_r3vae.trainer.resumable import Checkpointed, Collector
 
 
 class TopKCollector(Collector):
@@ -47,47 +43,20 @@ class TopKCollector(Collector):
             self.data_struct.update_tensor("rec.topk", torch.cat([hits, n_relevant], dim=1))
 
 
-def check_settings(config) -> None:
-    """Refuse what a generator cannot be trained or scored with, before anything is trained.
+class RankingTrainer(Checkpointed, Trainer):
+    """RecBole's trainer for a :class:`~recbole_r3vae.model.ranker.Ranker`.
 
-    Raises:
-        UserError: a beam narrower than the largest cut-off, a metric that a top-k list cannot give, an unknown schedule.
-    """
-    widest = max(config["topk"])
-    for key in ("valid_num_beams", "num_beams"):
-        beams = config[key]
-        if beams != EXACT and type(beams) is not int:
-            raise UserError(f"{key} is {beams!r}; give a whole number, at least the largest topk={widest}, or {EXACT}")
-        if beams != EXACT and beams < widest:
-            raise UserError(f"{key}={beams} is below the largest topk={widest}; use --{key}={widest} or more")
-    refused = [metric for metric in config["metrics"] if metric.lower() not in SPARSE_METRICS | COVERAGE_METRICS]
-    if refused:
-        raise UserError(
-            f"metric {refused[0]} needs a score for every item; a beam search ranks only its best. "
-            "Choose among Recall, NDCG, MRR, Hit, MAP, Precision, ItemCoverage, GiniIndex, AveragePopularity"
-        )
-    if config["lr_schedule"] not in SCHEDULES:
-        raise UserError(f"lr_schedule {config['lr_schedule']!r} is unknown; choose {', '.join(SCHEDULES)}")
-
-
-class GeneratorTrainer(Checkpointed, Trainer):
-    """RecBole's trainer for a generator of semantic IDs.
-
-    Adds to it a warm-up with constant, cosine or inverse-square-root decay, bfloat16 training (``enable_amp``), a narrower beam
-    while validating (``valid_num_beams``) than when testing (``num_beams``), and evaluation on the ranked items of the beam search.
-
-    Raises:
-        UserError: as :func:`check_settings`.
+    Adds to it a warm-up with constant, cosine or inverse-square-root decay, bfloat16 training (``enable_amp``), a narrower search while
+    validating than when testing where the model has one, and evaluation on ranked items.
     """
 
     def __init__(self, config, model):
         super().__init__(config, model)
-        check_settings(config)
         self.eval_collector = TopKCollector(config)
         self._step = 0
 
     def _learning_rate(self, step: int, total: int) -> float:
-        warmup = self.config["warmup_steps"]
+        warmup = self.config["warmup_steps"] or 0
         if step < warmup:
             return self.learning_rate * (step + 1) / warmup
         schedule = self.config["lr_schedule"]
@@ -113,21 +82,30 @@ class GeneratorTrainer(Checkpointed, Trainer):
 
     @property
     def mixed_precision(self) -> bool:
+        """Whether matrix products are in bfloat16."""
         return bool(self.config["enable_amp"])
 
     def _valid_epoch(self, valid_data, show_progress=False):
-        self.model.num_beams = self.config["valid_num_beams"]
+        validating = getattr(self.model, "validating", lambda under_way: None)
+        validating(True)
         try:
             return super()._valid_epoch(valid_data, show_progress=show_progress)
         finally:
-            self.model.num_beams = self.config["num_beams"]
+            validating(False)
 
     def _full_sort_batch_eval(self, batched_data):
-        interaction, mask, positive_u, positive_i = self._with_mask(batched_data)
-        allowed = None
-        if mask is not None:
-            allowed = torch.ones(len(interaction), self.model.n_items, dtype=torch.bool)  # [B, n_items]
-            allowed[mask] = False
+        interaction, _, positive_u, positive_i = batched_data
+        met = self._met(interaction, positive_u, positive_i)
+        rules = [self._allowed(len(interaction), met) if rule == "left_out" else None for rule in self._measured]
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.mixed_precision):
-            items, _ = self.model.recommend(interaction.to(self.device), max(self.config["topk"]), allowed)
-        return interaction, items, positive_u.to(self.device), positive_i.to(self.device)
+            found = self.model.recommend_under(interaction.to(self.device), max(self.config["topk"]), rules)
+        positive_u, positive_i = positive_u.to(self.device), positive_i.to(self.device)
+        for ranking in found[1:]:
+            self._other_rule.eval_batch_collect(ranking.items, interaction, positive_u, positive_i)
+        return interaction, found[0].items, positive_u, positive_i
+
+    def _allowed(self, n_rows: int, met: Sequence[Tensor]) -> Tensor:
+        """bool ``[B, n_items]``."""
+        allowed = torch.ones(n_rows, self.model.n_items, dtype=torch.bool)
+        allowed[met] = False
+        return allowed.to(self.device)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from enum import Enum
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -154,11 +153,30 @@ def parse_arguments(arguments: Iterable[str]) -> dict[str, Any]:
     return values
 
 
-def fingerprint(values: dict[str, Any]) -> str:
-    """A short stable hash of plain settings, whatever the order of their keys.
+def plain_values(values: Any, where: str = "config_dict") -> Any:
+    """Python values as YAML would give them: numpy's and torch's numbers as Python's, tuples and arrays as lists.
 
-    Returns:
-        Twelve hexadecimal digits.
+    Args:
+        values: a setting, or a mapping of settings.
+        where: what it is called in a message.
+
+    Raises:
+        UserError: a value is none that YAML can write.
     """
-    text = json.dumps(values, sort_keys=True, default=str, ensure_ascii=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    if isinstance(values, Mapping):
+        return {str(key): plain_values(value, str(key)) for key, value in values.items()}
+    if isinstance(values, (list, tuple, set, frozenset)):
+        entries = sorted(values, key=str) if isinstance(values, (set, frozenset)) else values
+        return [plain_values(value, where) for value in entries]
+    if values is None or isinstance(values, (bool, int, float, str)) and type(values).__module__ == "builtins":
+        return values
+    if isinstance(values, os.PathLike):
+        return os.fspath(values)
+    if hasattr(values, "tolist"):  # a number or an array of numpy's, a tensor
+        return plain_values(values.tolist(), where)
+    if isinstance(values, Enum):
+        return values
+    for kind in (bool, int, float, str):  # a subclass of one of these
+        if isinstance(values, kind):
+            return kind(values)
+    raise UserError(f"{where} is {shown(values)} ({type(values).__name__}); give a number, a text, a list or a mapping of these")

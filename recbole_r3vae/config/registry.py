@@ -1,0 +1,137 @@
+"""Finding a model by its name: this package's first, a user's own by ``package.module:Class``, then RecBole's."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+import pkgutil
+import sys
+from pathlib import Path
+
+from recbole_r3vae.compat import recbole_model
+from recbole_r3vae.config.sources import properties, recbole_properties
+from recbole_r3vae.errors import UserError, nearest, one_line, shown
+
+MODEL_ROOMS = ("recbole_r3vae.model.tokenizer", "recbole_r3vae.model.generator", "recbole_r3vae.model.baseline")
+"""Packages whose modules hold one model each: module ``r3gr`` holds class ``R3GR``."""
+
+
+def own_models(room: str | None = None) -> dict[str, type]:
+    """Every model class of this package by name.
+
+    Args:
+        room: One of :data:`MODEL_ROOMS`, or ``None`` for all of them.
+
+    Returns:
+        Name, as written on the command line, to class. A module is a model when it defines a class whose lower-cased name is
+        the module's name, so a new model is found by its file alone.
+    """
+    found = {}
+    for package in [room] if room else MODEL_ROOMS:
+        for info in pkgutil.iter_modules(importlib.import_module(package).__path__):
+            if info.ispkg:
+                continue
+            candidate = importlib.import_module(f"{package}.{info.name}")
+            for name, value in vars(candidate).items():
+                if isinstance(value, type) and value.__module__ == candidate.__name__ and name.lower() == info.name:
+                    found[name] = value
+    return found
+
+
+def get_model(name: str) -> type:
+    """The class of a model of this package, of a user's own, or of RecBole.
+
+    Args:
+        name: ``R3GR``, ``R3VAE``, ``SASRec`` …; or ``package.module:Class``, which imports that module, from the working folder too.
+
+    Raises:
+        UserError: there is none; the message names the nearest models.
+    """
+    if ":" in name:
+        return _outside_model(name)
+    ours = own_models()
+    if name in ours:
+        return ours[name]
+    try:
+        return recbole_model(name)
+    except (ValueError, TypeError, AttributeError, ModuleNotFoundError) as error:
+        choices = f"choose one of RecBole's, one of your own as package.module:Class, or {', '.join(sorted(ours))}"
+        raise UserError(f"there is no model {shown(name)}{nearest(name, [*ours, *recbole_models()], otherwise=choices)}") from error
+
+
+def get_tokenizer(name: str) -> type:
+    """As :func:`get_model`, of a tokenizer.
+
+    Raises:
+        UserError: there is none of that name; the message names the nearest.
+    """
+    tokenizers = own_models(MODEL_ROOMS[0])
+    found = tokenizers.get(name) if ":" not in name else _outside_model(name)
+    if found is None or not hasattr(found, "quantize"):
+        hint = nearest(name, tokenizers, otherwise="choose one of these, or one of your own as package.module:Class")
+        raise UserError(f"there is no tokenizer {shown(name)}, only {', '.join(sorted(tokenizers))}{hint}")
+    return found
+
+
+def _outside_model(name: str) -> type:
+    module_name, _, class_name = name.partition(":")
+    home = os.getcwd()
+    added = home not in sys.path and "" not in sys.path
+    if added:  # a console script's path lacks the folder that it is run in
+        sys.path.insert(0, home)
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (module_name == error.name or module_name.startswith(f"{error.name}.")):
+            raise  # the module is there and imports one that is not: its own mistake, with its traceback
+        raise UserError(
+            f"there is no module {shown(module_name)} for model {shown(name)}; run where it can be imported, or set PYTHONPATH to its folder"
+        ) from error
+    except ValueError as error:
+        raise UserError(f"model {shown(name)} names no module: {one_line(error)}; write package.module:Class") from error
+    finally:
+        if added:
+            sys.path.remove(home)
+    found = getattr(module, class_name, None)
+    if not isinstance(found, type):
+        classes = [key for key, value in vars(module).items() if isinstance(value, type) and value.__module__ == module.__name__]
+        hint = nearest(class_name, classes, otherwise=f"it defines {', '.join(classes) or 'no class'}; write package.module:Class")
+        raise UserError(f"module {module_name} has no class {shown(class_name)}{hint}")
+    return found
+
+
+def is_outside(name: object) -> bool:
+    """Whether a model's name says which code of the user's to import."""
+    return isinstance(name, str) and ":" in name
+
+
+def reference(model_class: type) -> str:
+    """The name by which :func:`get_model` finds a class again."""
+    if model_class.__module__.startswith(("recbole_r3vae.", "recbole.")):
+        return model_class.__name__
+    return f"{model_class.__module__}:{model_class.__name__}"
+
+
+def settings_file(model_class: type) -> Path | None:
+    """The YAML file of a model's own keys and their defaults: in ``properties/model``, beside a user's module, or RecBole's.
+
+    Returns:
+        ``None`` where there is none, as for some of RecBole's.
+
+    Raises:
+        UserError: a user's model has none.
+    """
+    name = model_class.__name__
+    if ":" in reference(model_class):
+        file = Path(inspect.getfile(model_class)).with_name(f"{name}.yaml")
+        if not file.is_file():
+            raise UserError(f"model {reference(model_class)} has no {file}; write its keys and their defaults there")
+        return file
+    files = (properties() / "model" / f"{name}.yaml", recbole_properties() / "model" / f"{name}.yaml")
+    return next((file for file in files if file.is_file()), None)
+
+
+def recbole_models() -> list[str]:
+    """Names of the models whose settings RecBole ships."""
+    return sorted(path.stem for path in (recbole_properties() / "model").glob("*.yaml"))

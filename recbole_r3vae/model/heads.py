@@ -1,0 +1,130 @@
+"""Heads: how a model that has read a history ranks items.
+
+==================  ===========================================  ====================================================
+head                the model says                               items are ranked by
+==================  ===========================================  ====================================================
+autoregressive      ``start(reading)``, ``step(state, …)``       beam search over the tree of existing semantic IDs
+parallel            ``digit_log_probs(reading) -> [B, m, K]``    the sum over an item's digits, for every item
+dense               ``user_vectors``, ``item_vectors``           products of the two, for every item
+==================  ===========================================  ====================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from recbole_r3vae.model.generator.decoding.beam import beam_search
+from recbole_r3vae.sid.prefix_tree import PrefixTree
+
+EXACT = "exact"
+"""The value of ``num_beams`` that scores the whole catalogue."""
+
+EXACT_CELLS = 2**25
+"""Log-probabilities that exact scoring holds at once: 128 MiB in float32."""
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The best items of B histories.
+
+    Attributes:
+        items: int64 ``[B, k]``, best first; 0 where there are not that many.
+        scores: float32 ``[B, k]``; ``-inf`` there.
+        states: ``[B, k, d]``, what the decoder says of each item after its last code, where the head has such states.
+    """
+
+    items: Tensor
+    scores: Tensor
+    states: Tensor | None = None
+
+
+def joined(parts: Sequence[Ranking]) -> Ranking:
+    """Rankings of some histories after those of others."""
+    states = [part.states for part in parts]
+    return Ranking(
+        torch.cat([part.items for part in parts]),
+        torch.cat([part.scores for part in parts]),
+        None if states[0] is None else torch.cat(states),
+    )
+
+
+class Head(Protocol):
+    """What a :class:`~recbole_r3vae.model.ranker.Ranker` asks of a head.
+
+    Attributes:
+        most_items: how many items it can find at most.
+        rows_at_once: so many histories at a time, so that memory suffices.
+    """
+
+    most_items: int
+    rows_at_once: int
+
+    def rank(self, reading: Any, k: int, rules: Sequence[Tensor | None] = (None,), strict: bool = True) -> list[Ranking]:
+        """See :meth:`.Ranker.rank`."""
+
+    def score(self, reading: Any, items: Tensor) -> Tensor:
+        """See :meth:`.Ranker.score`."""
+
+
+class AutoregressiveHead:
+    """Ranks items by the probability of their semantic IDs, found by beam search.
+
+    With ``num_beams: exact`` every item is scored, each prefix once, level by level, as many users at a time as memory allows: for
+    catalogues up to some 50,000 items, and to learn what a beam misses.
+
+    Args:
+        model: says ``start`` and ``step``; its ``sources`` hold ordered semantic IDs.
+        num_beams: beams a user, or :data:`EXACT`.
+    """
+
+    def __init__(self, model: Any, num_beams: int | str):
+        self.model, self.num_beams = model, num_beams
+        self._tree: PrefixTree | None = None
+        self._of = None  # whose tree it is
+
+    @property
+    def tree(self) -> PrefixTree:
+        """The prefix tree of existing semantic IDs, on the model's device."""
+        sids = self.model.sources.semantic_ids
+        if self._of is not sids:
+            self._tree, self._of = sids.prefix_tree, sids
+        self._tree = self._tree.to(self.model.codes.device)
+        return self._tree
+
+    @property
+    def most_items(self) -> int:
+        """The beam's width; with :data:`EXACT` the catalogue."""
+        return self.model.n_items - 1 if self.num_beams == EXACT else self.num_beams
+
+    @property
+    def rows_at_once(self) -> int:
+        """As many as come, but with :data:`EXACT` so many that :data:`EXACT_CELLS` suffice."""
+        if self.num_beams != EXACT:
+            return 2**31
+        cells = max(n_nodes * size for n_nodes, size in zip(self.tree.n_nodes, self.tree.codebook_sizes))  # of a user's log-probabilities
+        return max(1, EXACT_CELLS // cells)
+
+    def rank(self, reading: Any, k: int, rules: Sequence[Tensor | None] = (None,), strict: bool = True) -> list[Ranking]:
+        """A score is the log-probability of the item's semantic ID: over each level's whole codebook, never renormalised."""
+        return [self._rank(reading, k, allowed, strict) for allowed in rules]
+
+    def _rank(self, reading: Any, k: int, allowed: Tensor | None, strict: bool) -> Ranking:
+        width = max(*self.tree.n_nodes, self.model.n_items) if self.num_beams == EXACT else self.num_beams
+        return Ranking(*beam_search(self.model, self.model.start(reading), self.tree, width, k, allowed=allowed, strict=strict))
+
+    def score(self, reading: Any, items: Tensor) -> Tensor:
+        """The exact teacher-forced log-probability of the semantic IDs of ``items``."""
+        codes = self.model.codes[items]  # [B, L]
+        state, tokens, parents = self.model.start(reading), None, None
+        score = torch.zeros(len(codes), device=codes.device)
+        for level in range(codes.shape[1]):
+            log_probs = self.model.step(state, tokens, parents)  # [B, 1, K]
+            tokens = codes[:, level, None]  # [B, 1]
+            parents = torch.zeros_like(tokens)
+            score += log_probs[:, 0].float().gather(1, tokens).squeeze(1)
+        return score

@@ -1,0 +1,137 @@
+"""What a model declared that it needs: semantic IDs and item content, made, read from a file, or taken out of a checkpoint."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from recbole_r3vae.config import Config, tokenizer_config
+from recbole_r3vae.config.registry import get_tokenizer
+from recbole_r3vae.data.content import ItemContent, load_content
+from recbole_r3vae.data.items import ItemVectors
+from recbole_r3vae.errors import UserError
+from recbole_r3vae.model.contract import CLICK, SHARED, UNIQUE, Sources
+from recbole_r3vae.quick_start.semantic_ids import RAW_CODES, TrainedTokenizer, train_tokenizer
+from recbole_r3vae.sid.collisions import POLICIES, resolve_collisions
+from recbole_r3vae.sid.features import check_buckets, shared_codes
+from recbole_r3vae.sid.metrics import format_quality
+from recbole_r3vae.sid.table import SemanticIDs
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Provided:
+    """What a run got for its model.
+
+    Attributes:
+        sources: for the model.
+        sid_file: the file that the semantic IDs are in; ``None`` without.
+        tokenizer: the tokenizer that made them; ``None`` without, and where they came from a file.
+    """
+
+    sources: Sources = Sources()
+    sid_file: Path | None = None
+    tokenizer: TrainedTokenizer | None = None
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """Of the semantic IDs and the item content, for the run's identity."""
+        return hashes(self.sources)
+
+
+def hashes(sources: Sources) -> dict[str, str]:
+    """``semantic_ids`` and ``content``, as far as there are any."""
+    parts = {"semantic_ids": sources.semantic_ids, "content": sources.content}
+    return {name: part.content_hash for name, part in parts.items() if part is not None}
+
+
+def check_stages(config: Config) -> None:
+    """Refuse settings of a run's first stage before anything is read.
+
+    Raises:
+        UserError: the tokenizer is unknown or has a key outside its range; or it would see interactions that it must not.
+    """
+    if config.contract.needs(config).semantic_ids is None or config["sid_file"]:
+        return
+    tokenizer = get_tokenizer(config["tokenizer"])
+    if config.contract.task == CLICK:
+        check_buckets(config["sid_prefix_buckets"])
+        if tokenizer.uses_interactions:
+            raise UserError(
+                f"{config['tokenizer']} learns from interactions, and its split is another than that of the labels, so it would see some of "
+                "the test; take a tokenizer of item content alone, such as R3VAE, RQVAE or RKMeans"
+            )
+    tokenizer_config(config)
+
+
+def provide(config: Config, dataset, show_progress: bool = True) -> Provided:
+    """Fetch what the model of a run needs.
+
+    Args:
+        config: the run's configuration.
+        dataset: the loaded RecBole dataset, not yet split.
+        show_progress: whether to show progress bars.
+
+    Returns:
+        Semantic IDs and content in the dataset's item order.
+
+    Raises:
+        UserError: a file is of another dataset, there is no usable item content, or a tokenizer cannot be trained.
+    """
+    needs = config.contract.needs(config)
+    if needs.semantic_ids is None and needs.content is None:
+        return Provided()
+    stage = tokenizer_config(config) if config["tokenizer"] else config
+    content, tokenizer, sids, path = None, None, None, None
+    if needs.content is not None or not config["sid_file"]:
+        content = _content(dataset, stage, optional_for_model=needs.content is not None and bool(config["sid_file"]))
+    if needs.semantic_ids is not None:
+        if config["sid_file"]:
+            sids, path = _from_file(config, dataset, needs.semantic_ids)
+        else:
+            tokenizer = train_tokenizer(stage, content, show_progress, dataset)
+            sids, path = _from_tokenizer(tokenizer, content, config, needs.semantic_ids)
+    read = content.take(needs.content) if needs.content is not None else None
+    return Provided(Sources(sids, read), path, tokenizer)
+
+
+def _content(dataset, stage: Config, optional_for_model: bool) -> ItemContent:
+    try:
+        return load_content(dataset, stage)
+    except UserError as error:
+        if not optional_for_model:
+            raise
+        raise UserError(f"{error}; or take content out of what the model reads, as with --item_inputs=[codes]") from error
+
+
+def _item_ids(dataset) -> list[str]:
+    return [str(token) for token in dataset.field2id_token[dataset.iid_field]]
+
+
+def _from_file(config: Config, dataset, kind: str) -> tuple[SemanticIDs, Path]:
+    path, item_ids = Path(config["sid_file"]), _item_ids(dataset)
+    try:
+        sids = SemanticIDs.load(path, item_ids)
+        sids = shared_codes(sids) if kind == SHARED and config.contract.task == CLICK else sids
+    except UserError as error:
+        raise UserError(f"sid_file does not fit dataset {config.dataset}; {error}") from error
+    if kind == UNIQUE and not sids.unique and config["collision_policy"] == "suffix":
+        codes, sizes, _ = resolve_collisions(sids.codes[1:], sids.codebook_sizes, "suffix")
+        sids = SemanticIDs(torch.cat([torch.full((1, codes.shape[1]), -1), codes]), sizes, item_ids, sids.meta)
+    logger.info(f"semantic IDs: {path} ({sids.n_items - 1} items, codebooks {list(sids.codebook_sizes)})")
+    return sids, path
+
+
+def _from_tokenizer(tokenizer: TrainedTokenizer, content: ItemContent, config: Config, kind: str) -> tuple[SemanticIDs, Path]:
+    how = "reused" if tokenizer.reused else f"trained in {tokenizer.description['seconds']:.0f} s"
+    sids, path = tokenizer.raw, tokenizer.folder / RAW_CODES
+    if kind == UNIQUE:
+        sids, path = tokenizer.resolved(ItemVectors(content), config["collision_policy"] or POLICIES[0])
+    what = "semantic IDs as features" if config.contract.task == CLICK else "semantic IDs"
+    logger.info(f"{what}: {tokenizer.description['name']} {how}, {path}\n{format_quality(tokenizer.description['quality'])}")
+    return sids, path
