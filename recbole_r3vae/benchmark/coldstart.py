@@ -21,7 +21,7 @@ from recbole_r3vae.benchmark.coldstart_tables import write_tables
 from recbole_r3vae.config import Config, tokenizer_config
 from recbole_r3vae.data.cold import Question, ask, check_share, random_items, recent_items, select_lines
 from recbole_r3vae.data.content import load_content
-from recbole_r3vae.data.vectors import VectorFile
+from recbole_r3vae.data.content.vectors import VectorFile
 from recbole_r3vae.errors import UserError, nearest
 from recbole_r3vae.io import atomic_write
 from recbole_r3vae.model.generator.base import EXACT, SIDGenerator

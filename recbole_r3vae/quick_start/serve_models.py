@@ -16,7 +16,7 @@ from recbole.utils import ModelType
 from torch import Tensor
 
 from recbole_r3vae.config import Config
-from recbole_r3vae.data.vectors import VectorFile
+from recbole_r3vae.data.content.vectors import VectorFile
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.model.generator.base import EXACT
 from recbole_r3vae.quick_start.run import load_data_and_model

@@ -13,7 +13,7 @@ import torch
 from tqdm import tqdm
 
 from recbole_r3vae.data.content import load_encoder
-from recbole_r3vae.data.vectors import VectorFile
+from recbole_r3vae.data.content.vectors import VectorFile
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.io import atomic_write, beside
 from recbole_r3vae.model.tokenizer.base import TOKENIZE_ROWS

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from recbole_r3vae.cli import main
-from recbole_r3vae.data.vectors import VectorFile
+from recbole_r3vae.data.content.vectors import VectorFile
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.quick_start.semantic_ids import load_tokenizer
 from recbole_r3vae.quick_start.serve import Recommender

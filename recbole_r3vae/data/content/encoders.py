@@ -12,8 +12,8 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from recbole_r3vae.data.item_text import FieldValue, record_text
-from recbole_r3vae.data.tfidf import TfidfSvdEncoder
+from recbole_r3vae.data.content.text import FieldValue, record_text
+from recbole_r3vae.data.content.tfidf import TfidfSvdEncoder
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.io import atomic_write
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from recbole_r3vae.data import vectors as vectors_module
-from recbole_r3vae.data.vectors import VectorFile
+from recbole_r3vae.data.content import vectors as vectors_module
+from recbole_r3vae.data.content.vectors import VectorFile
 from recbole_r3vae.errors import UserError
 
 IDS = [f"i{n}" for n in range(7)]

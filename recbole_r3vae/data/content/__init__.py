@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
-from recbole_r3vae.data.cache import CacheEntry, hash_json
-from recbole_r3vae.data.encoders import ItemEncoder, SentenceTransformerEncoder, TextEncoder, TfidfSvdEncoder
-from recbole_r3vae.data.item_text import item_texts, text_fields
-from recbole_r3vae.data.vectors import VectorFile
+from recbole_r3vae.data.content.cache import CacheEntry, hash_json
+from recbole_r3vae.data.content.encoders import ItemEncoder, SentenceTransformerEncoder, TextEncoder, TfidfSvdEncoder
+from recbole_r3vae.data.content.text import item_texts, text_fields
+from recbole_r3vae.data.content.vectors import VectorFile
 from recbole_r3vae.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def load_content(dataset: Dataset, config: Config) -> ItemContent:
     * ``content_cache_dir``: a folder; without one the vectors are held in memory and made anew each time;
     * for text, ``item_text_fields``: the fields to join, in order; those that the dataset lacks are skipped;
     * for ``tfidf-svd``, ``content_dim``: the length of the vectors (default 256);
-    * for ``file``, ``content_file`` and ``content_ids``: see :class:`~recbole_r3vae.data.vectors.VectorFile`;
+    * for ``file``, ``content_file`` and ``content_ids``: see :class:`~recbole_r3vae.data.content.vectors.VectorFile`;
     * for ``sentence-transformers``, ``device``; ``show_progress`` for a bar.
 
     Args:
@@ -111,7 +111,7 @@ def content_from_vectors(
     """Item content from vectors and ids alone, without any RecBole dataset; items keep the order of the file.
 
     Args:
-        vectors_path: ``.npy`` or ``.safetensors``, see :class:`~recbole_r3vae.data.vectors.VectorFile`.
+        vectors_path: ``.npy`` or ``.safetensors``, see :class:`~recbole_r3vae.data.content.vectors.VectorFile`.
         ids_path: One item id per line. Default: the same name with the ending ``.ids``.
         cache_dir: Where a unit-norm copy is kept, written block by block and memory-mapped: give one for
             vectors larger than memory. Without one the vectors are held in memory.

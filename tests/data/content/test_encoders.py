@@ -9,7 +9,7 @@ import types
 import numpy as np
 import pytest
 
-from recbole_r3vae.data.encoders import ItemEncoder, SentenceTransformerEncoder, TfidfSvdEncoder
+from recbole_r3vae.data.content.encoders import ItemEncoder, SentenceTransformerEncoder, TfidfSvdEncoder
 from recbole_r3vae.errors import UserError
 
 TEXTS = ["Red lipstick. Beauty", "Blue soap. Beauty", "Red hair dye. Hair Care", "Blue hair dye. Hair Care"]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from recbole_r3vae.data.content import content_from_vectors, load_content, load_encoder, save_encoder
-from recbole_r3vae.data.encoders import TfidfSvdEncoder
+from recbole_r3vae.data.content.encoders import TfidfSvdEncoder
 from recbole_r3vae.errors import UserError
 
 FIELDS = ["title", "categories", "brand"]

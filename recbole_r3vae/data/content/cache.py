@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from recbole_r3vae.data.encoders import ItemEncoder
+from recbole_r3vae.data.content.encoders import ItemEncoder
 from recbole_r3vae.io import atomic_write, locked
 
 logger = logging.getLogger(__name__)
