@@ -43,7 +43,7 @@ TOKENIZER_METRICS = {"reconstruction": False, "unique_ratio": True, "usage": Tru
 TYPES_BESIDE_THE_DEFAULTS = {
     "max_minutes": (float,), "run_dir": (str,), "sid_file": (str,), "content_file": (str,), "content_ids": (str,),
     "num_beams": (int, str), "valid_num_beams": (int, str), "gpu_id": (str, int), "topk": (list, int), "metrics": (list, str),
-    "item_text_fields": (list, str), "clip_grad_norm": (dict,), "load_col": (dict,),
+    "item_text_fields": (list, str), "content_encoder": (str, list, dict), "clip_grad_norm": (dict,), "load_col": (dict,),
     "threshold": (dict,),
 }  # fmt: skip
 """Types of keys whose default is ``~``, or one of several that they take. Every other key takes the type of its default."""

@@ -64,7 +64,7 @@ def test_ids_from_elsewhere_with_windows_line_ends_and_a_byte_order_mark(tmp_pat
         (make_array()[0], r"shape \[5\]"),
         (make_array()[:, :0], r"shape \[7, 0\]"),
         (make_array()[None], r"shape \[1, 7, 5\]"),
-        (make_array().astype(np.int64), "holds (int64|I64); item vectors must be float16 or float32"),
+        (make_array().astype(np.int64), "holds (int64|I64); item vectors must be float16, float32 or float64"),
     ],
 )
 def test_wrong_shape_or_type(tmp_path, ending, array, message):
