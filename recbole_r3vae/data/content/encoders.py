@@ -183,8 +183,8 @@ class ModalityEncoders:
         if files:
             columns = ", ".join(f"{name} {width}" for name, width in self.widths.items())
             raise UserError(
-                f"the item vectors of modality {', '.join(files)} came from a file, and texts do not make new ones; give new items as vectors "
-                f"(--items new.npy), all modalities side by side: {columns} columns"
+                f"the item vectors of modality {', '.join(files)} came from a file, and texts do not make new ones; give new items as "
+                f"vectors (--items new.npy), all modalities side by side: {columns} columns"
             )
         return np.concatenate([part.encode(items) for part in self.parts.values()], axis=1)
 

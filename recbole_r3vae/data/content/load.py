@@ -283,7 +283,7 @@ def _refuse_items_without_vectors(content: ItemContent) -> None:
         if empty.any():
             item = content.item_ids[row + int(empty.argmax())]
             raise UserError(
-                f"item {item!r} has no vector in any modality of content_encoder ({', '.join(content.parts)}); add one, add a modality that "
-                "every item has, such as its text, or filter such items out of the dataset"
+                f"item {item!r} has no vector in any modality of content_encoder ({', '.join(content.parts)}); add one, add a modality "
+                "that every item has, such as its text, or filter such items out of the dataset"
             )
         row += len(block)

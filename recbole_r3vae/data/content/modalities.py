@@ -79,19 +79,18 @@ def modalities(config: Config) -> list[Modality]:
         named = [(_default_name(entry, config), {"encoder": entry}) for entry in given] if isinstance(given, (list, tuple)) else []
     if not named:
         raise UserError(f"content_encoder is {shown(given)}; give {', '.join(_KINDS)}, a list of them, or a mapping of names to them")
-    names = [name for name, _ in named]
-    for place, name in enumerate(names):
+    found: dict[str, Modality] = {}
+    for name, settings in named:
         if not isinstance(name, str) or not name:
             raise UserError(f"content_encoder calls a modality {shown(name)}; give it a name, such as image")
-        if name in names[:place]:
-            raise UserError(f"content_encoder has two modalities called {name!r}; name them in a mapping, {{text: tfidf-svd, image: file}}")
-    found = []
-    for name, settings in named:
         try:
-            found.append(_modality(name, settings, config))
+            modality = _modality(name, settings, config)
         except UserError as error:
             raise UserError(f"content_encoder, modality {name!r}: {error}") from error
-    return found
+        if name in found:
+            raise UserError(f"content_encoder has two modalities called {name!r}; name them in a mapping, {{text: tfidf-svd, image: file}}")
+        found[name] = modality
+    return list(found.values())
 
 
 def _default_name(encoder: Any, config: Config) -> str:

@@ -11,6 +11,7 @@ import pytest
 
 from recbole_r3vae.data.content.encoders import (
     ItemEncoder,
+    ModalityEncoders,
     SentenceTransformerEncoder,
     TfidfSvdEncoder,
     load_item_encoder,
@@ -125,3 +126,34 @@ def test_sentence_encoder_not_installed(monkeypatch):
 def test_sentence_encoder_without_a_name():
     with pytest.raises(UserError, match="names no model"):
         SentenceTransformerEncoder("sentence-transformers/")
+
+
+@pytest.fixture
+def modality_encoders(item_encoder) -> ModalityEncoders:
+    """Two text encoders that read a field in common."""
+    other = ItemEncoder(TfidfSvdEncoder(dim=2).fit(TEXTS[::-1]), ("title", "brand"))
+    widths = {"first": item_encoder.encode([{"title": "x"}]).shape[1], "second": other.encode([{"title": "x"}]).shape[1]}
+    return ModalityEncoders({"first": item_encoder, "second": other}, widths)
+
+
+def test_modalities_are_encoded_side_by_side(modality_encoders, tmp_path):
+    items = [{"title": "red nails", "categories": "lips"}, {"title": "blue", "brand": "red"}]
+    want = np.hstack([part.encode(items) for part in modality_encoders.parts.values()])
+    paths = tmp_path / "e.safetensors", tmp_path / "e.json"
+    save_item_encoder(modality_encoders, *paths)
+    again = load_item_encoder(*paths)
+    for encoders in (modality_encoders, again):
+        assert encoders.fields == ("title", "categories", "brand") and encoders.widths == modality_encoders.widths
+        assert np.array_equal(encoders.encode(items), want) and sum(encoders.widths.values()) == want.shape[1]
+        with pytest.raises(UserError, match=r"item 0 has none of the text fields \['title', 'brand'\]"):
+            encoders.encode([{"categories": "lips"}])
+
+
+def test_a_modality_from_a_file_has_no_encoder(item_encoder, tmp_path):
+    encoders = ModalityEncoders({"text": item_encoder, "image": None}, {"text": 3, "image": 128})
+    paths = tmp_path / "e.safetensors", tmp_path / "e.json"
+    save_item_encoder(encoders, *paths)
+    for found in (encoders, load_item_encoder(*paths)):
+        assert found.fields == ("title", "categories") and found.parts["image"] is None
+        with pytest.raises(UserError, match="modality image came from a file.*--items new.npy.*: text 3, image 128 columns"):
+            found.encode([{"title": "red"}])

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+import shlex
+
 import numpy as np
 import pytest
 import safetensors.numpy
+import torch
 
 from recbole_r3vae.data.content import vectors as vectors_module
-from recbole_r3vae.data.content.vectors import VectorFile
+from recbole_r3vae.data.content.vectors import ENDINGS, VectorFile
 from recbole_r3vae.errors import UserError
 
 IDS = [f"i{n}" for n in range(7)]
@@ -18,16 +22,20 @@ def make_array(dtype="float32", n=7, d=5) -> np.ndarray:
 
 
 def store(path, array, ids=IDS, key="embeddings"):
+    others = {"a_first": np.zeros(3, np.float32), "zz_last": np.ones(2, np.int64)}
     if path.suffix == ".npy":
         np.save(path, array)
+    elif path.suffix == ".npz":
+        np.savez(path, **others, **{key: array})
+    elif path.suffix == ".pt":
+        torch.save({name: torch.from_numpy(value) for name, value in {**others, key: array}.items()}, path)
     else:
-        others = {"a_first": np.zeros(3, np.float32), "zz_last": np.ones(2, np.int64)}
         safetensors.numpy.save_file({**others, key: array}, path)
     path.with_suffix(".ids").write_text("".join(f"{item}\n" for item in ids), encoding="utf-8")
     return path
 
 
-@pytest.mark.parametrize("ending", [".npy", ".safetensors"])
+@pytest.mark.parametrize("ending", ENDINGS)
 @pytest.mark.parametrize("dtype, out", [("float16",) * 2, ("float32",) * 2, ("float64", "float32")])
 @pytest.mark.parametrize("block_bytes", [1, 100, 1 << 20])
 def test_rows_in_the_order_asked_for(tmp_path, monkeypatch, ending, dtype, out, block_bytes):
@@ -57,7 +65,7 @@ def test_ids_from_elsewhere_with_windows_line_ends_and_a_byte_order_mark(tmp_pat
     assert VectorFile(path, tmp_path / "other.txt").ids == ["ä 1", "b"]
 
 
-@pytest.mark.parametrize("ending", [".npy", ".safetensors"])
+@pytest.mark.parametrize("ending", ENDINGS)
 @pytest.mark.parametrize(
     "array, message",
     [
@@ -116,7 +124,7 @@ def test_vectors_without_a_direction_name_the_first_item(tmp_path, value, messag
     assert len(next(file.unit_blocks(np.arange(4)))) == 4  # rows nobody asked for do no harm
 
 
-@pytest.mark.parametrize("ending", [".npy", ".safetensors"])
+@pytest.mark.parametrize("ending", ENDINGS)
 @pytest.mark.parametrize("keep", [0, 4, 30, -3])
 def test_truncated(tmp_path, ending, keep):
     path = store(tmp_path / f"v{ending}", make_array())
@@ -149,3 +157,105 @@ def test_other_names(tmp_path):
     (tmp_path / "v.ids").write_text("a")
     with pytest.raises(UserError, match=r"ends in '\.csv'"):
         VectorFile(tmp_path / "v.csv")
+
+
+@pytest.mark.parametrize("ending", [".npz", ".pt"])
+def test_one_array_needs_no_name(tmp_path, ending):
+    array, path = make_array(), tmp_path / f"v{ending}"
+    np.savez_compressed(path, anything=array) if ending == ".npz" else torch.save(torch.from_numpy(array).requires_grad_(), path)
+    path.with_suffix(".ids").write_text("\n".join(IDS) + "\n")
+    [block] = VectorFile(path).unit_blocks(np.arange(7))
+    assert np.allclose(block, array / np.linalg.norm(array, axis=1, keepdims=True), atol=1e-6)
+    with pytest.raises(UserError, match=r"holds \['a_first', 'embedding', 'zz_last'\]; write one array, or call one of them 'embeddings'"):
+        VectorFile(store(path, array, key="embedding"))
+
+
+def test_torch_files_are_mapped_and_bfloat16_is_read(tmp_path, monkeypatch):
+    calls, load = [], torch.load
+    monkeypatch.setattr(torch, "load", lambda *args, **given: calls.append(given) or load(*args, **given))
+    path = store(tmp_path / "v.pt", make_array())
+    assert not VectorFile(path)._array.flags.writeable
+    torch.save(torch.from_numpy(make_array()).bfloat16(), path)
+    file = VectorFile(path)
+    assert file.dtype == np.float32 and np.allclose(file._array, make_array(), atol=0.02)
+    assert calls == [{"map_location": "cpu", "weights_only": True, "mmap": True}] * 2
+
+
+@pytest.mark.parametrize("stored, message", [
+    ([1.0, 2.0], "holds a list; write one dense tensor"),
+    (torch.eye(3).to_sparse(), "holds a torch.sparse_coo; write one dense tensor"),
+    ({"a": [1.0]}, "holds a list; write one dense tensor"),
+    ({}, r"holds \[\]; write one array"),
+])  # fmt: skip
+def test_torch_files_that_hold_no_vectors(tmp_path, stored, message):
+    torch.save(stored, tmp_path / "v.pt")
+    with pytest.raises(UserError, match=message):
+        VectorFile(tmp_path / "v.pt")
+
+
+@pytest.mark.parametrize("ending", [".npz", ".pt"])
+@pytest.mark.parametrize("legacy", [False, True])
+def test_archives_are_never_unpickled(tmp_path, ending, legacy):
+    class Bomb:
+        def __reduce__(self):
+            return (pytest.fail, ("unpickled",))
+
+    path = tmp_path / f"v{ending}"
+    if ending == ".npz":
+        np.savez(path, embeddings=np.array([[Bomb()]], dtype=object))
+    else:
+        torch.save(Bomb(), path, _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(UserError, match="damaged or not what its name says"):
+        VectorFile(path)
+
+
+@pytest.mark.parametrize("dtype, lines", [("float64", 1), ("float32", 0), ("float16", 0)])
+def test_float64_is_said_once(tmp_path, caplog, dtype, lines):
+    with caplog.at_level(logging.INFO):
+        file = VectorFile(store(tmp_path / "v.npy", make_array(dtype)))
+        list(file.unit_blocks(np.arange(7)))
+    assert len([line for line in caplog.messages if "holds float64, which is read as float32" in line]) == lines == len(caplog.messages)
+
+
+@pytest.mark.parametrize("ending", [".parquet", ".pq"])
+def test_parquet_is_refused_with_the_command_that_converts_it(tmp_path, ending, monkeypatch):
+    pandas = pytest.importorskip("pandas")
+    path = tmp_path / f"v{ending}"
+    path.write_bytes(b"PAR1")
+    with pytest.raises(UserError, match="is Parquet, which is not read; convert it, .*: python -c ") as error:
+        VectorFile(path)
+    array, (program, flag, code) = make_array(), shlex.split(str(error.value).split("vector: ")[1])
+    assert (program, flag) == ("python", "-c")
+    frame = pandas.DataFrame({"item_id": IDS, "vector": list(array.astype(np.float64))})
+    monkeypatch.setattr(pandas, "read_parquet", lambda given: frame if given == str(path) else pytest.fail(given))
+    exec(code)
+    file = VectorFile(tmp_path / "v.npy")
+    assert file.ids == IDS and np.array_equal(file._array, array)
+
+
+@pytest.mark.parametrize("block_bytes", [1, 1 << 20])
+def test_missing_items_get_zeros_where_they_may(tmp_path, monkeypatch, block_bytes):
+    monkeypatch.setattr(vectors_module, "_BLOCK_BYTES", block_bytes)
+    file = VectorFile(store(tmp_path / "v.npy", make_array()))
+    rows = file.rows_of(["x", "i2", "y", "i0"], optional=True)
+    assert rows.tolist() == [-1, 2, -1, 0]
+    got = np.concatenate(list(file.unit_blocks(rows)))
+    assert not got[[0, 2]].any() and np.array_equal(got[[1, 3]], np.concatenate(list(file.unit_blocks(rows[[1, 3]]))))
+    with pytest.raises(UserError, match="lacks 2 of the dataset's 2 items, e.g. x, y; add"):
+        file.rows_of(["x", "y"], optional=True)
+
+
+@pytest.mark.parametrize("dtype, atol", [("float16", 1e-3), ("float32", 1e-6)])
+def test_modalities_side_by_side_are_scaled_each_by_itself(tmp_path, dtype, atol):
+    array = make_array(dtype)
+    array[2, :2], array[3, 2:] = 0, 0
+    parts = {"x": slice(0, 2), "y": slice(2, 5)}
+    file = VectorFile(store(tmp_path / "v.npy", array))
+    got = np.concatenate(list(file.unit_blocks(np.arange(7), parts))).astype(np.float64)
+    for columns in parts.values():
+        part = array[:, columns].astype(np.float64)
+        norms = np.linalg.norm(part, axis=1, keepdims=True)
+        assert np.allclose(got[:, columns], np.divide(part, norms, where=norms > 0, out=np.zeros_like(part)), atol=atol)
+    assert np.array_equal(next(file.unit_blocks(np.arange(7), {"all": slice(0, 5)})), next(file.unit_blocks(np.arange(7))))
+    with pytest.raises(ValueError, match="do not cover 5 columns"):
+        next(file.unit_blocks(np.arange(7), {"x": slice(0, 4)}))
