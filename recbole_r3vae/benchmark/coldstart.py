@@ -21,7 +21,7 @@ from recbole_r3vae.benchmark.coldstart_tables import write_tables
 from recbole_r3vae.config import Config, tokenizer_config
 from recbole_r3vae.data.cold import Question, ask, check_share, random_items, recent_items, select_lines
 from recbole_r3vae.data.content import load_content
-from recbole_r3vae.data.vectors import VectorFile
+from recbole_r3vae.data.content.vectors import VectorFile
 from recbole_r3vae.errors import UserError, nearest
 from recbole_r3vae.io import atomic_write, write_json
 from recbole_r3vae.model.heads import EXACT
@@ -312,5 +312,5 @@ def _text_vectors(config: Config, split: Split) -> np.ndarray:
     vectors = np.zeros((1 + len(split.number), content.embeddings.shape[1]), dtype=np.float32)
     vectors[[split.number[item] for item in content.item_ids[1:]]] = content.embeddings[1:]
     file, names = VectorFile(split.folder / "cold.npy"), sorted(split.cold)
-    vectors[[split.number[item] for item in names]] = np.concatenate(list(file.unit_blocks(file.rows_of(names))))
+    vectors[[split.number[item] for item in names]] = np.concatenate(list(file.unit_blocks(file.rows_of(names), content.parts)))
     return vectors

@@ -32,6 +32,7 @@ class ItemVectors:
         collaborative: As given.
         embeddings: ``content.embeddings``, ``[n_items, d]``, float32 or float16.
         item_ids: External item id of each row.
+        parts: Name of each modality to its columns: ``x[:, items.parts["image"]]`` of vectors ``[B, d]`` are those of the images.
         n_items: Number of rows, the padding row included.
         dim: d.
     """
@@ -41,6 +42,7 @@ class ItemVectors:
         self.collaborative = collaborative
         self.embeddings = content.embeddings
         self.item_ids = content.item_ids
+        self.parts = content.parts
         self.n_items, self.dim = content.embeddings.shape
 
     def gather(self, rows: np.ndarray | torch.Tensor) -> np.ndarray:

@@ -23,7 +23,7 @@ from recbole.utils import init_seed
 from torch import Tensor
 
 from recbole_r3vae.config import Config, identity
-from recbole_r3vae.data.cache import CacheEntry
+from recbole_r3vae.data.content.cache import CacheEntry
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.io import atomic_write
 from recbole_r3vae.model.tokenizer.base import choice

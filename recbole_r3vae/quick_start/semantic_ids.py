@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from recbole_r3vae.config import Config, fingerprint, identity, tokenizer_defaults
-from recbole_r3vae.data.content import ItemContent, save_encoder
+from recbole_r3vae.data.content import ItemContent, parts_of, save_encoder
 from recbole_r3vae.data.items import ItemDataLoader, ItemVectors
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.io import atomic_write, locked, write_json
@@ -193,7 +193,7 @@ def load_tokenizer(folder: Path, items: ItemVectors | None = None, config: Confi
         raise UserError(f"there is no complete tokenizer in {folder} ({error}); delete the folder and train again") from error
     if config is None:
         config = Config(config_dict={**description["config"], "device": "cpu"})
-    model = config.model_class(config, items or _Shape(description["dim"])).to(config["device"])
+    model = config.model_class(config, items or _Shape(description["dim"], parts_of(description["content"], description["dim"]))).to(config["device"])
     model.load_state_dict(weights)
     raw = SemanticIDs.load(folder / RAW_CODES)
     if items is not None:
@@ -206,6 +206,7 @@ class _Shape:
     """What a tokenizer's constructor reads of its items."""
 
     dim: int
+    parts: dict[str, slice]
 
 
 def bundle_tokenizer(tokenizer: TrainedTokenizer, run_dir: Path) -> None:

@@ -14,7 +14,7 @@ from recbole.data.interaction import Interaction
 from torch import Tensor
 
 from recbole_r3vae.config import Config
-from recbole_r3vae.data.vectors import VectorFile
+from recbole_r3vae.data.content.vectors import VectorFile
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.model.contract import Sources
 from recbole_r3vae.quick_start.run import config_of, load_data_and_model, make_network
@@ -128,14 +128,14 @@ class ServedModel:
                 f"{self.config.model} reads the content vector of every item in a history, and there are none of the new items"
                 f"{f' at {path}' if path else ''}; give them as .npy with .ids beside it (`recbole-r3vae tokenize --checkpoint` does)"
             )
-        file = VectorFile(path)
-        vectors, wanted = np.concatenate(list(file.unit_blocks(file.rows_of(names)))), self.model.sources.content.embeddings.shape[1]
-        if vectors.shape[1] != wanted:
+        file, content = VectorFile(path), self.model.sources.content
+        wanted = content.embeddings.shape[1]
+        if file.dim != wanted:
             raise UserError(
-                f"{path} holds vectors of length {vectors.shape[1]}, the model reads {wanted}; encode the new items with "
+                f"{path} holds vectors of length {file.dim}, the model reads {wanted}; encode the new items with "
                 "the run's own encoder, as `recbole-r3vae tokenize --checkpoint` does"
             )
-        return vectors
+        return np.concatenate(list(file.unit_blocks(file.rows_of(names), content.parts)))
 
     # -- ranking -----------------------------------------------------------------------------------------------------------
 

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from recbole_r3vae.data.content import load_encoder
-from recbole_r3vae.data.vectors import VectorFile
+from recbole_r3vae.data.content import load_encoder, parts_of
+from recbole_r3vae.data.content.vectors import ENDINGS, VectorFile
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.io import atomic_write, beside
 from recbole_r3vae.model.tokenizer.base import TOKENIZE_ROWS
@@ -24,9 +24,6 @@ from recbole_r3vae.sid.collisions import resolve_collisions
 from recbole_r3vae.sid.extension import TableExtension
 from recbole_r3vae.sid.table import PAD, SemanticIDs
 from recbole_r3vae.trainer.checkpoint_file import load_checkpoint, sources_of
-
-VECTORS = (".npy", ".safetensors")
-"""Endings of files that hold item vectors rather than their texts."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +59,8 @@ def tokenize_items(
 
     Args:
         checkpoint: a generator's run (folder or ``best.pth``), whose table and collision policy then count; or a tokenizer's folder.
-        items: an atomic ``.item`` file with the text fields that the encoder was fitted on; or vectors, ``.npy`` or ``.safetensors``.
+        items: an atomic ``.item`` file with the text fields that the encoder was fitted on; or vectors, see
+            :class:`~recbole_r3vae.data.content.vectors.VectorFile`; those of several modalities side by side.
         output: the ``.sid`` file to write.
         policy: what happens where codes are taken, see :class:`~recbole_r3vae.sid.extension.TableExtension`; default: the run's, of a
             tokenizer ``suffix``.
@@ -78,7 +76,7 @@ def tokenize_items(
     """
     items, output = Path(items), Path(output)
     vectors_path, ids_path = beside(output, ".npy"), beside(output, ".ids")
-    inputs = [items, Path(ids) if ids else beside(items, ".ids")] if items.suffix in VECTORS else [items]
+    inputs = [items, Path(ids) if ids else beside(items, ".ids")] if items.suffix in ENDINGS else [items]
     if {path.resolve() for path in (output, vectors_path, ids_path)} & {path.resolve() for path in inputs}:
         raise UserError(f"--output {output}, with {vectors_path.name} and {ids_path.name}, would replace {items}; choose another name")
     tokenizer, table, policy = _tokenizer_and_table(Path(checkpoint), policy)
@@ -149,11 +147,13 @@ def _table_of(tokenizer: TrainedTokenizer, policy: str) -> SemanticIDs:
 
 def _item_blocks(tokenizer: TrainedTokenizer, path: Path, ids: str | os.PathLike | None) -> Iterator[tuple[list[str], np.ndarray]]:
     """Names and unit vectors float32 ``[m, d]`` of all items of a file, block by block."""
-    if path.suffix in VECTORS:
+    if path.suffix in ENDINGS:
         file = VectorFile(path, ids)
+        fits = file.dim == tokenizer.model.dim
+        parts = parts_of(tokenizer.description["content"], file.dim) if fits else None
         starts = range(0, len(file.ids), TOKENIZE_ROWS)
         rows = (np.arange(start, min(start + TOKENIZE_ROWS, len(file.ids))) for start in starts)
-        blocks = (([file.ids[row] for row in part], np.concatenate(list(file.unit_blocks(part)))) for part in rows)
+        blocks = (([file.ids[row] for row in part], np.concatenate(list(file.unit_blocks(part, parts)))) for part in rows)
     elif (tokenizer.folder / ENCODER).is_dir():
         encoder = load_encoder(tokenizer.folder / ENCODER)
         id_field = tokenizer.config["ITEM_ID_FIELD"]

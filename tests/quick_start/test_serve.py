@@ -9,7 +9,7 @@ import torch
 from recbole.data.interaction import Interaction
 from recbole.utils.case_study import full_sort_topk
 
-from recbole_r3vae.data.vectors import VectorFile
+from recbole_r3vae.data.content.vectors import VectorFile
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.quick_start import load_data_and_model
 from recbole_r3vae.quick_start.serve import Recommender

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from recbole_r3vae.cli import main
-from recbole_r3vae.data.vectors import VectorFile
+from recbole_r3vae.data.content.vectors import VectorFile
 from recbole_r3vae.errors import UserError
+from recbole_r3vae.quick_start import run_recbole_r3vae
 from recbole_r3vae.quick_start.semantic_ids import load_tokenizer
 from recbole_r3vae.quick_start.serve import Recommender
 from recbole_r3vae.quick_start.serve_tokenize import tokenize_items
@@ -141,3 +142,30 @@ def test_what_does_not_fit_is_refused(checkpoint, twins, tmp_path, capsys):
     for words in (["--items", "x.item"], ["--embeddings", "v.npy", "--checkpoint", "c"]):
         assert main(["tokenize", *words, "--output", "o.sid"]) == 2
         assert "--items goes with --checkpoint; give both" in capsys.readouterr().err
+
+
+def test_new_items_of_several_modalities(tiny_settings, twins, tmp_path):
+    encoders = {name: {"encoder": "tfidf-svd", "fields": [name], "dim": dim} for name, dim in (("movie_title", 8), ("class", 6))}
+    folder = Path(run_recbole_r3vae("RKMeans", "tiny", config_dict={**tiny_settings, "epochs": 0, "content_encoder": encoders})["run_dir"])
+    made = tokenize_items(folder, twins, tmp_path / "new.sid").sids
+    raw = load_tokenizer(folder).raw.align(["[PAD]", *(name.removeprefix("new ") for name in made.item_ids[1:])])
+    assert torch.equal(made.codes[:, :3], raw.codes)
+    vectors = np.load(tmp_path / "new.npy")
+    np.save(tmp_path / "scaled.npy", vectors * np.repeat([3.0, 0.2], (8, 6)))
+    (tmp_path / "scaled.ids").write_text((tmp_path / "new.ids").read_text())
+    assert torch.equal(tokenize_items(folder, tmp_path / "scaled.npy", tmp_path / "again.sid").sids.codes, made.codes)
+    assert np.allclose(np.load(tmp_path / "again.npy"), vectors, atol=1e-6)
+
+
+def test_new_items_need_the_vectors_of_a_modality_from_a_file(tiny_settings, twins, tmp_path, tiny_data):
+    ids = pd.read_csv(tiny_data / "tiny" / "tiny.item", sep="\t", dtype=str)["item_id:token"]
+    np.savez(tmp_path / "image.npz", np.random.default_rng(0).normal(size=(len(ids), 4)))
+    (tmp_path / "image.ids").write_text("\n".join(ids) + "\n")
+    given = {**tiny_settings, "epochs": 0, "content_encoder": ["tfidf-svd", "file"], "content_file": str(tmp_path / "image.npz")}
+    folder = run_recbole_r3vae("RKMeans", "tiny", config_dict=given)["run_dir"]
+    with pytest.raises(UserError, match=r"modality image came from a file.*give new items as vectors .*: text 32, image 4 columns"):
+        tokenize_items(folder, twins, tmp_path / "new.sid")
+    np.savez(tmp_path / "new.npz", np.ones((2, 36)))
+    (tmp_path / "new.ids").write_text("n\nm\n")
+    assert tokenize_items(folder, tmp_path / "new.npz", tmp_path / "out.sid").sids.n_items == 3
+    assert np.allclose(np.square(np.load(tmp_path / "out.npy")).sum(1), 2)

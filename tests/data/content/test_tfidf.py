@@ -9,7 +9,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from recbole_r3vae.data.tfidf import TfidfSvdEncoder, fold
+from recbole_r3vae.data.content.tfidf import TfidfSvdEncoder, fold
 from recbole_r3vae.errors import UserError
 
 WORDS = "red blue green nail hair polish dye care cream soap size 5 oil kit".split()

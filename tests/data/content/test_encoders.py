@@ -9,7 +9,14 @@ import types
 import numpy as np
 import pytest
 
-from recbole_r3vae.data.encoders import ItemEncoder, SentenceTransformerEncoder, TfidfSvdEncoder
+from recbole_r3vae.data.content.encoders import (
+    ItemEncoder,
+    ModalityEncoders,
+    SentenceTransformerEncoder,
+    TfidfSvdEncoder,
+    load_item_encoder,
+    save_item_encoder,
+)
 from recbole_r3vae.errors import UserError
 
 TEXTS = ["Red lipstick. Beauty", "Blue soap. Beauty", "Red hair dye. Hair Care", "Blue hair dye. Hair Care"]
@@ -57,8 +64,8 @@ def test_item_without_any_of_the_fields(item_encoder):
 
 def test_save_and_load(item_encoder, tmp_path):
     paths = tmp_path / "new" / "x.safetensors", tmp_path / "new" / "x.json"
-    item_encoder.save(*paths)
-    again = ItemEncoder.load(*paths)
+    save_item_encoder(item_encoder, *paths)
+    again = load_item_encoder(*paths)
     assert again.fields == ("title", "categories")
     items = [{"title": text} for text in TEXTS]
     assert np.array_equal(again.encode(items), item_encoder.encode(items))
@@ -69,7 +76,7 @@ def test_save_and_load(item_encoder, tmp_path):
 )
 def test_damaged_files_are_one_clear_error(item_encoder, tmp_path, damage):
     tensors, meta = tmp_path / "x.safetensors", tmp_path / "x.json"
-    item_encoder.save(tensors, meta)
+    save_item_encoder(item_encoder, tensors, meta)
     if damage == "missing":
         tensors.unlink()
     elif damage == "truncated tensors":
@@ -80,7 +87,7 @@ def test_damaged_files_are_one_clear_error(item_encoder, tmp_path, damage):
         change = {"vocabulary": ["red"]} if damage == "other vocabulary" else {"kind": "other"}
         meta.write_text(json.dumps({**json.loads(meta.read_text()), **change}))
     with pytest.raises(UserError, match=r"cannot read .*x\.safetensors with x\.json: .+") as error:
-        ItemEncoder.load(tensors, meta)
+        load_item_encoder(tensors, meta)
     assert "\n" not in str(error.value)
 
 
@@ -100,8 +107,8 @@ def test_sentence_encoder(sentence_transformers, tmp_path, name, model):
     assert sentence_transformers == [(model, "cpu")]
     assert vectors.dtype == np.float32 and np.allclose(vectors[1], np.array([2, 1]) / 5**0.5)
     paths = tmp_path / "x.safetensors", tmp_path / "x.json"
-    ItemEncoder(encoder, ("title",)).save(*paths)
-    assert np.array_equal(ItemEncoder.load(*paths).encode([{"title": "bb"}]), vectors[1:])
+    save_item_encoder(ItemEncoder(encoder, ("title",)), *paths)
+    assert np.array_equal(load_item_encoder(*paths).encode([{"title": "bb"}]), vectors[1:])
 
 
 def test_sentence_encoder_that_cannot_be_loaded(sentence_transformers):
@@ -119,3 +126,34 @@ def test_sentence_encoder_not_installed(monkeypatch):
 def test_sentence_encoder_without_a_name():
     with pytest.raises(UserError, match="names no model"):
         SentenceTransformerEncoder("sentence-transformers/")
+
+
+@pytest.fixture
+def modality_encoders(item_encoder) -> ModalityEncoders:
+    """Two text encoders that read a field in common."""
+    other = ItemEncoder(TfidfSvdEncoder(dim=2).fit(TEXTS[::-1]), ("title", "brand"))
+    widths = {"first": item_encoder.encode([{"title": "x"}]).shape[1], "second": other.encode([{"title": "x"}]).shape[1]}
+    return ModalityEncoders({"first": item_encoder, "second": other}, widths)
+
+
+def test_modalities_are_encoded_side_by_side(modality_encoders, tmp_path):
+    items = [{"title": "red nails", "categories": "lips"}, {"title": "blue", "brand": "red"}]
+    want = np.hstack([part.encode(items) for part in modality_encoders.parts.values()])
+    paths = tmp_path / "e.safetensors", tmp_path / "e.json"
+    save_item_encoder(modality_encoders, *paths)
+    again = load_item_encoder(*paths)
+    for encoders in (modality_encoders, again):
+        assert encoders.fields == ("title", "categories", "brand") and encoders.widths == modality_encoders.widths
+        assert np.array_equal(encoders.encode(items), want) and sum(encoders.widths.values()) == want.shape[1]
+        with pytest.raises(UserError, match=r"item 0 has none of the text fields \['title', 'brand'\]"):
+            encoders.encode([{"categories": "lips"}])
+
+
+def test_a_modality_from_a_file_has_no_encoder(item_encoder, tmp_path):
+    encoders = ModalityEncoders({"text": item_encoder, "image": None}, {"text": 3, "image": 128})
+    paths = tmp_path / "e.safetensors", tmp_path / "e.json"
+    save_item_encoder(encoders, *paths)
+    for found in (encoders, load_item_encoder(*paths)):
+        assert found.fields == ("title", "categories") and found.parts["image"] is None
+        with pytest.raises(UserError, match="modality image came from a file.*--items new.npy.*: text 3, image 128 columns"):
+            found.encode([{"title": "red"}])

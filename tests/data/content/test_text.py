@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from recbole_r3vae.data.item_text import clean_text, item_texts, record_text
+from recbole_r3vae.data.content.text import clean_text, item_texts, record_text
 from recbole_r3vae.errors import UserError
 
 EXPECTED = {

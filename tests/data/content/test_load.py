@@ -1,4 +1,4 @@
-"""Item content as a whole: choice of the encoder, the cache, the encoder that travels with a checkpoint."""
+"""Item content as a whole: choice of the encoders, the cache, the encoders that travel with a checkpoint, one loading a run."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ import os
 import numpy as np
 import pytest
 
-from recbole_r3vae.data.content import content_from_vectors, load_content, load_encoder, save_encoder
-from recbole_r3vae.data.encoders import TfidfSvdEncoder
+from recbole_r3vae.data.content import ContentLoader, content_from_vectors, load_content, load_encoder, save_encoder
+from recbole_r3vae.data.content import load as module
+from recbole_r3vae.data.content.tfidf import TfidfSvdEncoder
+from recbole_r3vae.data.items import ItemVectors
 from recbole_r3vae.errors import UserError
 
 FIELDS = ["title", "categories", "brand"]
@@ -261,3 +263,149 @@ def test_dataset_lacks_vectors(make_dataset, tmp_path):
     dataset, config = make_dataset(content_encoder="file", content_file=str(tmp_path / "v.npy"))
     with pytest.raises(UserError, match="lacks 4 of the dataset's 5 items, e.g. e, b, c"):
         load_content(dataset, config)
+
+
+# -- several modalities -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def several(tmp_path, vectors):
+    """A mapping of a text encoder and two files, the second of which lacks two of the five items."""
+    array = np.random.default_rng(1).normal(size=(3, 2)).astype(np.float16)
+    np.save(tmp_path / "sound.npy", array)
+    (tmp_path / "sound.ids").write_text("a\nb\ne\n")
+    return {
+        "text": {"encoder": "tfidf-svd", "fields": FIELDS, "dim": 3},
+        "image": {"encoder": "file", "file": str(vectors[0])},
+        "sound": {"encoder": "file", "file": str(tmp_path / "sound.npy"), "missing": "zero"},
+    }
+
+
+def test_hashes_of_one_modality_are_those_of_earlier_versions(make_dataset, tmp_path):
+    text = load_content(*make_dataset(item_text_fields=FIELDS, content_dim=3))
+    assert text.content_hash == "dfe7a0f9a026f4daf00b578b0536d72ca95fcf2feb5af08da62c38cc20d4e90a"
+    np.save("v.npy", np.arange(20, dtype=np.float32).reshape(5, 4) + 1)
+    (tmp_path / "v.ids").write_text("a\nb\nc\nd\ne\n")
+    file = load_content(*make_dataset(content_encoder="file", content_file="v.npy"))
+    assert file.content_hash == "05f80dc4f30293f7891580542c281c5e4141c09babeb7ac6bd03955b328f8538"
+    assert content_from_vectors("v.npy").content_hash == "970e30f87f4bf1e30411c75555a6a9f7a7808c670375684f1a2d663ff2ec25ec"
+    assert text.parts == {"text": slice(0, 3)} and file.parts == {"text": slice(0, 4)}
+    named = load_content(*make_dataset(content_encoder={"image": {"encoder": "file", "file": "v.npy"}}))
+    assert named.content_hash == file.content_hash and named.parts == {"image": slice(0, 4)}
+    both = {"content_encoder": ["tfidf-svd", "file"], "content_file": "v.npy"}
+    listed = load_content(*make_dataset(item_text_fields=FIELDS, content_dim=3, **both))
+    assert listed.parts == {"text": slice(0, 3), "v": slice(3, 7)}
+    assert [listed.take([name]).content_hash for name in ("text", "v")] == [text.content_hash, file.content_hash]
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_modalities_stand_side_by_side(make_dataset, cache, several, vectors, cached, caplog):
+    dataset, config = make_dataset(content_encoder=several, content_cache_dir=str(cache) if cached else None)
+    with caplog.at_level(logging.INFO):
+        content = load_content(dataset, config)
+    assert content.parts == {"text": slice(0, 3), "image": slice(3, 7), "sound": slice(7, 9)} == ItemVectors(content).parts
+    assert "2 of 5 items have no vector in" in caplog.text
+    assert "5 items x 9 (tfidf-svd + file + file: text 3, image 4, sound 2)" in caplog.text
+    assert content.embeddings.dtype == np.float32 and isinstance(content.embeddings, np.memmap) == cached
+    text = load_content(*make_dataset(item_text_fields=FIELDS, content_dim=3)).embeddings
+    image = np.array([np.zeros(4), *(vectors[1][item] for item in "eabcd")])
+    raw = np.load("sound.npy").astype(np.float64)
+    unit = dict(zip("abe", raw / np.linalg.norm(raw, axis=1, keepdims=True)))
+    sound = np.array([unit.get(item, np.zeros(2)) for item in content.item_ids])
+    assert np.allclose(content.embeddings, np.hstack([text, image, sound]), atol=1e-3)
+    assert np.array_equal(content.part("text"), text) and np.allclose(content.part("image"), image, atol=1e-7)
+    norms = np.stack([np.linalg.norm(content.part(name).astype(np.float64), axis=1) for name in content.parts], axis=1)  # [n_items, parts]
+    lacking = np.array([[item in lacks for lacks in ("", "", "cd")] for item in content.item_ids[1:]])
+    assert not norms[0].any() and np.allclose(norms[1:], ~lacking, atol=1e-3)
+    again = load_content(dataset, config)
+    assert again.content_hash == content.content_hash and np.array_equal(again.embeddings, content.embeddings)
+    assert again.encoder == content.encoder and again.parts == content.parts
+
+
+def test_memory_and_cache_agree_on_several(make_dataset, cache, several, monkeypatch):
+    in_memory = load_content(*make_dataset(content_encoder=several))
+    dataset, config = make_dataset(content_encoder=several, content_cache_dir=str(cache))
+    cached = load_content(dataset, config)
+    assert in_memory.content_hash == cached.content_hash and np.array_equal(in_memory.embeddings, cached.embeddings)
+    monkeypatch.setattr(TfidfSvdEncoder, "fit", lambda *_: pytest.fail("encoded again"))
+    load_content(dataset, config)
+    fewer = {name: several[name] for name in ("image", "text")}
+    assert list(load_content(*make_dataset(content_encoder=fewer, content_cache_dir=str(cache))).parts) == ["image", "text"]
+
+
+def test_a_modality_that_lacks_items(make_dataset, several):
+    several["sound"]["missing"] = "error"
+    with pytest.raises(UserError, match="sound.ids lacks 2 of the dataset's 5 items, e.g. c, d"):
+        load_content(*make_dataset(content_encoder=several))
+
+
+@pytest.mark.parametrize("names", [["sound"], ["sound", "again"]])
+def test_an_item_without_any_vector(make_dataset, several, names):
+    encoders = {name: several["sound"] for name in names}
+    with pytest.raises(UserError, match=rf"item 'c' has no vector in any modality of content_encoder \({', '.join(names)}\); add"):
+        load_content(*make_dataset(content_encoder=encoders))
+
+
+def test_ids_of_another_catalogue_are_not_missing_items(make_dataset, several, tmp_path):
+    (tmp_path / "sound.ids").write_text("x\ny\nz\n")
+    with pytest.raises(UserError, match="sound.ids lacks 5 of the dataset's 5 items"):
+        load_content(*make_dataset(content_encoder=several))
+
+
+def test_mistakes_are_found_before_the_texts_are_read(make_dataset, several, monkeypatch):
+    monkeypatch.setattr(module, "item_texts", lambda *_: pytest.fail("read"))
+    several["sound"]["file"] = "none.npy"
+    with pytest.raises(UserError, match="modality 'sound': content_file: none.npy does not exist"):
+        load_content(*make_dataset(content_encoder=several))
+
+
+def test_encoders_of_several_modalities_travel(make_dataset, tmp_path):
+    encoders = {
+        "names": {"encoder": "tfidf-svd", "fields": ["title"], "dim": 2},
+        "kinds": {"encoder": "tfidf-svd", "fields": ["categories", "brand"], "dim": 3},
+    }
+    content = load_content(*make_dataset(content_encoder=encoders))
+    save_encoder(tmp_path / "saved", content)
+    loaded = load_encoder(tmp_path / "saved")
+    item = {"title": "Nail polish, blue", "categories": ["Beauty", "Nail_Polish"], "brand": "OPI"}
+    assert loaded.fields == ("title", "categories", "brand")
+    assert np.array_equal(loaded.encode([item]), content.embeddings[[content.item_ids.index("c")]])
+
+
+def test_texts_make_no_vectors_of_a_file(make_dataset, several, tmp_path):
+    content = load_content(*make_dataset(content_encoder=several))
+    save_encoder(tmp_path / "saved", content)
+    with pytest.raises(UserError, match="modality image, sound came from a file.*; give .*side by side: text 3, image 4, sound 2 columns"):
+        load_encoder(tmp_path / "saved").encode([{"title": "Red"}])
+    files = load_content(*make_dataset(content_encoder={name: several[name] for name in ("image", "sound")}))
+    with pytest.raises(UserError, match="came from a file"):
+        save_encoder(tmp_path, files)
+
+
+# -- once a run ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_loader_hashes_and_encodes_once(make_dataset, several, monkeypatch):
+    counts = {"fit": 0, "texts": 0, "hashes": 0}
+
+    def counted(name, function):
+        def call(*args):
+            counts[name] += 1
+            return function(*args)
+
+        return call
+
+    monkeypatch.setattr(TfidfSvdEncoder, "fit", counted("fit", TfidfSvdEncoder.fit))
+    monkeypatch.setattr(module, "item_texts", counted("texts", module.item_texts))
+    monkeypatch.setattr(module, "hash_json", counted("hashes", module.hash_json))
+    dataset, config = make_dataset(item_text_fields=FIELDS, content_dim=3)  # no cache folder
+    loader = ContentLoader(dataset)
+    first = loader.load(config)
+    dataset.build()
+    _, stage = make_dataset(item_text_fields=FIELDS, content_dim=3, seed=5, learning_rate=0.5)  # of another stage of the run
+    assert loader.load(stage) is first and counts == {"fit": 1, "texts": 1, "hashes": 1}
+
+    _, stage = make_dataset(content_encoder=several)
+    whole = loader.load(stage)
+    assert loader.load(stage, ["image"]).parts == {"image": slice(0, 4)} and loader.load(stage, ()) is whole
+    assert counts["fit"] == 2 and ContentLoader(dataset).load(config) is not first and counts["fit"] == 3

@@ -12,8 +12,8 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from recbole_r3vae.data.item_text import FieldValue, record_text
-from recbole_r3vae.data.tfidf import TfidfSvdEncoder
+from recbole_r3vae.data.content.text import FieldValue, record_text
+from recbole_r3vae.data.content.tfidf import TfidfSvdEncoder
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.io import atomic_write
 
@@ -135,27 +135,104 @@ class ItemEncoder:
                 )
         return self.encoder.transform([record_text(item, self.fields) for item in items])
 
-    def save(self, tensors_path: Path, json_path: Path) -> None:
-        """Write tensors (safetensors) and everything else (JSON); each file appears whole or not at all."""
+    def state_dict(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Tensors, and everything else as plain JSON."""
         tensors, meta = self.encoder.state_dict()
-        with atomic_write(tensors_path, "wb") as file:
-            file.write(safetensors.numpy.save(tensors))
-        with atomic_write(json_path) as file:
-            json.dump({**meta, "fields": list(self.fields)}, file, ensure_ascii=False)
+        return tensors, {**meta, "fields": list(self.fields)}
 
     @classmethod
-    def load(cls, tensors_path: Path, json_path: Path) -> ItemEncoder:
-        """Read what :meth:`save` wrote. Nothing is unpickled.
+    def from_state(cls, tensors: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> ItemEncoder:
+        """The encoder whose :meth:`state_dict` it was.
 
         Raises:
-            UserError: a file is missing or truncated, or the two do not belong together.
+            KeyError, TypeError, ValueError: something is missing, or tensors and the rest do not belong together.
         """
-        try:
-            tensors = safetensors.numpy.load_file(tensors_path)
-            meta = json.loads(json_path.read_text(encoding="utf-8"))
-            return cls(_BY_KIND[meta["kind"]].from_state(tensors, meta), tuple(meta["fields"]))
-        except (OSError, KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
+        return cls(_BY_KIND[meta["kind"]].from_state(tensors, meta), tuple(meta["fields"]))
+
+
+@dataclass(frozen=True)
+class ModalityEncoders:
+    """What is needed to encode new items of several modalities, where texts are all that is needed.
+
+    Attributes:
+        parts: Name of each modality to its encoder, in the order of the columns; ``None`` where the vectors came from a file.
+        widths: Name of each modality to the number of its columns.
+    """
+
+    parts: dict[str, ItemEncoder | None]
+    widths: dict[str, int]
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The fields of an item that any of the encoders reads."""
+        return tuple(dict.fromkeys(field for part in self.parts.values() if part for field in part.fields))
+
+    def encode(self, items: Sequence[Mapping[str, FieldValue]]) -> np.ndarray:
+        """Encode items that were not there when the encoders were fitted.
+
+        Args:
+            items: As of :meth:`ItemEncoder.encode`.
+
+        Returns:
+            float32 ``[len(items), d]``, the modalities side by side, each of unit norm.
+
+        Raises:
+            UserError: the vectors of a modality came from a file, or an item has none of the fields of another.
+        """
+        files = [name for name, part in self.parts.items() if part is None]
+        if files:
+            columns = ", ".join(f"{name} {width}" for name, width in self.widths.items())
             raise UserError(
-                f"cannot read the item encoder {tensors_path} with {json_path.name}: "
-                f"{' '.join(str(error).split()) or type(error).__name__}; a file is missing or damaged"
-            ) from error
+                f"the item vectors of modality {', '.join(files)} came from a file, and texts do not make new ones; give new items as "
+                f"vectors (--items new.npy), all modalities side by side: {columns} columns"
+            )
+        return np.concatenate([part.encode(items) for part in self.parts.values()], axis=1)
+
+    def state_dict(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Tensors, named ``<modality>/<tensor>``, and everything else as plain JSON."""
+        tensors, described = {}, []
+        for name, part in self.parts.items():
+            own, meta = part.state_dict() if part else ({}, None)
+            tensors |= {f"{name}/{key}": value for key, value in own.items()}
+            described.append({"name": name, "width": self.widths[name], "encoder": meta})
+        return tensors, {"parts": described}
+
+    @classmethod
+    def from_state(cls, tensors: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> ModalityEncoders:
+        """The encoders whose :meth:`state_dict` it was.
+
+        Raises:
+            KeyError, TypeError, ValueError: something is missing, or tensors and the rest do not belong together.
+        """
+        parts = {}
+        for part in meta["parts"]:
+            prefix = f"{part['name']}/"
+            own = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+            parts[part["name"]] = ItemEncoder.from_state(own, part["encoder"]) if part["encoder"] else None
+        return cls(parts, {part["name"]: int(part["width"]) for part in meta["parts"]})
+
+
+def save_item_encoder(item_encoder: ItemEncoder | ModalityEncoders, tensors_path: Path, json_path: Path) -> None:
+    """Write tensors (safetensors) and everything else (JSON); each file appears whole or not at all."""
+    tensors, meta = item_encoder.state_dict()
+    with atomic_write(tensors_path, "wb") as file:
+        file.write(safetensors.numpy.save(tensors))
+    with atomic_write(json_path) as file:
+        json.dump(meta, file, ensure_ascii=False)
+
+
+def load_item_encoder(tensors_path: Path, json_path: Path) -> ItemEncoder | ModalityEncoders:
+    """Read what :func:`save_item_encoder` wrote. Nothing is unpickled.
+
+    Raises:
+        UserError: a file is missing or truncated, or the two do not belong together.
+    """
+    try:
+        tensors = safetensors.numpy.load_file(tensors_path)
+        meta = json.loads(json_path.read_text(encoding="utf-8"))
+        return (ModalityEncoders if "parts" in meta else ItemEncoder).from_state(tensors, meta)
+    except (OSError, KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
+        raise UserError(
+            f"cannot read the item encoder {tensors_path} with {json_path.name}: "
+            f"{' '.join(str(error).split()) or type(error).__name__}; a file is missing or damaged"
+        ) from error

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from recbole_r3vae.data.encoders import ItemEncoder
+from recbole_r3vae.data.content.encoders import ItemEncoder, load_item_encoder, save_item_encoder
 from recbole_r3vae.io import atomic_write, locked
 
 logger = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ class CacheEntry:
             for path in self._files(stored["text"]):
                 if _hash_file(path) != stored["sha256"][path.name]:
                     raise ValueError(f"{path.name} has changed")
-            item_encoder = ItemEncoder.load(*self._encoder_paths) if stored["text"] else None
+            item_encoder = load_item_encoder(*self._encoder_paths) if stored["text"] else None
             return CachedVectors(self._map(), stored["meta"], item_encoder)
         except (OSError, ValueError, KeyError, TypeError) as error:
             logger.debug(f"no usable cache entry {self.json_path}: {error!r}")
@@ -113,7 +113,7 @@ class CacheEntry:
         """
         text = item_encoder is not None
         if text:
-            item_encoder.save(*self._encoder_paths)
+            save_item_encoder(item_encoder, *self._encoder_paths)
         hashes = {"meta": hash_json(meta), **{path.name: _hash_file(path) for path in self._files(text)}}
         with atomic_write(self.json_path) as file:
             json.dump({"schema": _SCHEMA, "meta": meta, "text": text, "sha256": hashes}, file, indent=1)
