@@ -43,5 +43,5 @@ def known_ids(dataset: Dataset) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for field, ids in dataset.field2id_token.items():
         if field in (dataset.uid_field, dataset.iid_field) or dataset.field2type.get(field) in kinds:
-            found[field] = np.asarray(ids).astype(str).tolist()  # plain text: checkpoints hold nothing else
+            found[str(field)] = np.asarray(ids).astype(str).tolist()  # plain text: checkpoints hold nothing else
     return found

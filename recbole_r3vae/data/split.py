@@ -101,7 +101,7 @@ def held_out(valid_data, test_data) -> HeldOut | None:
     popularity = np.asarray(valid_data.seen.sum(axis=0)).ravel()[items][order].astype(np.int32)
     rows = zip(user_ids[order], item_ids[order], popularity, history)
     text = "\n".join("\t".join(map(str, row)) for row in rows)
-    repeated = int((np.asarray(test_data.seen[users, items]).ravel() > 0).sum())
+    repeated = meetings(dataset).multiply(test_data.seen > 0).nnz
     return HeldOut(order, popularity, history, hashlib.sha256(text.encode()).hexdigest()[:12], repeated)
 
 
