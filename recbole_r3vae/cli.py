@@ -154,9 +154,14 @@ def _parser() -> argparse.ArgumentParser:
         "run", help="train and evaluate a model", description=RUN_HELP, formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    run.add_argument("--model", "-m", help="R3GR, R3VAE, or any model of RecBole")
+    run.add_argument("--model", "-m", help="R3GR, R3VAE, any model of RecBole, or one of your own as package.module:Class")
     run.add_argument("--dataset", "-d", help="name of a folder of atomic files")
     run.add_argument("--config_files", nargs="+", default=[], help="YAML files, later ones win")
+    run.add_argument("--nproc", type=int, default=1, help="processes on this machine, as in RecBole; torchrun does the same")
+    run.add_argument("--world_size", type=int, default=-1, help="processes on all machines; default: those of this one")
+    run.add_argument("--ip", default="localhost", help="of the first machine")
+    run.add_argument("--port", default="5678", help="there")
+    run.add_argument("--group_offset", type=int, default=0, help="processes of the machines before this one")
     run.set_defaults(action=_run)
 
     prepare = commands.add_parser("prepare", help="turn public raw data into RecBole's atomic files", allow_abbrev=False)
@@ -262,11 +267,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options, rest: list[str]) -> None:
-    from recbole_r3vae.quick_start.run import run_recbole_r3vae
+    from recbole_r3vae.quick_start.launch import run
 
     # RecBole's users write --config_files="a.yaml b.yaml"; a shell hands that over as one word.
     files = [path for words in options.config_files for path in words.split()]
-    run_recbole_r3vae(options.model, options.dataset, files, arguments=rest)
+    places = {key: getattr(options, key) for key in ("nproc", "world_size", "ip", "port", "group_offset")}
+    run(options.model, options.dataset, files, arguments=rest, **places)
 
 
 def _prepare(options, rest: list[str]) -> None:

@@ -171,7 +171,8 @@ class Config(RecBoleConfig):
         tokenizer = self.external_config_dict.get("tokenizer") or self.internal_config_dict.get("tokenizer")
         if tokenizer and key.startswith(PREFIX):
             own = {f"{PREFIX}{name}" for name in tokenizer_keys(tokenizer)}
-            return nearest(key, own, otherwise=f"tokenizer {tokenizer} has no key {key.removeprefix(PREFIX)}: correct it, or leave it out")
+            close = nearest(key, own) if key.removeprefix(PREFIX) not in self.internal_config_dict else ""
+            return close or (f"; tokenizer {tokenizer} has no key {key.removeprefix(PREFIX)}: correct it, or leave it out")
         return ""
 
     @property

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sys
 
+import numpy as np
 import pytest
+import torch
 import yaml
 
-from recbole_r3vae.config import Config, identity, tokenizer_config
+from recbole_r3vae.config import Config, decisive, tokenizer_config
 from recbole_r3vae.errors import UserError, nearest
 from recbole_r3vae.config.registry import get_model, own_models
 from recbole_r3vae.config.sources import load_yaml, parse_arguments, parse_value, properties
@@ -72,18 +74,10 @@ def test_a_users_own_tokenizer_key_beats_the_datasets_file():
     assert sizes == [[64, 64, 64], [5], [6]]
 
 
-def test_identity_depends_on_what_decides_the_result_and_on_nothing_else():
-    base = identity(Config("R3GR", "ml-100k"))
-    assert identity(Config("R3GR", "ml-100k", config_dict={"show_progress": False, "checkpoint_dir": "x", "epochs": 3})) == base
-    assert identity(Config("R3GR", "ml-100k", config_dict={"dropout": 0.45})) != base
-    assert identity(Config("R3GR", "ml-100k", config_dict={"seed": 1})) != base
-    assert identity(Config("R3GR", "ml-100k"), semantic_ids="other") != base
-
-
 def test_a_config_can_be_made_again_from_what_it_declares():
     config = Config("R3GR", "ml-100k", config_dict={"dropout": 0.3, "tokenizer_epochs": 3})
     again = Config(config_dict=yaml.safe_load(yaml.safe_dump(config.declared)))
-    assert again.declared == config.declared and identity(again) == identity(config)
+    assert again.declared == config.declared and decisive(again) == decisive(config)
     assert again["data_path"] == config["data_path"]
 
 
@@ -105,6 +99,47 @@ def test_models_are_found_by_their_file():
     assert get_model("R3GR") is own_models()["R3GR"] and get_model("SASRec").__module__.startswith("recbole.")
     for name in own_models():
         assert (properties() / "model" / f"{name}.yaml").is_file(), f"{name} has no YAML"
+
+
+def test_of_eval_args_what_is_not_given_stays():
+    for model in ("BPR", "SASRec", "R3GR"):
+        found = Config(model, "ml-100k", config_dict={"eval_args": {"mode": "uni100"}, "valid_metric": "NDCG@10"})["eval_args"]
+        assert found["split"] == {"LS": "valid_and_test"} and found["order"] == "TO" and found["mode"] == {"valid": "uni100", "test": "uni100"}
+    assert Config("DeepFM", "ml-100k", config_dict={"eval_args": {"order": "RO"}})["eval_args"]["split"] == {"RS": [8, 1, 1]}
+
+
+def test_python_values_become_plain_ones():
+    given = {
+        "learning_rate": np.float32(0.5), "epochs": np.int64(3), "codebook_sizes": (4, np.int32(4)), "topk": np.array([5, 10]),
+        "eval_args": {"split": {"LS": np.str_("valid_and_test")}}, "tokenizer_sc_weight": torch.tensor(0.25), "valid_metric": "NDCG@10",
+    }  # fmt: skip
+    declared = Config("R3GR", "ml-100k", config_dict=given).declared
+    found = [declared[key] for key in ("learning_rate", "epochs", "codebook_sizes", "topk", "tokenizer_sc_weight")]
+    assert found == [0.5, 3, [4, 4], [5, 10], 0.25] and [type(value) for value in found] == [float, int, list, list, float]
+    assert type(declared["eval_args"]["split"]["LS"]) is str and type(declared["codebook_sizes"][1]) is int
+    with pytest.raises(UserError, match=r"^epochs is <object .* \(object\); give a number"):
+        Config("R3GR", "ml-100k", config_dict={"epochs": object()})
+
+
+@pytest.mark.parametrize("words, hint", [
+    (["--tokenizer_hidden_size=8"], "unknown key --tokenizer_hidden_size for model R3GR; tokenizer R3VAE has no key hidden_size"),
+    (["--tokenizer_num_beams=8"], "tokenizer R3VAE has no key num_beams"),
+    (["--tokenizer_sc_wieght=1"], "did you mean 'tokenizer_sc_weight'"),
+    (["--mask_history=True"], "set valid_rule to left_out or stay"),
+    (["--sid_features=replace"], "it is for models that predict clicks"),
+    (["--epoch=1"], "did you mean 'epochs'"),
+])  # fmt: skip
+def test_a_key_that_nobody_has_is_refused(words, hint):
+    with pytest.raises(UserError) as caught:
+        Config("R3GR", "ml-100k", arguments=words)
+    assert hint in str(caught.value)
+
+
+def test_a_key_that_nobody_has_gets_a_word_from_python_too(caplog):
+    Config("R3GR", "ml-100k", config_dict={"epoch": 1})
+    assert "unknown keys in config_dict, ignored: epoch; did you mean 'epochs'?" in caplog.text
+    with pytest.raises(UserError, match="unknown keys in config_dict for model R3GR: epoch"):
+        Config("R3GR", "ml-100k", config_dict={"epoch": 1, "strict_config": True})
 
 
 def test_hints_name_the_nearest():
