@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from recbole_r3vae.data.items import ITEM_EMB, ItemVectors
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.model.tokenizer.base import Quantized, SemanticTokenizer, choice
-from recbole_r3vae.model.tokenizer.layers import mlp
+from recbole_r3vae.model.tokenizer.mlp import mlp
 from recbole_r3vae.model.tokenizer.quantize.assign import Level, NearestNeighbour, SinkhornNearestNeighbour
 from recbole_r3vae.model.tokenizer.quantize.codebook import SAMPLES_PER_CODEWORD, Codebook
 from recbole_r3vae.model.tokenizer.quantize.ema import EMACodebook
