@@ -173,11 +173,11 @@ def test_vqvae_quantises_parts_of_the_latent_side_by_side(catalogue, tokenizer):
 @pytest.mark.parametrize(
     "model, settings, words",
     [
-        ("RQVAE", {"codebook_learning": "moving"}, ["codebook_learning", "loss, ema, simvq"]),
+        ("RQVAE", {"codebook_learning": "moving"}, ["codebook_learning", "ema, loss or simvq"]),
         ("RQVAE", {"gradient_estimator": "rotate"}, ["gradient_estimator", "did you mean 'rotation'"]),
-        ("RQVAE", {"hidden_sizes": [64, 0]}, ["hidden_sizes", "[64, 0]", "above 0"]),
+        ("RQVAE", {"hidden_sizes": [64, 0]}, ["hidden_sizes", "[64, 0]", "from 1"]),
         ("RQVAE", {"latent_dim": 4.5}, ["latent_dim", "4.5"]),
-        ("RQVAE", {"ema_decay": 1.0}, ["ema_decay", "1.0", "between 0 and 1"]),
+        ("RQVAE", {"ema_decay": 1.0}, ["ema_decay", "1.0", "above 0 below 1"]),
         ("RQVAE", {"sinkhorn_levels": [0, 3]}, ["sinkhorn_levels", "[0, 3]", "from 1 to 3"]),
         ("RQVAE", {"sinkhorn_epsilon": 0}, ["sinkhorn_epsilon", "above 0"]),
         ("VQVAE", {"latent_dim": 2}, ["latent_dim", "2", "at least 3"]),
