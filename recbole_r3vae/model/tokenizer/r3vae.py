@@ -43,10 +43,10 @@ class R3VAE(SemanticTokenizer):
 
     :math:`q^{(l)}` comes from the codewords of level l in one of three ways (``rating_mode``):
     :class:`.Top1Rating`, :class:`.SoftmaxRating`, or, as in the paper's ablation,
-    :class:`.NearestNeighbour` with a straight-through gradient, where codewords learn from codebook and
-    commitment terms of :class:`.LevelCodes`. The squared error is summed over dimensions and averaged over the
-    batch. SC and PD are of the batch's :math:`\sum_l q^{(l)}`, and their gradient reaches the codewords in each
-    of the three.
+    :class:`.NearestNeighbour` with a straight-through gradient and, for the codewords, the codebook and commitment
+    terms of :class:`.LevelCodes`. The squared error is summed over dimensions and averaged over the batch. SC and
+    PD are those of :math:`\sum_l q^{(l)}` (or of :math:`e^{(0)}`, ``metric_space``) within the batch; of the sum,
+    their gradient reaches the codewords in each of the three ways.
 
     Args:
         config: Keys of ``properties/model/R3VAE.yaml``.

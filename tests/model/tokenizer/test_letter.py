@@ -126,7 +126,7 @@ def test_the_terms_teach_what_they_should(social, tokenizer):
 
 
 def test_codewords_are_clustered_at_first_and_again_every_so_many_steps(social, tokenizer):
-    """As if each loss clustered them before its first use, and each third loss after it: the paper's order, of which a step makes a hook."""
+    """The first loss finds them clustered, and so does every third after it; no loss clusters them itself."""
     items = social
     model = tokenizer("LETTER", items, cluster_every=3, codebook_sizes=[16, 4, 3], **LEARNED, **SMALL)
     clustered, before = [], model.clusters.clone()

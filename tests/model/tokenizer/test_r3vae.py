@@ -272,7 +272,10 @@ def test_each_regulariser_teaches_every_codebook_what_finite_differences_say(cat
     model, x = build(items, rating_mode=mode, codebook_sizes=[6, 5, 4], **weights), rows(items).double()
     model.initialise(items)
     model.double()
-    term = lambda: model.calculate_loss({"item_emb": x})[-1]  # noqa: E731
+
+    def term():
+        return model.calculate_loss({"item_emb": x})[-1]
+
     term().backward()
     generator = torch.Generator().manual_seed(0)
     for level in model.quantizer.levels:
