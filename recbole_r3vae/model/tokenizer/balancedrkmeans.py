@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from recbole.config import Config
 
+from recbole_r3vae.model.parameters import Whole
 from recbole_r3vae.model.tokenizer.quantize.assign import Level
 from recbole_r3vae.model.tokenizer.quantize.balanced import BalancedNearestNeighbour
 from recbole_r3vae.model.tokenizer.quantize.codebook import Codebook
@@ -32,10 +33,9 @@ class BalancedRKMeans(RKMeans):
     Args:
         config: Keys of ``properties/model/BalancedRKMeans.yaml``.
         items: Embeddings of the catalogue.
-
-    Raises:
-        UserError: a key has a value outside its range.
     """
+
+    hyperparameters = {"balance_iterations": Whole(0)}
 
     def _level(self, codebook: Codebook, config: Config) -> Level:
         return BalancedNearestNeighbour(codebook, config["balance_iterations"])

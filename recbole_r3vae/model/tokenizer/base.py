@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from recbole.config import Config
@@ -13,8 +14,9 @@ from recbole.utils import InputType, ModelType
 from torch import Tensor, nn
 
 from recbole_r3vae.data.items import ItemVectors
-from recbole_r3vae.model.contract import TOKENIZE, Contract, Needs
 from recbole_r3vae.errors import UserError, nearest
+from recbole_r3vae.model.contract import TOKENIZE, Contract, Needs
+from recbole_r3vae.model.parameters import ListOf, Number, Parameter, Whole
 
 TOKENIZE_ROWS = 4096
 """Items quantised at once by :meth:`SemanticTokenizer.tokenize`; bounds memory at ``[rows, K]``."""
@@ -42,52 +44,59 @@ class Quantized:
 class SemanticTokenizer(Contract, AbstractRecommender):
     """A RecBole model over items: batches of item embeddings train it, code tuples come out.
 
-    A subclass writes :meth:`quantize`, and :meth:`calculate_loss` if it trains. It may write
-    :meth:`initialise` if it starts from the data, and :meth:`level_distances` if some codes are nearer than
-    others. Its constructor asks ``items`` for nothing but ``dim``, so that a checkpoint loads without the
-    embeddings.
+    A subclass writes :meth:`quantize`, and :meth:`calculate_loss` if it trains. It may write :meth:`initialise` if it starts from the
+    data, :meth:`level_distances` if some codes are nearer than others, and :meth:`~.Contract.after_step` if anything moves without a
+    gradient: a loss draws and moves nothing that a checkpoint holds. Its constructor asks ``items`` for nothing but ``dim``, so that a
+    checkpoint loads without the embeddings.
 
     Args:
-        config: The run's configuration: ``codebook_sizes``, ``device``, ``seed`` and the subclass's own keys.
+        config: The run's configuration, which :meth:`check` took: ``codebook_sizes``, ``device``, ``seed`` and the subclass's own keys.
         items: Embeddings of the catalogue.
 
     Attributes:
+        fitted: Whether :meth:`initialise` is all of its training and no epochs follow.
+        ordered: Whether a code is to be read after those before it: a residual's, or a turn in a tree. False where no code says more
+            than another, as of parallel codes; then a prefix is no cluster.
+        prefix_grouped_batches: Whether training batches are to hold items of equal first codes together.
+        uses_interactions: Whether training batches are to hold collaborative embeddings, field ``item_cf``.
         codebook_sizes: Codes of each level, ``(K_1, …, K_L)``.
         dim: Dimension ``d`` of item embeddings.
-        last_regularizer_counts: For the log, how many pairs or clusters each regulariser of the last training
-            batch rested on: name to ``[L]``, int64. Empty without regularisers.
-
-    Raises:
-        UserError: ``codebook_sizes`` is not a list of whole numbers above 1.
+        last_regularizer_counts: For the log, how many pairs or clusters each regulariser of the last training batch rested on: name to
+            ``[L]``, int64. Empty without regularisers.
     """
 
     type = ModelType.GENERAL
-    task = TOKENIZE
-    ranks_items = False
-    fitted = False
-    ordered = True
-    selected_by = {"reconstruction": False, "unique_ratio": True, "usage": True, "sc": True, "pd": False}
+    input_type = InputType.POINTWISE
+    task: ClassVar[str] = TOKENIZE
+    ranks_items: ClassVar[bool] = False
+    selected_by: ClassVar[Mapping[str, bool]] = {
+        "reconstruction": False, "unique_ratio": True, "usage": True, "sc": True, "pd": False,
+    }  # fmt: skip
+    hyperparameters: ClassVar[Mapping[str, Parameter]] = {
+        "codebook_sizes": ListOf(Whole(2)),
+        "epochs": Whole(0),
+        "train_batch_size": Whole(),
+        "learning_rate": Number(at_least=0),
+        "weight_decay": Number(at_least=0),
+        "eval_step": Whole(0),
+        "stopping_step": Whole(0),
+    }
+    fitted: ClassVar[bool] = False
+    ordered: ClassVar[bool] = True
+    prefix_grouped_batches: bool = False
+    uses_interactions: ClassVar[bool] = False
 
     @classmethod
-    def needs(cls, config):
+    def needs(cls, config: Config) -> Needs:
+        """Content of every modality, and the training split where it learns from interactions."""
         return Needs(content=(), interactions=cls.uses_interactions)
-
-    input_type = InputType.POINTWISE
-    prefix_grouped_batches = False  # whether training batches should hold items of equal first codes together
-    uses_interactions = False  # whether training batches should hold collaborative embeddings, field item_cf
 
     def __init__(self, config: Config, items: ItemVectors):
         super().__init__()
         self.device = config["device"]
         self.seed = config["seed"]
         self.dim = items.dim
-        sizes = config["codebook_sizes"]
-        if not isinstance(sizes, list) or not sizes or any(type(k) is not int or k < 2 for k in sizes):
-            raise UserError(
-                f"codebook_sizes is {sizes!r}; give a number of codes, 2 or more, for each level, "
-                "such as [256, 256, 256]"
-            )
-        self.codebook_sizes = tuple(sizes)
+        self.codebook_sizes = tuple(config["codebook_sizes"])
         self.last_regularizer_counts: dict[str, Tensor] = {}
 
     def initialise(self, items: ItemVectors) -> None:
@@ -109,7 +118,7 @@ class SemanticTokenizer(Contract, AbstractRecommender):
             )
 
     def calculate_loss(self, interaction: Interaction) -> Tensor | tuple[Tensor, ...]:
-        """Training loss of a batch.
+        """Training loss of a batch; leaves every weight and buffer as it is.
 
         Args:
             interaction: Field ``item_emb`` ``[B, d]``, float32.
@@ -163,6 +172,16 @@ class SemanticTokenizer(Contract, AbstractRecommender):
         return torch.cat(chunks)
 
 
+class _NoEpochs:
+    """``epochs`` of a tokenizer that is fitted in one go."""
+
+    def takes(self, value: Any) -> bool:
+        return type(value) is int and value == 0
+
+    def expected(self) -> str:
+        return "0: a tokenizer that is fitted to the catalogue in one go has nothing to train in epochs"
+
+
 class FittedTokenizer(SemanticTokenizer):
     """A tokenizer without trainable parameters: :meth:`initialise` fits it, and no epochs follow.
 
@@ -172,18 +191,10 @@ class FittedTokenizer(SemanticTokenizer):
     Args:
         config: As for :class:`SemanticTokenizer`, with ``epochs: 0``.
         items: Embeddings of the catalogue.
-
-    Raises:
-        UserError: ``epochs`` is not 0, or as for :class:`SemanticTokenizer`.
     """
 
-    def __init__(self, config: Config, items: ItemVectors):
-        super().__init__(config, items)
-        if config["epochs"] != 0:
-            raise UserError(
-                f"epochs is {config['epochs']!r}, but {type(self).__name__} has nothing to train in epochs: "
-                "it is fitted to the catalogue in one go; leave epochs at 0"
-            )
+    hyperparameters = {"epochs": _NoEpochs()}
+    fitted = True
 
 
 def choice(config: Config, key: str, options: Sequence[str]) -> str:

@@ -13,7 +13,7 @@ from recbole.data.interaction import Interaction
 from torch import Tensor, nn
 
 from recbole_r3vae.data.items import ITEM_EMB, ItemVectors
-from recbole_r3vae.errors import UserError
+from recbole_r3vae.model.parameters import Number
 from recbole_r3vae.model.tokenizer.base import Quantized
 from recbole_r3vae.model.tokenizer.quantize.codebook import unit
 from recbole_r3vae.model.tokenizer.quantize.residual import LevelCodes
@@ -37,20 +37,19 @@ class CoST(RQVAE):
     Args:
         config: Keys of ``properties/model/CoST.yaml``.
         items: Embeddings of the catalogue.
-
-    Raises:
-        UserError: a key has a value outside its range.
     """
+
+    hyperparameters = {
+        "contrastive_weight": Number(at_least=0),
+        "contrastive_temperature": Number(above=0),
+        "reconstruction_weight": Number(at_least=0),
+    }
 
     def __init__(self, config: Config, items: ItemVectors):
         super().__init__(config, items)
         self.contrastive_weight = config["contrastive_weight"]
         self.temperature = config["contrastive_temperature"]
         self.reconstruction_weight = config["reconstruction_weight"]
-        if not self.temperature > 0:
-            raise UserError(
-                f"contrastive_temperature is {self.temperature!r}; give a number above 0, such as 0.1"
-            )
 
     def quantize(self, x: Tensor) -> Quantized:
         """Quantise embeddings, with gradient; without a reconstruction term, reconstructions have length 1.

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from recbole_r3vae.data.items import ItemVectors
 from recbole_r3vae.errors import UserError
+from recbole_r3vae.model.parameters import Either, Number, Whole
 from recbole_r3vae.model.tokenizer.base import FittedTokenizer, Quantized
 from recbole_r3vae.model.tokenizer.hierarchicalkmeans import branching
 from recbole_r3vae.model.tokenizer.quantize.balanced import balanced_kmeans
@@ -62,26 +63,33 @@ class GAOQ(FittedTokenizer):
         centroids: Mean of the items of each such prefix ``[leaves, d]``.
         rows: Items with different vectors, ordered by codes; of equal vectors the first is here ``[m]``.
         vectors: Their embeddings ``[m, d]``.
-
-    Raises:
-        UserError: a key has a value outside its range, or there is only one level.
     """
+
+    hyperparameters = {
+        "kmeans_iterations": Whole(),
+        "balance_iterations": Whole(0),
+        "items_per_prefix": Either(None, Number(above=0)),
+    }
+
+    @classmethod
+    def check(cls, config: Config) -> None:
+        """Refuse ranges, and a single level.
+
+        Raises:
+            UserError: the message names the key.
+        """
+        super().check(config)
+        if len(config["codebook_sizes"]) < 2:
+            raise UserError(
+                f"codebook_sizes is {config['codebook_sizes']}; GAOQ needs two levels or more, the last of which only tells items "
+                "apart, such as [256, 256, 256]"
+            )
 
     def __init__(self, config: Config, items: ItemVectors):
         super().__init__(config, items)
         self.kmeans_iterations = config["kmeans_iterations"]
         self.balance_iterations = config["balance_iterations"]
         self.items_per_prefix = config["items_per_prefix"]
-        if self.items_per_prefix is not None and not self.items_per_prefix > 0:
-            raise UserError(
-                f"items_per_prefix is {self.items_per_prefix!r}; give a number above 0, such as 15, or ~ for "
-                "the codebook_sizes as they are"
-            )
-        if len(self.codebook_sizes) < 2:
-            raise UserError(
-                f"codebook_sizes is {list(self.codebook_sizes)}; GAOQ needs two levels or more, the last of "
-                "which only tells items apart, such as [256, 256, 256]"
-            )
         n_levels = len(self.codebook_sizes)
         self.register_buffer("sizes", torch.tensor(self.codebook_sizes))
         self.register_buffer("codes", torch.zeros(0, n_levels, dtype=torch.int64))

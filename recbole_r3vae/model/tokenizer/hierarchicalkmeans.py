@@ -17,7 +17,7 @@ from recbole.config import Config
 from torch import Tensor, nn
 
 from recbole_r3vae.data.items import ItemVectors
-from recbole_r3vae.errors import UserError
+from recbole_r3vae.model.parameters import Either, Number, Whole
 from recbole_r3vae.model.tokenizer.base import FittedTokenizer, Quantized
 from recbole_r3vae.model.tokenizer.quantize.codebook import SAMPLES_PER_CODEWORD, kmeans
 
@@ -43,20 +43,14 @@ class HierarchicalKMeans(FittedTokenizer):
 
     Attributes:
         codebook_sizes: Those configured; after :meth:`initialise` those of the tree.
-
-    Raises:
-        UserError: a key has a value outside its range.
     """
+
+    hyperparameters = {"kmeans_iterations": Whole(), "slots_per_item": Either(None, Number(above=0))}
 
     def __init__(self, config: Config, items: ItemVectors):
         super().__init__(config, items)
         self.kmeans_iterations = config["kmeans_iterations"]
         self.slots_per_item = config["slots_per_item"]
-        if self.slots_per_item is not None and not self.slots_per_item > 0:
-            raise UserError(
-                f"slots_per_item is {self.slots_per_item!r}; give a number above 0, such as 8, or ~ for the "
-                "codebook_sizes as they are"
-            )
         self.levels = nn.ModuleList(TreeLevel(self.dim) for _ in self.codebook_sizes)
         self.register_buffer("sizes", torch.tensor(self.codebook_sizes))
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from recbole_r3vae.data.items import ITEM_CF, ItemVectors
 from recbole_r3vae.errors import UserError
+from recbole_r3vae.model.parameters import Choice, Number, Whole
 from recbole_r3vae.model.tokenizer.base import Quantized
 from recbole_r3vae.model.tokenizer.quantize.balanced import balanced_kmeans
 from recbole_r3vae.model.tokenizer.quantize.residual import LevelCodes
@@ -40,7 +41,8 @@ class LETTER(RQVAE):
     embedding, those that nobody interacted with in the training split, take no part in it.
 
     The codewords of a level are grouped into clusters of equal size. :math:`e_+` is drawn from the cluster of
-    the item's codeword :math:`e_{c_l}`, which is thus drawn to its own kind and pushed away from all others.
+    the item's codeword :math:`e_{c_l}`, which is thus drawn to its own kind and pushed away from all others. Codewords are clustered by
+    :meth:`initialise`, and again by :meth:`after_step` after every ``cluster_every`` steps.
 
     Args:
         config: Keys of ``properties/model/LETTER.yaml``.
@@ -48,14 +50,32 @@ class LETTER(RQVAE):
 
     Attributes:
         clusters: Cluster of each codeword, level after level ``[K_1 + … + K_L]``.
-        batches: Training batches so far; they say when the codewords are clustered again.
-
-    Raises:
-        UserError: a key has a value outside its range, or codewords that are moving averages are to be
-            diverse.
+        batches: Steps on training batches so far; they say when the codewords are clustered again.
     """
 
+    hyperparameters = {
+        "collaborative_weight": Number(at_least=0),
+        "collaborative_model": Choice("BPR", "SASRec", "LightGCN"),
+        "collaborative_epochs": Whole(),
+        "diversity_weight": Number(at_least=0),
+        "diversity_clusters": Whole(2),
+        "cluster_every": Whole(),
+    }
     uses_interactions = True
+
+    @classmethod
+    def check(cls, config: Config) -> None:
+        """Refuse ranges, and codewords that are moving averages and yet to be diverse.
+
+        Raises:
+            UserError: the message names the key.
+        """
+        super().check(config)
+        if config["codebook_learning"] == "ema" and config["diversity_weight"]:
+            raise UserError(
+                "codebook_learning is 'ema', but codewords that are running means have no gradient, and the diversity term no effect; "
+                "choose loss or simvq, or set diversity_weight to 0"
+            )
 
     def __init__(self, config: Config, items: ItemVectors):
         super().__init__(config, items)
@@ -63,16 +83,29 @@ class LETTER(RQVAE):
         self.diversity_weight = config["diversity_weight"]
         self.diversity_clusters = config["diversity_clusters"]
         self.cluster_every = config["cluster_every"]
-        if self.codebook_learning == "ema" and self.diversity_weight:
-            raise UserError(
-                "codebook_learning is 'ema', but codewords that are running means have no gradient, and the "
-                "diversity term no effect; choose loss or simvq, or set diversity_weight to 0"
-            )
-        for key, least in (("diversity_clusters", 2), ("cluster_every", 1)):
-            if type(config[key]) is not int or config[key] < least:
-                raise UserError(f"{key} is {config[key]!r}; give a whole number, {least} or more")
         self.register_buffer("clusters", torch.zeros(sum(self.codebook_sizes), dtype=torch.int64))
         self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
+
+    def initialise(self, items: ItemVectors) -> None:
+        """As :meth:`.RQVAE.initialise`; then cluster the codewords.
+
+        Args:
+            items: Embeddings of the catalogue, of which a seeded sample is read.
+
+        Raises:
+            UserError: a codebook has more codes than the catalogue has items.
+        """
+        super().initialise(items)
+        if self.diversity_weight:
+            self._cluster_codewords()
+
+    def after_step(self, batch: Interaction) -> None:
+        """As :meth:`.RQVAE.after_step`; and cluster the codewords again where it is time."""
+        super().after_step(batch)
+        if self.diversity_weight:
+            self.batches += 1
+            if self.batches % self.cluster_every == 0:
+                self._cluster_codewords()
 
     def losses(self, interaction: Interaction, out: Quantized, levels: LevelCodes) -> list[Tensor]:
         """Those of :class:`.RQVAE`; collaborative and diversity term unless their weight is 0.
@@ -89,10 +122,6 @@ class LETTER(RQVAE):
         if self.collaborative_weight:
             losses.append(self.collaborative_weight * collaborative_loss(out.quantized, interaction[ITEM_CF]))
         if self.diversity_weight:
-            if self.training:
-                if self.batches % self.cluster_every == 0:
-                    self._cluster_codewords()
-                self.batches += 1
             terms = [
                 diversity_loss(level.codebook.weight, codes, clusters)
                 for level, codes, clusters in zip(

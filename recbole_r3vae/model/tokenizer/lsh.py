@@ -24,6 +24,8 @@ class LSH(FittedTokenizer):
 
     .. math:: c_l = \sum_{j=0}^{h_l - 1} 2^j \, [w^{(l)}_j \cdot x > 0], \quad w \sim N(0, I)
 
+    The hyperplanes of all codes are drawn alike and independently: no code says more than another, and any order of them is as good.
+
     Nothing is learned but the scale at which the sum of the hyperplanes' normals, each on the item's side,
     comes nearest to the items; it serves the reconstruction only.
 
@@ -34,20 +36,27 @@ class LSH(FittedTokenizer):
     Attributes:
         hyperplanes: Normals of all levels, one after the other ``[sum_l h_l, d]``.
         scale: Of the reconstruction, a scalar.
-
-    Raises:
-        UserError: a codebook size is not a power of two.
     """
+
+    ordered = False
+
+    @classmethod
+    def check(cls, config: Config) -> None:
+        """Refuse ranges, and sizes that no whole number of bits makes.
+
+        Raises:
+            UserError: the message names the key.
+        """
+        super().check(config)
+        sizes = config["codebook_sizes"]
+        if not all(math.log2(size).is_integer() for size in sizes):
+            raise UserError(
+                f"codebook_sizes is {sizes}; a code of LSH is a number of bits: give powers of two, such as [256, 256, 256]"
+            )
 
     def __init__(self, config: Config, items: ItemVectors):
         super().__init__(config, items)
-        bits = [math.log2(size) for size in self.codebook_sizes]
-        if not all(h.is_integer() for h in bits):
-            raise UserError(
-                f"codebook_sizes is {list(self.codebook_sizes)}; a code of LSH is a number of bits: give "
-                "powers of two, such as [256, 256, 256]"
-            )
-        self.bits = [int(h) for h in bits]
+        self.bits = [int(math.log2(size)) for size in self.codebook_sizes]
         generator = torch.Generator().manual_seed(self.seed)
         self.register_buffer("hyperplanes", torch.randn(sum(self.bits), self.dim, generator=generator))
         self.register_buffer("scale", torch.ones(()))

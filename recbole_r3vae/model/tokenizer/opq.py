@@ -17,6 +17,7 @@ from torch import Tensor
 
 from recbole_r3vae.data.items import ItemVectors
 from recbole_r3vae.errors import UserError
+from recbole_r3vae.model.parameters import Whole
 from recbole_r3vae.model.tokenizer.base import FittedTokenizer, Quantized
 from recbole_r3vae.model.tokenizer.quantize.assign import NearestNeighbour
 from recbole_r3vae.model.tokenizer.quantize.codebook import SAMPLES_PER_CODEWORD, Codebook
@@ -40,29 +41,34 @@ class OPQ(FittedTokenizer):
         rotation: R ``[d', d]``.
 
     Raises:
-        UserError: codebooks of different sizes, a size that is not a power of two, or more digits than
-            dimensions.
+        UserError: there are more digits than dimensions.
     """
+
+    hyperparameters = {"opq_iterations": Whole(), "kmeans_iterations": Whole()}
+    ordered = False
+
+    @classmethod
+    def check(cls, config: Config) -> None:
+        """Refuse ranges, and codebooks that faiss does not make.
+
+        Raises:
+            UserError: codebooks of different sizes, or a size that is not a power of two.
+        """
+        super().check(config)
+        sizes = config["codebook_sizes"]
+        if len(set(sizes)) > 1 or not math.log2(sizes[0]).is_integer():
+            raise UserError(f"codebook_sizes is {sizes}; OPQ needs the same power of two for each digit, such as [256, 256, 256]")
 
     def __init__(self, config: Config, items: ItemVectors):
         super().__init__(config, items)
         self.kmeans_iterations = config["kmeans_iterations"]
         self.opq_iterations = config["opq_iterations"]
-        sizes = set(self.codebook_sizes)
-        if len(sizes) > 1 or not math.log2(self.codebook_sizes[0]).is_integer():
+        size, n_digits = self.codebook_sizes[0], len(self.codebook_sizes)
+        if n_digits > self.dim:
             raise UserError(
-                f"codebook_sizes is {list(self.codebook_sizes)}; OPQ needs the same power of two for each "
-                "digit, such as [256, 256, 256]"
+                f"codebook_sizes has {n_digits} digits, and embeddings of {self.dim} dimensions cannot be cut into so many parts; "
+                f"give at most {self.dim}"
             )
-        size, n_digits = self.codebook_sizes[0], config["n_digits"]
-        if n_digits is None:
-            n_digits = len(self.codebook_sizes)
-        if type(n_digits) is not int or not 1 <= n_digits <= self.dim:
-            raise UserError(
-                f"OPQ cannot cut embeddings of {self.dim} dimensions into {n_digits!r} digits; "
-                f"set n_digits or the length of codebook_sizes from 1 to {self.dim}"
-            )
-        self.codebook_sizes = (size,) * n_digits
         part = self.dim // n_digits
         self.register_buffer("rotation", torch.eye(self.dim)[: part * n_digits].clone())
         generator = torch.Generator().manual_seed(self.seed)

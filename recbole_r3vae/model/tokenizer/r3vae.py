@@ -18,8 +18,9 @@ from recbole.data.interaction import Interaction
 from torch import Tensor, nn
 
 from recbole_r3vae.data.items import ITEM_EMB, ItemVectors
-from recbole_r3vae.errors import UserError
-from recbole_r3vae.model.tokenizer.base import Quantized, SemanticTokenizer, choice
+from recbole_r3vae.model.parameters import Choice, Flag, Number, Whole
+from recbole_r3vae.model.tokenizer.base import Quantized, SemanticTokenizer
+from recbole_r3vae.model.tokenizer.mlp import mlp
 from recbole_r3vae.model.tokenizer.quantize.assign import Level, NearestNeighbour, SoftmaxRating, Top1Rating
 from recbole_r3vae.model.tokenizer.quantize.codebook import SAMPLES_PER_CODEWORD, Codebook, unit
 from recbole_r3vae.model.tokenizer.quantize.gradient import straight_through
@@ -42,8 +43,10 @@ class R3VAE(SemanticTokenizer):
 
     :math:`q^{(l)}` comes from the codewords of level l in one of three ways (``rating_mode``):
     :class:`.Top1Rating`, :class:`.SoftmaxRating`, or, as in the paper's ablation,
-    :class:`.NearestNeighbour` with a straight-through gradient. The squared error is summed over dimensions
-    and averaged over the batch.
+    :class:`.NearestNeighbour` with a straight-through gradient and, for the codewords, the codebook and commitment
+    terms of :class:`.LevelCodes`. The squared error is summed over dimensions and averaged over the batch. SC and
+    PD are those of :math:`\sum_l q^{(l)}` (or of :math:`e^{(0)}`, ``metric_space``) within the batch; of the sum,
+    their gradient reaches the codewords in each of the three ways.
 
     Args:
         config: Keys of ``properties/model/R3VAE.yaml``.
@@ -54,15 +57,31 @@ class R3VAE(SemanticTokenizer):
         prefix_grouped_batches: Whether the trainer is to put items of equal first codes into the same
             batches.
         last_regularizer_counts: ``sc_clusters`` (of two or more items), ``sc_pairs`` and ``pd_clusters``.
-
-    Raises:
-        UserError: a key has a value outside its range.
     """
+
+    hyperparameters = {
+        "reference_vector": Flag(),
+        "rating_mode": Choice("top1", "softmax", "ste"),
+        "rating_sim": Choice("cosine", "dot"),
+        "scale_by_norm": Flag(),
+        "rating_temperature": Number(above=0),
+        "kmeans_init": Flag(),
+        "kmeans_iterations": Whole(),
+        "sc_weight": Number(at_least=0),
+        "pd_weight": Number(at_least=0),
+        "pd_temperature": Number(above=0),
+        "pd_on": Choice("centres", "codewords"),
+        "metric_space": Choice("quantized", "projected"),
+        "prefix_grouped_batches": Flag(),
+        "codebook_weight": Number(at_least=0),
+        "commitment_weight": Number(at_least=0),
+        "decoder": Choice("identity", "mlp"),
+    }
 
     def __init__(self, config: Config, items: ItemVectors):
         super().__init__(config, items)
-        self.rating_mode = choice(config, "rating_mode", ("top1", "softmax", "ste"))
-        self.similarity = choice(config, "rating_sim", ("cosine", "dot"))
+        self.rating_mode = config["rating_mode"]
+        self.similarity = config["rating_sim"]
         self.scale_by_norm = config["scale_by_norm"]
         self.temperature = config["rating_temperature"]
         self.kmeans_init = config["kmeans_init"]
@@ -70,33 +89,33 @@ class R3VAE(SemanticTokenizer):
         self.sc_weight = config["sc_weight"]
         self.pd_weight = config["pd_weight"]
         self.pd_temperature = config["pd_temperature"]
-        self.pd_on = choice(config, "pd_on", ("centres", "codewords"))
-        self.metric_space = choice(config, "metric_space", ("quantized", "projected"))
+        self.pd_on = config["pd_on"]
+        self.metric_space = config["metric_space"]
         self.codebook_weight = config["codebook_weight"]
         self.commitment_weight = config["commitment_weight"]
         self.prefix_grouped_batches = config["prefix_grouped_batches"]
-        if not self.temperature > 0:
-            raise UserError(f"rating_temperature is {self.temperature!r}; give a number above 0, such as 0.1")
 
         # A generator of its own: equal seeds give equal weights whatever ran before.
         generator = torch.Generator().manual_seed(self.seed)
         self.reference = None
         if config["reference_vector"]:
             self.reference = nn.Parameter(torch.randn(self.dim, generator=generator))
-        self.quantizer = ResidualQuantizer(
-            [self._level(Codebook(size, self.dim, generator)) for size in self.codebook_sizes],
-            straight_through if self.rating_mode == "ste" else None,
-        )
+        self.quantizer = self.stack(generator)
         self.decoder = nn.Identity()
-        if choice(config, "decoder", ("identity", "mlp")) == "mlp":
-            self.decoder = nn.Sequential(
-                nn.Linear(self.dim, 4 * self.dim), nn.ReLU(), nn.Linear(4 * self.dim, self.dim)
-            )
-            for layer in (self.decoder[0], self.decoder[2]):
-                nn.init.xavier_uniform_(layer.weight, generator=generator)
-                nn.init.zeros_(layer.bias)
+        if config["decoder"] == "mlp":
+            self.decoder = mlp([self.dim, 4 * self.dim, self.dim], generator)
 
-    def _level(self, codebook: Codebook) -> Level:
+    def stack(self, generator: torch.Generator) -> nn.Module:
+        """The levels that quantise the remainder ``[B, d]``: modules that return :class:`.LevelCodes`.
+
+        Args:
+            generator: Source of the random codewords.
+        """
+        levels = [self.level(Codebook(size, self.dim, generator)) for size in self.codebook_sizes]
+        return ResidualQuantizer(levels, straight_through if self.rating_mode == "ste" else None)
+
+    def level(self, codebook: Codebook) -> Level:
+        """The rating of one codebook by ``rating_mode``."""
         if self.rating_mode == "top1":
             return Top1Rating(codebook, self.similarity, self.scale_by_norm)
         if self.rating_mode == "softmax":
@@ -142,11 +161,10 @@ class R3VAE(SemanticTokenizer):
 
     def _quantize(self, x: Tensor) -> tuple[Quantized, LevelCodes]:
         along, e0 = self.project(x)
-        residual = self.quantizer(e0)
-        latent = residual.quantized if along is None else along + residual.quantized  # [B, d]
+        levels = self.quantizer(e0)
+        latent = levels.quantized if along is None else along + levels.quantized  # [B, d]
         reconstruction = self.decoder(latent)
-        out = Quantized(residual.codes, residual.quantized, along, residual.residuals, reconstruction)
-        return out, residual
+        return Quantized(levels.codes, levels.quantized, along, levels.residuals, reconstruction), levels
 
     def calculate_loss(self, interaction: Interaction) -> tuple[Tensor, ...]:
         """Reconstruction; codebook and commitment with ``ste``; SC and PD unless their weight is 0.
@@ -158,13 +176,14 @@ class R3VAE(SemanticTokenizer):
             The weighted terms; the loss is their sum.
         """
         x = interaction[ITEM_EMB]
-        out, residual = self._quantize(x)
+        out, levels = self._quantize(x)
         losses = [(x - out.reconstruction).square().sum(-1).mean()]
         if self.rating_mode == "ste":
-            losses.append(self.codebook_weight * residual.codebook_loss())
-            losses.append(self.commitment_weight * residual.commitment_loss())
+            losses.append(self.codebook_weight * levels.codebook_loss())
+            losses.append(self.commitment_weight * levels.commitment_loss())
 
-        vectors = out.quantized if self.metric_space == "quantized" else out.residuals[0]  # [B, d]
+        # Not out.quantized: a straight-through gradient passes the codewords by, and they are what the regularisers are to move.
+        vectors = levels.joined if self.metric_space == "quantized" else out.residuals[0]  # [B, d]
         counts = {}
         if self.sc_weight:
             cohesion, rests_on = semantic_cohesion(vectors, out.codes)
@@ -172,9 +191,7 @@ class R3VAE(SemanticTokenizer):
             counts.update(sc_clusters=rests_on["clusters"], sc_pairs=rests_on["pairs"])
         if self.pd_weight:
             if self.pd_on == "centres":
-                discrimination, rests_on = preference_discrimination(
-                    vectors, out.codes, self.pd_temperature
-                )
+                discrimination, rests_on = preference_discrimination(vectors, out.codes, self.pd_temperature)
             else:
                 codebooks = [level.codebook.weight for level in self.quantizer.levels]
                 discrimination, rests_on = codeword_discrimination(codebooks, self.pd_temperature)
@@ -185,5 +202,5 @@ class R3VAE(SemanticTokenizer):
 
     @torch.no_grad()
     def level_distances(self, x: Tensor, level: int) -> Tensor:
-        residual = self.quantize(x).residuals[level]  # [B, d]
-        return -self.quantizer.levels[level].rating(residual)  # [B, K]
+        entered = self._quantize(x)[1].residuals[level]  # [B, d]
+        return -self.quantizer.levels[level].rating(entered)  # [B, K]

@@ -18,7 +18,8 @@ class Random(FittedTokenizer):
     """Every code drawn uniformly, whatever the item's content.
 
     The draw is a hash of the embedding's bits, so that an item keeps its codes and new items get some: equal
-    embeddings have equal codes, and the slightest difference makes them independent.
+    embeddings have equal codes, and the slightest difference makes them independent. So are the codes of one
+    item: none says more than another.
 
     Args:
         config: Keys of ``properties/model/Random.yaml``.
@@ -27,6 +28,8 @@ class Random(FittedTokenizer):
     Attributes:
         mean: Mean embedding ``[d]``, all that random codes can tell of an item.
     """
+
+    ordered = False
 
     def __init__(self, config: Config, items: ItemVectors):
         super().__init__(config, items)

@@ -12,6 +12,7 @@ from recbole.config import Config
 from torch import Tensor
 
 from recbole_r3vae.data.items import ItemVectors
+from recbole_r3vae.model.parameters import Whole
 from recbole_r3vae.model.tokenizer.base import FittedTokenizer, Quantized
 from recbole_r3vae.model.tokenizer.quantize.assign import Level, NearestNeighbour
 from recbole_r3vae.model.tokenizer.quantize.codebook import SAMPLES_PER_CODEWORD, Codebook
@@ -29,10 +30,9 @@ class RKMeans(FittedTokenizer):
     Args:
         config: Keys of ``properties/model/RKMeans.yaml``.
         items: Embeddings of the catalogue.
-
-    Raises:
-        UserError: a key has a value outside its range.
     """
+
+    hyperparameters = {"kmeans_iterations": Whole()}
 
     def __init__(self, config: Config, items: ItemVectors):
         super().__init__(config, items)

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from recbole_r3vae.data.items import ITEM_EMB, ItemVectors
 from recbole_r3vae.errors import UserError
-from recbole_r3vae.model.tokenizer.base import Quantized, SemanticTokenizer, choice
-from recbole_r3vae.model.tokenizer.layers import mlp
+from recbole_r3vae.model.parameters import Choice, Flag, ListOf, Number, Whole
+from recbole_r3vae.model.tokenizer.base import Quantized, SemanticTokenizer
+from recbole_r3vae.model.tokenizer.mlp import mlp
 from recbole_r3vae.model.tokenizer.quantize.assign import Level, NearestNeighbour, SinkhornNearestNeighbour
 from recbole_r3vae.model.tokenizer.quantize.codebook import SAMPLES_PER_CODEWORD, Codebook
 from recbole_r3vae.model.tokenizer.quantize.ema import EMACodebook
@@ -48,14 +49,42 @@ class RQVAE(SemanticTokenizer):
         encoder: ``[B, d] -> [B, latent_dim]``.
         quantizer: The levels.
         decoder: ``[B, latent_dim] -> [B, d]``.
-
-    Raises:
-        UserError: a key has a value outside its range.
     """
+
+    hyperparameters = {
+        "hidden_sizes": ListOf(Whole(), at_least=0),
+        "latent_dim": Whole(),
+        "codebook_learning": Choice("ema", "loss", "simvq"),
+        "codebook_weight": Number(at_least=0),
+        "commitment_weight": Number(at_least=0),
+        "ema_decay": Number(above=0, below=1),
+        "restart_below": Number(at_least=0, below=1),
+        "gradient_estimator": Choice(*ESTIMATORS),
+        "kmeans_init": Flag(),
+        "kmeans_iterations": Whole(),
+        "sinkhorn_levels": ListOf(Whole(-1), at_least=0),
+        "sinkhorn_epsilon": Number(above=0),
+        "sinkhorn_iterations": Whole(),
+    }
+
+    @classmethod
+    def check(cls, config: Config) -> None:
+        """Refuse ranges, and levels that there are not.
+
+        Raises:
+            UserError: the message names the key.
+        """
+        super().check(config)
+        n_levels = len(config["codebook_sizes"])
+        if not set(config["sinkhorn_levels"]) <= {-1, *range(1, n_levels + 1)}:
+            raise UserError(
+                f"sinkhorn_levels is {config['sinkhorn_levels']!r}; give numbers from 1 to {n_levels}, the levels of codebook_sizes, "
+                "-1 for the last, or [] for none"
+            )
 
     def __init__(self, config: Config, items: ItemVectors):
         super().__init__(config, items)
-        self.codebook_learning = choice(config, "codebook_learning", ("loss", "ema", "simvq"))
+        self.codebook_learning = config["codebook_learning"]
         self.kmeans_init = config["kmeans_init"]
         self.kmeans_iterations = config["kmeans_iterations"]
         self.codebook_weight = config["codebook_weight"]
@@ -65,28 +94,12 @@ class RQVAE(SemanticTokenizer):
         self.sinkhorn_levels = config["sinkhorn_levels"]
         self.sinkhorn_epsilon = config["sinkhorn_epsilon"]
         self.sinkhorn_iterations = config["sinkhorn_iterations"]
-        sizes = [self.dim, *config["hidden_sizes"], config["latent_dim"]]
-        if any(type(size) is not int or size < 1 for size in sizes):
-            raise UserError(
-                f"hidden_sizes is {config['hidden_sizes']!r} and latent_dim {config['latent_dim']!r}; give "
-                "whole numbers above 0, such as [512, 256, 128] and 32"
-            )
-        if not 0 < self.ema_decay < 1:
-            raise UserError(f"ema_decay is {self.ema_decay!r}; give a number between 0 and 1, such as 0.99")
-        n_levels = len(self.codebook_sizes)
-        if not set(self.sinkhorn_levels) <= {-1, *range(1, n_levels + 1)}:
-            raise UserError(
-                f"sinkhorn_levels is {self.sinkhorn_levels!r}; give numbers from 1 to {n_levels}, the levels of "
-                "codebook_sizes, -1 for the last, or [] for none"
-            )
-        if not self.sinkhorn_epsilon > 0:
-            raise UserError(
-                f"sinkhorn_epsilon is {self.sinkhorn_epsilon!r}; give a number above 0, such as 0.003"
-            )
+        self._assigned: list[tuple[Tensor, Tensor]] = []
 
         # A generator of its own: equal seeds give equal weights whatever ran before.
         generator = torch.Generator().manual_seed(self.seed)
-        estimator = ESTIMATORS[choice(config, "gradient_estimator", tuple(ESTIMATORS))]
+        sizes = [self.dim, *config["hidden_sizes"], config["latent_dim"]]
+        estimator = ESTIMATORS[config["gradient_estimator"]]
         self.encoder = mlp(sizes, generator)
         self.quantizer = self.stack(sizes[-1], estimator, generator)
         self.decoder = mlp(sizes[::-1], generator)
@@ -148,7 +161,10 @@ class RQVAE(SemanticTokenizer):
         return Quantized(levels.codes, levels.quantized, None, levels.residuals, reconstruction), levels
 
     def calculate_loss(self, interaction: Interaction) -> tuple[Tensor, ...]:
-        """The terms of :meth:`losses`; moves the codebooks with ``codebook_learning: ema``.
+        """The terms of :meth:`losses`.
+
+        While training, what a batch gives to codebooks that are moving averages is kept for :meth:`after_step`: it is part of no
+        checkpoint.
 
         Args:
             interaction: Field ``item_emb`` ``[B, d]``.
@@ -157,11 +173,19 @@ class RQVAE(SemanticTokenizer):
             The weighted terms; the loss is their sum.
         """
         out, levels = self._quantize(interaction[ITEM_EMB])
-        losses = self.losses(interaction, out, levels)
         if self.codebook_learning == "ema" and self.training:
-            for level, entered, codes in zip(self.quantizer.levels, levels.residuals, levels.codes.unbind(1)):
-                level.codebook.update(entered.detach(), codes)
-        return tuple(losses)
+            self._assigned = [(entered.detach(), codes) for entered, codes in zip(levels.residuals, levels.codes.unbind(1))]
+        return tuple(self.losses(interaction, out, levels))
+
+    def after_step(self, batch: Interaction) -> None:
+        """Move the codebooks that are moving averages by what the last loss assigned to their codewords.
+
+        Args:
+            batch: That of the loss; its vectors as they were encoded there count, not what the encoder has since become.
+        """
+        for level, (entered, codes) in zip(self.quantizer.levels, self._assigned):
+            level.codebook.update(entered, codes)
+        self._assigned = []
 
     def losses(self, interaction: Interaction, out: Quantized, levels: LevelCodes) -> list[Tensor]:
         """Reconstruction, commitment and, unless codebooks are moving averages, codebook term.

@@ -11,6 +11,7 @@ order, and the first says nothing about where to look for the second.
 from __future__ import annotations
 
 import torch
+from recbole.config import Config
 from torch import Tensor, nn
 
 from recbole_r3vae.errors import UserError
@@ -25,22 +26,31 @@ class VQVAE(RQVAE):
     .. math:: z = [z_1; \dots; z_L] = \mathrm{enc}(x), \quad c_l = \arg\min_k \|z_l - e^{(l)}_k\|, \quad
               \hat x = \mathrm{dec}([e^{(1)}_{c_1}; \dots; e^{(L)}_{c_L}])
 
+    No part comes before another: the codes are unordered, with one codebook as with several.
+
     Args:
         config: Keys of ``properties/model/VQVAE.yaml``.
         items: Embeddings of the catalogue.
-
-    Raises:
-        UserError: a key has a value outside its range, or the latent vector has fewer dimensions than there
-            are levels.
     """
+
+    ordered = False
+
+    @classmethod
+    def check(cls, config: Config) -> None:
+        """Refuse ranges, and a latent vector too short to split.
+
+        Raises:
+            UserError: the message names the key.
+        """
+        super().check(config)
+        dim, n_levels = config["latent_dim"], len(config["codebook_sizes"])
+        if dim < n_levels:
+            raise UserError(
+                f"latent_dim is {dim}, too few to split into {n_levels} parts, one for each of codebook_sizes; give at least {n_levels}"
+            )
 
     def stack(self, dim: int, estimator: Estimator, generator: torch.Generator) -> nn.Module:
         n_levels = len(self.codebook_sizes)
-        if dim < n_levels:
-            raise UserError(
-                f"latent_dim is {dim}, too few to split into {n_levels} parts, one for each of "
-                f"codebook_sizes; give latent_dim at least {n_levels}"
-            )
         part_sizes = [dim // n_levels + (number < dim % n_levels) for number in range(n_levels)]
         levels = [self.level(number, size, generator) for number, size in enumerate(part_sizes)]
         return ParallelQuantizer(levels, estimator)

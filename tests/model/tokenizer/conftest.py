@@ -11,7 +11,7 @@ from recbole_r3vae.data.items import ItemVectors
 from recbole_r3vae.model.tokenizer.base import SemanticTokenizer
 from recbole_r3vae.model.tokenizer.r3vae import R3VAE
 from recbole_r3vae.config.registry import get_model
-from recbole_r3vae.config.sources import load_yaml, properties
+from recbole_r3vae.config.sources import load_yaml, properties, recbole_properties
 
 
 @pytest.fixture(scope="session")
@@ -36,12 +36,15 @@ def catalogue():
 
 @pytest.fixture(scope="session")
 def tokenizer():
-    """A function from a tokenizer's name, items and settings, on top of its YAML's, to the tokenizer."""
+    """A function from a tokenizer's name, items and settings, on top of its YAML's, to the tokenizer: checked and made as a run does."""
 
     def make(name: str, items: ItemVectors, **settings) -> SemanticTokenizer:
+        of_every_model = load_yaml(recbole_properties() / "overall.yaml")
         defaults = {"codebook_sizes": [16, 16, 16], "device": torch.device("cpu"), "seed": 2020}
         own = load_yaml(properties() / "model" / f"{name}.yaml")
-        return get_model(name)({**own, **defaults, **settings}, items)
+        model, config = get_model(name), {**of_every_model, **own, **defaults, **settings}
+        model.check(config)
+        return model(config, items)
 
     return make
 
@@ -58,14 +61,15 @@ def build(tokenizer):
 
 @pytest.fixture(scope="session")
 def train():
-    """A function that trains a tokenizer as RecBole's trainer would and returns the loss of every epoch."""
+    """A function that trains a tokenizer as its trainer would, hooks included, and returns the loss of every epoch."""
 
     def fit(model, items: ItemVectors, epochs: int, batch_size=128, learning_rate=5e-4) -> list[float]:
         x = torch.from_numpy(items.embeddings[1:])
         optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate)
         generator = torch.Generator().manual_seed(0)
         history = []
-        for _ in range(epochs):
+        for epoch in range(epochs):
+            model.begin_epoch(epoch)
             total = 0.0
             for rows in torch.randperm(len(x), generator=generator).split(batch_size):
                 optimizer.zero_grad()
@@ -75,6 +79,7 @@ def train():
                 loss = sum(model.calculate_loss(batch))
                 loss.backward()
                 optimizer.step()
+                model.after_step(batch)
                 total += loss.item() * len(rows)
             history.append(total / len(x))
         return history

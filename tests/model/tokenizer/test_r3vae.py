@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.model.tokenizer import base
-from recbole_r3vae.model.tokenizer.quantize.codebook import kmeans
+from recbole_r3vae.model.tokenizer.quantize.codebook import Codebook, kmeans
 from recbole_r3vae.model.tokenizer.quantize.regularizers import preference_discrimination, semantic_cohesion
+from recbole_r3vae.model.tokenizer.quantize.residual import ParallelQuantizer
+from recbole_r3vae.model.tokenizer.r3vae import R3VAE
+from recbole_r3vae.settings import load_yaml, properties
 
 MODES = ["top1", "softmax", "ste"]
 
@@ -258,6 +263,85 @@ def test_metric_space_decides_whether_codebooks_feel_the_regularizers(catalogue,
     assert all((level.codebook.weight.grad is not None) == reached for level in model.quantizer.levels)
 
 
+@pytest.mark.parametrize("regulariser", ["sc_weight", "pd_weight"])
+@pytest.mark.parametrize("mode", MODES)
+def test_each_regulariser_teaches_every_codebook_what_finite_differences_say(catalogue, build, mode, regulariser):
+    """Moved a little, codewords keep their items: the term is differentiable in them, under ste as well."""
+    items = catalogue(120)
+    weights = {"sc_weight": 0.0, "pd_weight": 0.0, regulariser: 1.0}
+    model, x = build(items, rating_mode=mode, codebook_sizes=[6, 5, 4], **weights), rows(items).double()
+    model.initialise(items)
+    model.double()
+
+    def term():
+        return model.calculate_loss({"item_emb": x})[-1]
+
+    term().backward()
+    generator = torch.Generator().manual_seed(0)
+    for level in model.quantizer.levels:
+        codewords, slope = level.codebook.weight, level.codebook.weight.grad
+        assert (slope.norm(dim=-1) > 1e-6).all()  # all codes have items here
+        direction = torch.randn(codewords.shape, generator=generator, dtype=torch.float64)
+        ends = []
+        for step in (1e-6, -2e-6):
+            with torch.no_grad():
+                codewords += step * direction
+                ends.append(term())
+        with torch.no_grad():
+            codewords += 1e-6 * direction
+        assert (slope * direction).sum().item() == pytest.approx((ends[0] - ends[1]).item() / 2e-6, rel=1e-4, abs=1e-8)
+
+
+@pytest.mark.parametrize("regulariser", [1, 2])
+def test_under_ste_the_reference_keeps_the_straight_through_gradient_of_the_regularisers(catalogue, build, regulariser):
+    items = catalogue(120)
+    model, x = build(items, rating_mode="ste", codebook_weight=0.0, commitment_weight=0.0, sc_weight=1.0, pd_weight=1.0), rows(items)
+    model.initialise(items)
+    model.calculate_loss({"item_emb": x})[2 + regulariser].backward()
+    found, model.reference.grad = model.reference.grad, None
+    out = model.quantize(x)  # nothing of it reaches a codeword
+    if regulariser == 1:
+        (-semantic_cohesion(out.quantized, out.codes)[0]).backward()
+    else:
+        preference_discrimination(out.quantized, out.codes)[0].backward()
+    assert found.abs().sum() > 0
+    torch.testing.assert_close(found, model.reference.grad)
+
+
+def test_a_parallel_layout_after_a_rotation_needs_its_stack_alone(catalogue, train):
+    class Rotated(ParallelQuantizer):
+        def __init__(self, levels, rotation):
+            super().__init__(levels)
+            self.register_buffer("rotation", rotation)
+
+        def forward(self, x):
+            out = super().forward(x @ self.rotation.T)
+            joined = out.joined @ self.rotation  # [B, d]
+            return dataclasses.replace(out, quantized=joined, joined=joined)
+
+        def initialise(self, x, iterations, seed):
+            super().initialise(x @ self.rotation.T, iterations, seed)
+
+    class Parallel(R3VAE):
+        ordered = False
+
+        def stack(self, generator):
+            rotation = torch.linalg.qr(torch.randn(self.dim, self.dim, generator=generator))[0]
+            part = self.dim // len(self.codebook_sizes)
+            return Rotated([self.level(Codebook(size, part, generator)) for size in self.codebook_sizes], rotation)
+
+    items = catalogue()
+    config = {**load_yaml(properties() / "model" / "R3VAE.yaml"), "codebook_sizes": [8] * 4, "device": torch.device("cpu"), "seed": 0}
+    model = Parallel(config, items)
+    model.initialise(items)
+    history = train(model, items, epochs=5)
+    assert history[-1] < history[0]
+    codes = model.tokenize(rows(items))
+    assert codes.shape == (600, 4)
+    for level in range(4):
+        assert torch.equal(model.level_distances(rows(items), level).argmin(-1), codes[:, level])
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_zero_and_repeated_embeddings_train_without_nan(catalogue, build, train, mode):
     items = catalogue(100)
@@ -288,14 +372,14 @@ def test_without_kmeans_rating_keeps_codes_alive_that_straight_through_loses(cat
     "settings, words",
     [
         ({"rating_mode": "top2"}, ["rating_mode", "'top2'", "did you mean 'top1'", "softmax"]),
-        ({"rating_sim": "l2"}, ["rating_sim", "'l2'", "cosine, dot"]),
-        ({"metric_space": "raw"}, ["metric_space", "quantized, projected"]),
+        ({"rating_sim": "l2"}, ["rating_sim", "'l2'", "cosine or dot"]),
+        ({"metric_space": "raw"}, ["metric_space", "quantized or projected"]),
         ({"pd_on": "centers"}, ["pd_on", "did you mean 'centres'"]),
-        ({"decoder": "linear"}, ["decoder", "identity, mlp"]),
+        ({"decoder": "linear"}, ["decoder", "identity or mlp"]),
         ({"rating_temperature": 0}, ["rating_temperature", "0", "above 0"]),
-        ({"codebook_sizes": 256}, ["codebook_sizes", "256", "[256, 256, 256]"]),
+        ({"codebook_sizes": 256}, ["codebook_sizes", "256", "a list"]),
         ({"codebook_sizes": []}, ["codebook_sizes", "[]"]),
-        ({"codebook_sizes": [256, 1]}, ["codebook_sizes", "[256, 1]", "2 or more"]),
+        ({"codebook_sizes": [256, 1]}, ["codebook_sizes", "[256, 1]", "from 2"]),
         ({"codebook_sizes": [256, 8.5]}, ["codebook_sizes", "8.5"]),
     ],
     ids=str,

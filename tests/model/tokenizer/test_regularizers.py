@@ -6,11 +6,14 @@ from itertools import combinations
 import pytest
 import torch
 
+from recbole_r3vae.model.tokenizer.quantize.codebook import unit
 from recbole_r3vae.model.tokenizer.quantize.regularizers import (
     codeword_discrimination,
     preference_discrimination,
     semantic_cohesion,
 )
+from recbole_r3vae.sid import metrics
+from recbole_r3vae.sid.table import prefix_groups
 
 
 def sample(n=40, d=5, sizes=(3, 3, 4), seed=0):
@@ -68,9 +71,26 @@ def test_discrimination_is_the_log_mean_over_pairs_of_centres(seed, t):
     x, codes = sample(seed=seed)
     value, counts = preference_discrimination(x, codes, t)
     groups = [clusters(codes, level) for level in (1, 2, 3)]
-    expected = brute_discrimination([[x[g].mean(0) for g in level] for level in groups], t)
+    expected = brute_discrimination([[unit(x)[g].mean(0) for g in level] for level in groups], t)
     assert value.item() == pytest.approx(expected, abs=1e-12)
     assert counts["clusters"].tolist() == [len(level) for level in groups]
+
+
+@pytest.mark.parametrize("zeros", [0, 12])
+@pytest.mark.parametrize("seed", range(4))
+def test_both_are_the_numbers_that_judge_a_catalogue(seed, zeros):
+    """With the whole catalogue as one batch, level by level, for vectors of very different lengths and for zero vectors."""
+    x, codes = sample(200, 6, (3, 4, 5), seed)
+    x *= torch.linspace(0.01, 100, 200, dtype=torch.float64)[torch.randperm(200, generator=torch.Generator().manual_seed(seed)), None]
+    x[:zeros] = 0
+    x[codes[:, 0] == 0] *= float(zeros == 0)  # a cluster whose centre has no direction
+    cohesion, discrimination = metrics.semantic_cohesion(codes, x), metrics.preference_discrimination(codes, x, t=0.7)
+    for level, group in enumerate(prefix_groups(codes)):
+        assert semantic_cohesion(x, group[:, None])[0].item() == pytest.approx(cohesion[level]["sc"], abs=1e-12)
+        # the metric's centres are float32
+        assert preference_discrimination(x, group[:, None], 0.7)[0].item() == pytest.approx(discrimination[level]["pd"], abs=1e-6)
+    mean = sum(level["pd"] for level in discrimination) / 3
+    assert preference_discrimination(x, codes, 0.7)[0].item() == pytest.approx(mean, abs=1e-6)
 
 
 def test_codeword_discrimination_compares_codewords():

@@ -84,6 +84,31 @@ def test_straight_through_gives_the_sum_of_levels_and_hands_its_gradient_to_the_
     assert all(level.codebook.weight.grad is None for level in model.levels)
 
 
+@pytest.mark.parametrize("estimator", gradient.ESTIMATORS)
+@pytest.mark.parametrize("stack", [ResidualQuantizer, ParallelQuantizer])
+def test_joined_levels_are_the_quantized_vector_with_the_gradient_of_the_codewords_too(stack, estimator):
+    generator = torch.Generator().manual_seed(0)
+    levels = [NearestNeighbour(Codebook(size, 6 if stack is ResidualQuantizer else 2, generator)) for size in SIZES]
+    model, x, weight = stack(levels, gradient.ESTIMATORS[estimator]).double(), vectors(), vectors(seed=5)
+    reached = {}
+    for name in ("quantized", "joined"):
+        own = x.clone().requires_grad_()
+        out = model(own)
+        (getattr(out, name) * weight).sum().backward()
+        reached[name] = own.grad
+    assert torch.equal(out.joined, out.quantized)
+    torch.testing.assert_close(reached["joined"], reached["quantized"])  # the input loses nothing
+    parts = [weight] * 3 if stack is ResidualQuantizer else weight.split(2, dim=-1)
+    for level, part, codes in zip(levels, parts, out.codes.unbind(1)):
+        expected = torch.zeros_like(level.codebook.weight).index_add_(0, codes, part)
+        torch.testing.assert_close(level.codebook.weight.grad, expected)
+
+
+def test_without_an_estimator_joined_is_quantized():
+    out = quantizer(SoftmaxRating)(vectors())
+    assert out.joined is out.quantized
+
+
 def test_codebook_loss_moves_each_level_by_its_own_residuals_only():
     model, x = quantizer(NearestNeighbour, True), vectors().requires_grad_()
     out = model(x)

@@ -58,8 +58,8 @@ def preference_discrimination(
 
     .. math:: PD = \log \frac{2}{M (M - 1)} \sum_{a<b} \exp(-t (1 - \cos(p_a, p_b)))
 
-    with :math:`p` the mean vector of each of :math:`M` clusters, averaged over the levels with two clusters
-    or more.
+    with :math:`p` the mean of the unit vectors of each of :math:`M` clusters, averaged over the levels with two
+    clusters or more. A centre of length zero has cosine 0 with every other.
 
     Args:
         vectors: ``[B, d]``.
@@ -69,14 +69,14 @@ def preference_discrimination(
     Returns:
         The scalar (0 if all items share one code tuple), and the ``clusters`` of each level, ``[L]``, int64.
     """
+    u = unit(vectors)
     values, n_clusters = [], []
     for cluster in _clusters(codes):
         size = torch.bincount(cluster)  # [M]
-        # The direction of a sum is that of the mean.
-        sums = vectors.new_zeros(len(size), vectors.shape[1]).index_add(0, cluster, vectors)  # [M, d]
+        sums = u.new_zeros(len(size), u.shape[1]).index_add(0, cluster, u)  # [M, d]
         n_clusters.append(len(size))
         if len(size) > 1:
-            values.append(_discrimination(sums, temperature))
+            values.append(_discrimination(sums / size.unsqueeze(1), temperature))
     counts = {"clusters": torch.tensor(n_clusters)}
     return (torch.stack(values).mean() if values else vectors.new_zeros(())), counts
 

@@ -24,13 +24,16 @@ class LevelCodes:
 
     Attributes:
         codes: ``[B, L]``, int64.
-        quantized: All levels together ``[B, d]``.
+        quantized: All levels together ``[B, d]``, with the gradient of the stack's estimator where it has one.
+        joined: The same numbers, whose gradient reaches the codewords of every level too. Where an estimator hands the gradient past
+            the codewords, what is asked of the codes themselves, such as their cohesion, is asked of these.
         residuals: What entered each level, ``L`` tensors: residuals ``[B, d]``, or parts of the vector.
         levels: What each level made of it, ``L`` tensors of those shapes with the gradient of its codewords.
     """
 
     codes: Tensor
     quantized: Tensor
+    joined: Tensor
     residuals: list[Tensor]
     levels: list[Tensor]
 
@@ -77,10 +80,8 @@ class ResidualQuantizer(nn.Module):
             # commitment reaches x. Subtracting a straight-through q would cancel x: no later level could
             # teach an encoder.
             residual = residual - (q if self.estimator is None else q.detach())
-        quantized = torch.stack(levels).sum(0)  # [B, d]
-        if self.estimator is not None:
-            quantized = self.estimator(x, quantized)
-        return LevelCodes(torch.stack(codes, dim=1), quantized, residuals, levels)
+        quantized, joined = _estimated(x, torch.stack(levels).sum(0), self.estimator)  # [B, d]
+        return LevelCodes(torch.stack(codes, dim=1), quantized, joined, residuals, levels)
 
     @torch.no_grad()
     def initialise(self, x: Tensor, iterations: int, seed: int) -> None:
@@ -123,10 +124,8 @@ class ParallelQuantizer(nn.Module):
         """
         parts = x.split(self.part_sizes, dim=-1)  # L of [B, d_l]
         codes, levels = zip(*(level(part) for level, part in zip(self.levels, parts)))
-        quantized = torch.cat(levels, dim=-1)  # [B, d]
-        if self.estimator is not None:
-            quantized = self.estimator(x, quantized)
-        return LevelCodes(torch.stack(codes, dim=1), quantized, list(parts), list(levels))
+        quantized, joined = _estimated(x, torch.cat(levels, dim=-1), self.estimator)  # [B, d]
+        return LevelCodes(torch.stack(codes, dim=1), quantized, joined, list(parts), list(levels))
 
     @torch.no_grad()
     def initialise(self, x: Tensor, iterations: int, seed: int) -> None:
@@ -139,6 +138,14 @@ class ParallelQuantizer(nn.Module):
         """
         for number, (level, part) in enumerate(zip(self.levels, x.split(self.part_sizes, dim=-1))):
             level.initialise(part, iterations, seed + number)
+
+
+def _estimated(x: Tensor, together: Tensor, estimator: Estimator | None) -> tuple[Tensor, Tensor]:
+    """``quantized`` and ``joined`` of :class:`LevelCodes`, of vectors ``[B, d]`` and of what all levels made of them ``[B, d]``."""
+    if estimator is None:
+        return together, together
+    quantized = estimator(x, together)
+    return quantized, quantized + (together - together.detach())  # adds zeros, and the gradient of the codewords
 
 
 def _squared_error(a: Tensor, b: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Networks around a quantizer."""
+"""The multilayer perceptron on either side of a quantizer."""
 
 from __future__ import annotations
 
