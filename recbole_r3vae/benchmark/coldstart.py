@@ -27,7 +27,7 @@ from recbole_r3vae.io import atomic_write, write_json
 from recbole_r3vae.model.heads import EXACT
 from recbole_r3vae.model.recbole_models import contract_of
 from recbole_r3vae.config.registry import get_model, settings_file
-from recbole_r3vae.config.stages import refuse_unknown
+from recbole_r3vae.config.stages import deal, refuse_unknown
 from recbole_r3vae.provenance import provenance
 from recbole_r3vae.quick_start.lookup import create_dataset, dataset_folder
 from recbole_r3vae.quick_start.run import run_recbole_r3vae
@@ -168,13 +168,13 @@ def _deal_out(given: dict[str, Any], model: str, dataset: str) -> tuple[dict[str
     """Keys and values for the generator, and for SASRec."""
     if contract_of(get_model(model)).family != "generative":
         raise UserError(f"{model} does not recommend by semantic IDs, so new items are nothing to it; take a generator, such as R3GR")
-    mine = {key: value for key, value in given.items() if not key.startswith("SASRec.")}
-    refuse_unknown(mine, Config(model, dataset, config_dict=mine).known_keys(), f"model {model}")
-    own = {key.removeprefix("SASRec."): value for key, value in given.items() if key.startswith("SASRec.")}
-    known = Config("SASRec", dataset).known_keys()
-    refuse_unknown(own, known, "model SASRec", "--SASRec.")
+    sasrecs = Config("SASRec", dataset).known_keys()
     generators = set(load_yaml(settings_file(get_model(model)))) - set(load_yaml(properties() / "overall.yaml"))
-    return mine, {**{key: value for key, value in mine.items() if key in known - generators}, **own}
+    plain = {key: value for key, value in given.items() if "." not in key}
+    known = {model: Config(model, dataset, config_dict=plain).known_keys(), "SASRec": sasrecs}
+    refuse_unknown(plain, known[model], f"model {model}")
+    dealt = deal(given, {**known, "SASRec": sasrecs - generators}, {model: set(), "SASRec": sasrecs})
+    return dealt[model], dealt["SASRec"]
 
 
 def _check(config: Config, cold_share: float, cold_by: str, epsilons: Sequence[float], candidates: int) -> None:

@@ -18,7 +18,7 @@ from recbole_r3vae.config import Config, fingerprint
 from recbole_r3vae.errors import UserError, nearest, one_line
 from recbole_r3vae.io import locked, write_json
 from recbole_r3vae.config.registry import get_model
-from recbole_r3vae.config.stages import PREFIX, decisive, refuse_unknown, without_unread_keys
+from recbole_r3vae.config.stages import PREFIX, deal, decisive, without_unread_keys
 from recbole_r3vae.model.contract import CLICK
 from recbole_r3vae.model.recbole_models import SID_FEATURES, contract_of
 from recbole_r3vae.quick_start.provide import check_stages
@@ -159,10 +159,10 @@ def cells_of(
     for key in given:
         if key.rpartition(".")[2] in FIXED:
             raise UserError(f"{key} is set by the comparison itself; leave it out (--models, --tokenizers, --seeds, --features choose)")
-    known: set[str] = set()
     kinds = [(SID_FEATURES[-1], None), *((kind, tokenizer) for tokenizer in tokenizers for kind in features)]
-    arms = [_arm(dataset, model, kind, tokenizer, given, where, known) for model in models for kind, tokenizer in kinds]
-    refuse_unknown(given, known, "these models")
+    known = {model: set().union(*(_keys(dataset, model, kind, tokenizer, where) for kind, tokenizer in kinds)) for model in models}
+    dealt = deal(given, known)
+    arms = [_arm(dataset, model, kind, tokenizer, dealt[model], where) for model in models for kind, tokenizer in kinds]
     return [
         Cell(**{**arm, "settings": {**arm["settings"], "seed": seed}}, seed=seed, hash=fingerprint({**deciding, "seed": seed}))
         for seed in seeds
@@ -170,14 +170,20 @@ def cells_of(
     ]
 
 
-def _arm(dataset, model, kind, tokenizer, given, where, known) -> tuple[dict[str, Any], dict[str, Any]]:
+def _keys(dataset: str, model: str, kind: str, tokenizer: str | None, where: dict[str, Any]) -> set[str]:
+    return Config(model, dataset, config_dict={**_fixed(kind, tokenizer), **where}).known_keys()
+
+
+def _fixed(kind: str, tokenizer: str | None) -> dict[str, Any]:
+    return {"sid_features": kind, **({"tokenizer": tokenizer} if tokenizer else {})}
+
+
+def _arm(
+    dataset: str, model: str, kind: str, tokenizer: str | None, given: dict[str, Any], where: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """What the cells of one model and kind of features have in common, and all that decides their results but the seed."""
-    fixed = {"sid_features": kind, **({"tokenizer": tokenizer} if tokenizer else {})}
-    keys = Config(model, dataset, config_dict={**fixed, **where}).known_keys()
-    known |= keys | {f"{model}.{key}" for key in keys}
-    plain = {key: value for key, value in given.items() if key in keys}
-    own = {key.removeprefix(f"{model}."): value for key, value in given.items() if key.startswith(f"{model}.")}
-    settings = {**plain, **{key: value for key, value in own.items() if key in keys}, **fixed}
+    keys = _keys(dataset, model, kind, tokenizer, where)
+    settings = {**{key: value for key, value in given.items() if key in keys}, **_fixed(kind, tokenizer)}
     if tokenizer is None:  # what says how semantic IDs are made does not make this another cell
         settings = {key: value for key, value in settings.items() if not key.startswith((PREFIX, "sid_prefix"))}
     settings = without_unread_keys(settings, tokenizer)

@@ -18,6 +18,7 @@ from recbole_r3vae.data.items import ItemVectors
 from recbole_r3vae.errors import UserError, nearest
 from recbole_r3vae.io import atomic_write, write_json
 from recbole_r3vae.config.registry import MODEL_ROOMS, get_tokenizer, own_models
+from recbole_r3vae.config.stages import deal
 from recbole_r3vae.provenance import versions
 from recbole_r3vae.quick_start.lookup import create_dataset
 from recbole_r3vae.quick_start.run import run_recbole_r3vae
@@ -133,28 +134,8 @@ def settings_of_each(names: Sequence[str], dataset: str, given: dict[str, Any]) 
         UserError: no tokenizer has the key, or the one it is meant for has not.
     """
     known = {name: Config(name, dataset).known_keys() - {"model", "dataset", "config_files"} for name in names}
-    settings: dict[str, dict[str, Any]] = {name: {} for name in names}
-    for key in sorted(given, key=lambda key: "." in key):  # those for one tokenizer last: they win
-        owner, dot, own_key = key.partition(".")
-        if dot:
-            if owner not in settings:
-                hint = nearest(owner, names, otherwise="leave it out")
-                raise UserError(f"--{key} is for {owner!r}, which is not among {', '.join(names)}{hint}")
-            own_keys = tokenizer_defaults(owner)  # its own only: data and item content have to be the same for all
-            if own_key not in own_keys:
-                choices = [f"{owner}.{known_key}" for known_key in own_keys]
-                raise UserError(f"unknown key --{key}{nearest(key, choices, otherwise='correct it, or leave it out')}")
-            settings[owner][own_key] = given[key]
-            continue
-        takers = [name for name in names if key in known[name]]
-        if not takers:
-            hint = nearest(key, set().union(*known.values()), otherwise="correct it, or leave it out")
-            raise UserError(f"unknown key --{key} for {', '.join(names)}{hint}")
-        for name in takers:
-            if key == "epochs" and get_tokenizer(name).fitted:
-                continue  # fitted in one go: it would refuse
-            settings[name][key] = given[key]
-    return settings
+    own = {name: set(tokenizer_defaults(name)) for name in names}  # data and item content have to be the same for all
+    return deal(given, known, own, tokenizers=True)
 
 
 # -- tables --------------------------------------------------------------------------------------------------------------------

@@ -69,6 +69,42 @@ def tokenizer_config(config: Config) -> Config:
     return type(config)(model=get_tokenizer(config["tokenizer"]), dataset=config.dataset, config_dict=values)
 
 
+def deal(
+    given: Mapping[str, Any], known: Mapping[str, set[str]], own: Mapping[str, set[str]] | None = None, tokenizers: bool = False
+) -> dict[str, dict[str, Any]]:
+    """Deal a user's keys out to several models: KEY goes to every one that has it, ``NAME.KEY`` to that one alone, where it wins.
+
+    Args:
+        given: keys and values.
+        known: name of each model to the keys that it has.
+        own: name of each to the keys that may be given to it alone; default: all that it has.
+        tokenizers: whether the models are tokenizers; epochs for all then pass over those that are fitted in one go.
+
+    Returns:
+        Name of each model to its keys and values.
+
+    Raises:
+        UserError: a key is nobody's, or of a model that is not there; the message names the nearest.
+    """
+    own, names = own or known, ", ".join(known)
+    found: dict[str, dict[str, Any]] = {name: {} for name in known}
+    for key in sorted(given, key=lambda key: "." in key):  # those for one model last: they win
+        owner, dot, own_key = key.partition(".")
+        if dot and owner not in found:
+            raise UserError(f"--{key} is for {owner!r}, which is not among {names}{nearest(owner, known, otherwise='leave it out')}")
+        if dot:
+            refuse_unknown([key], [f"{owner}.{one}" for one in own[owner]], owner)
+            found[owner][own_key] = given[key]
+            continue
+        takers = [name for name in known if key in known[name]]
+        if not takers:
+            refuse_unknown([key], set().union(*known.values()), names)
+        for name in takers:
+            if not (tokenizers and key == "epochs" and get_tokenizer(name).fitted):
+                found[name][key] = given[key]
+    return found
+
+
 def without_unread_keys(given: Mapping[str, Any], tokenizer: str | None) -> dict[str, Any]:
     """Settings for several tokenizers without those that this one has no use for: epochs, where it is fitted in one go.
 

@@ -103,7 +103,7 @@ class TokenizerTrainer(Checkpointed, Trainer):
         """Quality of the semantic IDs of the whole catalogue, before collisions are resolved.
 
         Returns:
-            The scores a tokenizer can be selected by, named as in :data:`recbole_r3vae.config.TOKENIZER_METRICS`.
+            The scores a tokenizer can be selected by, named as in :attr:`.SemanticTokenizer.selected_by`.
         """
         if load_best_model:
             self.load_best(model_file)
@@ -140,7 +140,7 @@ def score_tokenizer(model, items: ItemVectors, seed: int, batch_size: int = 8192
 
 
 def summary(report: dict[str, Any]) -> dict[str, float]:
-    """One number for each of :data:`recbole_r3vae.config.TOKENIZER_METRICS`: SC and PD in the raw space, they and the usage as means over
+    """One number for each of :attr:`.SemanticTokenizer.selected_by`: SC and PD in the raw space, they and the usage as means over
     the levels where they are defined."""
     levels = report["levels"]
     return {

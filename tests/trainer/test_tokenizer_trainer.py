@@ -7,7 +7,8 @@ import math
 import pytest
 from recbole.trainer import Trainer
 
-from recbole_r3vae.config import TOKENIZER_METRICS, Config
+from recbole_r3vae.config import Config
+from recbole_r3vae.model.tokenizer.base import SemanticTokenizer
 from recbole_r3vae.data.content import load_content
 from recbole_r3vae.quick_start.lookup import create_dataset
 from recbole_r3vae.quick_start.semantic_ids import train_tokenizer
@@ -45,7 +46,7 @@ def test_history_holds_every_epoch_and_every_validation(train, monkeypatch):
     assert [entry["loss"] for entry in history] == [sum(parts) / n_batches for parts in losses]
     assert [entry.get("valid") for entry in history if entry["epoch"] % 2] == [None] * 4
     assert [entry["valid"] for entry in history if "valid" in entry] == [result for _, result in scores]
-    assert set(history[1]["valid"]) == set(TOKENIZER_METRICS)
+    assert set(history[1]["valid"]) == set(SemanticTokenizer.selected_by)
     assert trained.description["epochs"] == 7 and not trained.description["stopped_at_budget"]
     assert trained.description["versions"]["recbole"] and trained.description["hardware"]["device"] == "cpu"
 

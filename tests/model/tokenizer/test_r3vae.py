@@ -12,7 +12,7 @@ from recbole_r3vae.model.tokenizer.quantize.codebook import Codebook, kmeans
 from recbole_r3vae.model.tokenizer.quantize.regularizers import preference_discrimination, semantic_cohesion
 from recbole_r3vae.model.tokenizer.quantize.residual import ParallelQuantizer
 from recbole_r3vae.model.tokenizer.r3vae import R3VAE
-from recbole_r3vae.settings import load_yaml, properties
+from recbole_r3vae.config.sources import load_yaml, properties
 
 MODES = ["top1", "softmax", "ste"]
 
