@@ -301,7 +301,7 @@ def _train_and_tokenize(options) -> None:
     from recbole_r3vae.data.content import content_from_vectors
     from recbole_r3vae.data.items import ItemVectors
     from recbole_r3vae.quick_start.semantic_ids import train_tokenizer
-    from recbole_r3vae.sid.metrics import format_quality
+    from recbole_r3vae.sid.quality.report import format_quality
 
     content = content_from_vectors(options.embeddings, options.ids)
     config = Config(options.tokenizer, Path(options.embeddings).stem, arguments=[f"--{pair}" for pair in options.set])
@@ -384,7 +384,7 @@ def _ctr(options, rest: list[str]) -> int:
 
 def _quality(options, rest: list[str]) -> None:
     from recbole_r3vae.data.content import content_from_vectors
-    from recbole_r3vae.sid.metrics import format_quality, quality_report
+    from recbole_r3vae.sid.quality.report import format_quality, quality_report
     from recbole_r3vae.sid.table import SemanticIDs
     from recbole_r3vae.trainer.checkpoint import write_json
 

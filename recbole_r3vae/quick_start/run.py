@@ -21,7 +21,7 @@ from recbole_r3vae.provenance import peak_memory_mb, provenance
 from recbole_r3vae.quick_start.lookup import create_dataset, data_preparation, dataset_folder, get_trainer
 from recbole_r3vae.quick_start.semantic_ids import bundle_tokenizer, obtain_semantic_ids, train_tokenizer
 from recbole_r3vae.quick_start.sid_features import FEATURES, obtain_feature_codes
-from recbole_r3vae.sid.metrics import format_quality
+from recbole_r3vae.sid.quality.report import format_quality
 from recbole_r3vae.sid.table import SemanticIDs
 from recbole_r3vae.trainer.checkpoint import Checkpointed, from_plain, load_checkpoint, write_json
 from recbole_r3vae.trainer.generator import check_settings

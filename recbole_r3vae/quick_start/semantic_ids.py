@@ -26,7 +26,7 @@ from recbole_r3vae.provenance import provenance
 from recbole_r3vae.quick_start.collaborative import CollaborativeModel
 from recbole_r3vae.settings import fingerprint
 from recbole_r3vae.sid.collisions import POLICIES, resolve_collisions
-from recbole_r3vae.sid.metrics import format_quality
+from recbole_r3vae.sid.quality.report import format_quality
 from recbole_r3vae.sid.table import SemanticIDs
 from recbole_r3vae.trainer.checkpoint import write_json
 from recbole_r3vae.trainer.tokenizer import TokenizerTrainer, score_tokenizer

@@ -11,7 +11,7 @@ from recbole_r3vae.errors import UserError
 from recbole_r3vae.models import own_models
 from recbole_r3vae.quick_start.semantic_ids import RAW_CODES, TrainedTokenizer, train_tokenizer
 from recbole_r3vae.sid.features import check_buckets, shared_codes
-from recbole_r3vae.sid.metrics import format_quality
+from recbole_r3vae.sid.quality.report import format_quality
 from recbole_r3vae.sid.table import SemanticIDs
 
 FEATURES = "features.sid"

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from recbole_r3vae.data.items import ItemVectors
 from recbole_r3vae.provenance import peak_memory_mb
-from recbole_r3vae.sid.metrics import quality_report
+from recbole_r3vae.sid.quality.report import quality_report
 from recbole_r3vae.trainer.checkpoint import Checkpointed
 
 
@@ -121,7 +121,7 @@ def score_tokenizer(model, items: ItemVectors, seed: int, batch_size: int = 8192
         batch_size: items at a time.
 
     Returns:
-        Codes ``[n_items - 1, L]`` int64 (no padding row), and the report of :func:`~recbole_r3vae.sid.metrics.quality_report` in the raw
+        Codes ``[n_items - 1, L]`` int64 (no padding row), and the report of :func:`~recbole_r3vae.sid.quality.report.quality_report` in the raw
         space and in the tokenizer's residual space.
     """
     model.eval()

@@ -56,7 +56,7 @@ def meaning(report: dict[str, Any]) -> float:
     mean cosine and whose PD is 0, its upper bound.
 
     Args:
-        report: of :func:`~recbole_r3vae.sid.metrics.quality_report` on unit vectors, with space ``raw`` and a reconstruction.
+        report: of :func:`~recbole_r3vae.sid.quality.report.quality_report` on unit vectors, with space ``raw`` and a reconstruction.
 
     Returns:
         Between 0 and 3 or so, higher is better. Random codes score about two thirds of what k-means does.

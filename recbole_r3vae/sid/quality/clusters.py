@@ -1,26 +1,30 @@
-"""How good semantic IDs are by themselves: codebook usage, collisions, cohesion and separation of clusters.
+"""Cohesion and separation of the clusters that semantic IDs make: SC and PD of R3-VAE (arXiv 2604.11440).
 
-All functions take the whole catalogue without the padding row (``ids.codes[1:]``, ``embeddings[1:]``) and
-return plain numbers. A cluster of level ``l`` is the set of items whose first ``l`` codes agree. Vectors may
-be tensors, arrays or memory maps of any float type; they are read once, in blocks of rows, and accumulated in
-float64. Working memory is that of a level's cluster sums (float64), its parents' and its centres (float32):
-at most some ``24 * n * d`` bytes, reached where hardly any two items share a prefix.
+All functions take the whole catalogue without the padding row (``ids.codes[1:]``, ``embeddings[1:]``) and return plain numbers. What a
+cluster of level ``l`` is depends on the codes:
 
-SC and PD are those of R3-VAE (arXiv 2604.11440). Both depend on the space they are measured in, so only
-values from one and the same space compare tokenizers.
+* *by prefix*, where each code refines those before it: the items whose first ``l`` codes agree;
+* *by digit*, where the codes have no order (``SemanticIDs.ordered`` is False): the items whose ``l``-th codes agree.
+
+Vectors may be tensors, arrays or memory maps of any float type; they are read once, in blocks of rows, and accumulated in float64.
+Working memory by prefix is that of a level's cluster sums (float64), its parents' and its centres (float32): at most some ``24 * n * d``
+bytes, reached where hardly any two items share a prefix. By digit it is the cluster sums of all digits together, ``8 * d`` bytes for
+each code in use.
+
+Both measures depend on the space they are measured in, so only values from one and the same space compare tokenizers.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from recbole_r3vae.sid.table import checked_codes, prefix_groups
+from recbole_r3vae.sid.table import prefix_groups
 
 Vectors = Tensor | np.ndarray
 
@@ -28,8 +32,8 @@ _BLOCK_NUMBERS = 2**20  # numbers read or gathered at once; small enough for a p
 _TILE = (512, 1024)  # centres by centres of one step of the exact PD
 
 
-def semantic_cohesion(codes: Tensor, x: Vectors) -> list[dict]:
-    """Semantic cohesion (SC) of R3-VAE at every prefix level: how alike the items of a cluster are.
+def semantic_cohesion(codes: Tensor, x: Vectors, ordered: bool = True) -> list[dict]:
+    """Semantic cohesion (SC) of R3-VAE at every level: how alike the items of a cluster are.
 
     Higher is better. The mean over clusters ``G`` of two or more items of
     ``2 / (|G|^2 - |G|) * sum_{i<j in G} cos(x_i, x_j)``, computed without pairs as
@@ -39,6 +43,7 @@ def semantic_cohesion(codes: Tensor, x: Vectors) -> list[dict]:
     Args:
         codes: Integers ``[n, L]``.
         x: The items' vectors ``[n, d]``, of any norm.
+        ordered: Whether clusters are made by prefix; otherwise by digit. Default True.
 
     Returns:
         One dict a level: ``sc`` (nan where no cluster has two items), ``clusters``, ``clusters_2plus``
@@ -47,19 +52,20 @@ def semantic_cohesion(codes: Tensor, x: Vectors) -> list[dict]:
     Raises:
         ValueError: shapes do not fit, negative codes, or a vector that is not finite.
     """
-    return [_cohesion(clusters) for clusters in _levels(codes, x)][::-1]
+    return [cohesion(clusters) for clusters in levels_of(codes, x, ordered)][::-1]
 
 
 def preference_discrimination(
     codes: Tensor,
     x: Vectors,
     t: float = 2.0,
+    ordered: bool = True,
     *,
     exact_up_to: int = 20_000,
     sample_pairs: int = 10_000_000,
     seed: int = 0,
 ) -> list[dict]:
-    """Preference discrimination (PD) of R3-VAE at every prefix level: how far clusters are apart.
+    """Preference discrimination (PD) of R3-VAE at every level: how far clusters are apart.
 
     Lower is better. ``log[ 2 / (M (M - 1)) * sum_{a<b} exp(-t * (1 - cos(p_a, p_b))) ]`` over the ``M``
     clusters of the level, with the centre ``p`` the mean of the items' unit vectors. A zero centre has cosine
@@ -69,6 +75,7 @@ def preference_discrimination(
         codes: Integers ``[n, L]``.
         x: The items' vectors ``[n, d]``, of any norm.
         t: Sharpness of the kernel, > 0; the paper's is 2.
+        ordered: Whether clusters are made by prefix; otherwise by digit. Default True.
         exact_up_to: Levels with more clusters are estimated from random pairs instead of all pairs.
         sample_pairs: Number of pairs of that estimate, drawn uniformly with replacement.
         seed: Seed of the pairs; the same pairs are drawn in every space.
@@ -82,228 +89,53 @@ def preference_discrimination(
     """
     if not t > 0:
         raise ValueError(f"t must be > 0, got {t}; the paper's value is 2")
-    separation = _Separation(t, _Sampling(exact_up_to, sample_pairs, seed))
-    return [separation.of(clusters) for clusters in _levels(codes, x)][::-1]
-
-
-def code_usage(codes: Tensor, codebook_sizes: Sequence[int]) -> dict:
-    """How much of the codebooks and of the space of SIDs is used.
-
-    Args:
-        codes: Integers ``[n, L]``.
-        codebook_sizes: ``K_1 .. K_L``.
-
-    Returns:
-        ``levels``, one dict a level: ``codebook_size``; ``used`` codes; ``usage`` = used / K; ``reachable`` =
-        min(K, n), the codes that n items can use at most; ``usage_of_reachable``; ``perplexity``, the
-        exponential of the entropy of the code frequencies (between 1 and ``reachable``); ``gini`` of the
-        counts of all K codes, unused ones included (0: all alike, towards 1: one code has everything).
-
-        And for the full SIDs: ``items``; ``distinct_sids``; ``unique_ratio`` = distinct SIDs / items;
-        ``items_per_used_sid``, its inverse; ``collision_rate``, the share of items whose SID another item has
-        too; ``largest_sid``, the most items of one SID.
-
-    Raises:
-        UserError: codes that are not in their codebooks.
-        ValueError: no items.
-    """
-    codes = checked_codes(codes, codebook_sizes)
-    groups = _groups(codes)
-    n = len(codes)
-    levels = []
-    for column, size in zip(codes.unbind(1), codebook_sizes):
-        counts = torch.bincount(column, minlength=size).double()  # [K]
-        frequencies = counts[counts > 0] / n
-        rank = torch.arange(1, size + 1, dtype=torch.float64)
-        levels.append(
-            {
-                "codebook_size": int(size),
-                "used": len(frequencies),
-                "usage": len(frequencies) / size,
-                "reachable": min(size, n),
-                "usage_of_reachable": len(frequencies) / min(size, n),
-                "perplexity": math.exp(-(frequencies * frequencies.log()).sum().item()),
-                "gini": ((2 * rank - size - 1) * counts.sort().values).sum().item() / (size * n),
-            }
-        )
-    counts = torch.bincount(groups[-1])  # items of each distinct SID
-    return {
-        "levels": levels,
-        "items": n,
-        "distinct_sids": len(counts),
-        "unique_ratio": len(counts) / n,
-        "items_per_used_sid": n / len(counts),
-        "collision_rate": counts[counts > 1].sum().item() / n,
-        "largest_sid": int(counts.max()),
-    }
-
-
-def reconstruction_error(x: Vectors, reconstruction: Vectors) -> dict:
-    """How well a tokenizer's decoder gives the items' vectors back.
-
-    Args:
-        x: ``[n, d]``.
-        reconstruction: ``[n, d]``.
-
-    Returns:
-        ``mse``, the squared error summed over dimensions, mean over items; ``variance``, the same of the best
-        constant, the mean vector; ``relative`` = mse / variance (nan where all vectors are equal), the
-        unexplained share.
-
-    Raises:
-        ValueError: shapes differ or are not ``[n, d]``.
-    """
-    if x.ndim != 2 or x.shape != reconstruction.shape or 0 in x.shape:
-        raise ValueError(
-            f"x and reconstruction must both have one shape [n, d], got {list(x.shape)} and "
-            f"{list(reconstruction.shape)}"
-        )
-    error = squares = 0.0
-    total = origin = None
-    for (_, block), (_, decoded) in zip(_row_blocks(x), _row_blocks(reconstruction)):
-        error += (block - decoded).square().sum().item()
-        if origin is None:
-            origin, total = block[0].clone(), torch.zeros(x.shape[1], dtype=torch.float64)
-        block -= origin  # leaves the variance as it is, and keeps the difference below from cancelling
-        total += block.sum(0)
-        squares += block.square().sum().item()
-    n = len(x)
-    variance = max(squares / n - (total / n).square().sum().item(), 0.0)
-    relative = error / n / variance if variance > 0 else math.nan
-    return {"mse": error / n, "variance": variance, "relative": relative}
-
-
-def quality_report(
-    codes: Tensor,
-    codebook_sizes: Sequence[int],
-    spaces: Mapping[str, Vectors],
-    reconstruction: Vectors | None = None,
-    seed: int = 0,
-) -> dict:
-    """All metrics of this module on one catalogue, as a dict that JSON can hold.
-
-    Args:
-        codes: Integers ``[n, L]``.
-        codebook_sizes: ``K_1 .. K_L``.
-        spaces: Name -> vectors ``[n, d]`` in which SC and PD are measured, for example
-            ``{"raw": x, "residual": e0}``.
-        reconstruction: ``[n, d]``, compared with ``spaces["raw"]``; default: not measured.
-        seed: Of the pairs of a sampled PD.
-
-    Returns:
-        The keys of :func:`code_usage`, whose ``levels`` also hold ``level`` (from 1), ``clusters``,
-        ``clusters_2plus`` and ``spaces``: name -> ``sc``, ``pd``, ``pd_stderr``, ``pd_sampled_pairs``; and
-        ``reconstruction``: the dict of :func:`reconstruction_error` or ``None``. Undefined values are
-        ``None``.
-
-    Raises:
-        UserError: codes that are not in their codebooks.
-        ValueError: shapes do not fit, a vector that is not finite, or a reconstruction without the space
-            ``"raw"``.
-    """
-    if reconstruction is not None and "raw" not in spaces:
-        raise ValueError(f"a reconstruction is compared with the space 'raw', got only {sorted(spaces)}")
-    report = code_usage(codes, codebook_sizes)
-    for number, (level, group) in enumerate(zip(report["levels"], _groups(codes)), start=1):
-        counts = torch.bincount(group)
-        level |= {
-            "level": number,
-            "clusters": len(counts),
-            "clusters_2plus": int((counts > 1).sum()),
-            "spaces": {},
-        }
-    for name, x in spaces.items():
-        separation = _Separation(2.0, _Sampling(seed=seed))
-        for level, clusters in zip(reversed(report["levels"]), _levels(codes, x, repr(name))):
-            discrimination = separation.of(clusters)
-            level["spaces"][name] = {
-                "sc": _cohesion(clusters)["sc"],
-                "pd": discrimination["pd"],
-                "pd_stderr": discrimination["stderr"],
-                "pd_sampled_pairs": discrimination["sampled_pairs"],
-            }
-    report["reconstruction"] = (
-        None if reconstruction is None else reconstruction_error(spaces["raw"], reconstruction)
-    )
-    return _without_nan(report)
-
-
-def format_quality(report: dict) -> str:
-    """A report of :func:`quality_report` as a fixed-width table for the console.
-
-    Args:
-        report: The report, also after a round trip through JSON.
-
-    Returns:
-        Several lines without a final line end: one row a level, one summary line, and a note on each mark
-        that occurs (``-`` undefined, ``~`` estimated from sampled pairs).
-    """
-    levels = report["levels"]
-    spaces = list(levels[0]["spaces"])
-    rows = [["level", "used codes", "usage", "perplexity", "Gini", "clusters>=2"]]
-    rows[0] += [f"{metric} {space}" for space in spaces for metric in ("SC", "PD")]
-    for level in levels:
-        row = [
-            str(level["level"]),
-            f"{level['used']}/{level['codebook_size']}",
-            f"{level['usage']:.4f}",
-            f"{level['perplexity']:.1f}",
-            f"{level['gini']:.4f}",
-            f"{level['clusters_2plus']}/{level['clusters']}",
-        ]
-        for space in spaces:
-            values = level["spaces"][space]
-            mark = "~" if values["pd_sampled_pairs"] else ""
-            row += [_number(values["sc"]), mark + _number(values["pd"])]
-        rows.append(row)
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths)) for row in rows]
-    summary = (
-        f"unique SIDs {report['unique_ratio']:.4f}, collision rate {report['collision_rate']:.4f}, "
-        f"items per SID {report['items_per_used_sid']:.4f}, largest SID {report['largest_sid']}"
-    )
-    if report["reconstruction"]:
-        error = report["reconstruction"]
-        summary += f", reconstruction error {error['mse']:.4g} ({_number(error['relative'])} of the variance)"
-    lines.append(summary)
-    measured = [values for level in levels for values in level["spaces"].values()]
-    if any(values["sc"] is None or values["pd"] is None for values in measured):
-        lines.append("- undefined: SC without a cluster of 2 items, PD with fewer than 2 clusters")
-    sampled = max((values["pd_sampled_pairs"] for values in measured), default=0)
-    if sampled:
-        worst = max(values["pd_stderr"] for values in measured)
-        lines.append(f"~ estimated from {sampled:,} random pairs of clusters, standard error <= {worst:.1g}")
-    return "\n".join(lines)
+    separation = Separation(t, Sampling(exact_up_to, sample_pairs, seed))
+    return [separation.of(clusters) for clusters in levels_of(codes, x, ordered)][::-1]
 
 
 @dataclass(frozen=True)
-class _Clusters:
+class Clusters:
     """The ``M`` clusters of one level."""
 
     sums: Tensor  # [M, d] float64, sum of the items' unit vectors
     sizes: Tensor  # [M] float64, number of items
     nonzero: Tensor  # [M] float64, number of items with a direction
-    children: Tensor | None  # [M of the level below] int64, the cluster each of those is part of
+    children: Tensor | None = None  # [M of the level below] int64, the cluster each of those is part of; None where none are
 
 
 @dataclass(frozen=True)
-class _Sampling:
+class Sampling:
+    """From how many clusters on PD is estimated, from how many pairs, and their seed."""
+
     exact_up_to: int = 20_000
     pairs: int = 10_000_000
     seed: int = 0
 
 
-def _groups(codes: Tensor) -> list[Tensor]:
+def groups_of(codes: Tensor, ordered: bool = True) -> list[Tensor]:
+    """Number the clusters of every level: rows with equal numbers are in one cluster.
+
+    Args:
+        codes: Integers ``[n, L]``.
+        ordered: Whether clusters are made by prefix; otherwise by digit.
+
+    Returns:
+        ``L`` int64 tensors ``[n]``, numbers from 0 without gaps.
+
+    Raises:
+        ValueError: not integers from 0 of shape ``[n, L]``, or no rows.
+    """
     codes = torch.as_tensor(codes)
     if codes.dim() != 2 or 0 in codes.shape or codes.is_floating_point() or int(codes.min()) < 0:
         raise ValueError(
             f"codes must be integers >= 0 of shape [n, L] without the padding row, got {codes.dtype} "
             f"{list(codes.shape)}" + (f" with minimum {codes.min().item()}" if codes.numel() else "")
         )
-    return prefix_groups(codes.to("cpu", torch.int64))
+    codes = codes.to("cpu", torch.int64)
+    return prefix_groups(codes) if ordered else [torch.unique(column, return_inverse=True)[1] for column in codes.unbind(1)]
 
 
-def _row_blocks(x: Vectors) -> Iterator[tuple[int, Tensor]]:
+def row_blocks(x: Vectors) -> Iterator[tuple[int, Tensor]]:
     """First row and float64 copy ``[b, d]`` of successive blocks of rows."""
     rows = max(1, _BLOCK_NUMBERS // x.shape[1])
     for start in range(0, len(x), rows):
@@ -314,38 +146,61 @@ def _row_blocks(x: Vectors) -> Iterator[tuple[int, Tensor]]:
             yield start, torch.from_numpy(np.array(block, dtype=np.float64))
 
 
-def _levels(codes: Tensor, x: Vectors, name: str = "x") -> Iterator[_Clusters]:
-    """The clusters of every level, deepest first: summed from items there, from the level below elsewhere."""
-    groups = _groups(codes)
+def levels_of(codes: Tensor, x: Vectors, ordered: bool = True, name: str = "x") -> Iterator[Clusters]:
+    """The clusters of every level, deepest first.
+
+    By prefix the deepest level is summed from items and every other from the level below it. Digits know nothing of each other: all of
+    them are summed from items, in one reading.
+
+    Args:
+        codes: Integers ``[n, L]``.
+        x: The items' vectors ``[n, d]``.
+        ordered: Whether clusters are made by prefix; otherwise by digit.
+        name: What ``x`` is called in a message.
+
+    Raises:
+        ValueError: shapes do not fit, negative codes, or a vector that is not finite.
+    """
+    groups = groups_of(codes, ordered)
+    if not ordered:
+        yield from reversed(_summed(groups, x, name))
+        return
+    [level] = _summed(groups[-1:], x, name)
+    yield level
+    for below, group in zip(groups[:0:-1], groups[-2::-1]):
+        children = torch.empty(len(level.sizes), dtype=torch.int64)
+        children[below] = group
+        m = int(group.max()) + 1
+        sums, sizes, nonzero = (
+            torch.zeros(m, *value.shape[1:], dtype=torch.float64).index_add_(0, children, value)
+            for value in (level.sums, level.sizes, level.nonzero)
+        )
+        level = Clusters(sums, sizes, nonzero, children)
+        yield level
+
+
+def _summed(groups: Sequence[Tensor], x: Vectors, name: str) -> list[Clusters]:
+    """The clusters of each grouping ``[n]`` of the rows of ``x``, which is read once."""
     n = len(groups[0])
     if x.ndim != 2 or len(x) != n or x.shape[1] == 0:
         raise ValueError(f"{name} must have shape [{n}, d], a row for each row of codes, got {list(x.shape)}")
-    m = int(groups[-1].max()) + 1
-    sums = torch.zeros(m, x.shape[1], dtype=torch.float64)
-    nonzero = torch.zeros(m, dtype=torch.float64)
-    for start, block in _row_blocks(x):
+    sizes = [torch.bincount(group).double() for group in groups]  # [M] each
+    sums = [torch.zeros(len(size), x.shape[1], dtype=torch.float64) for size in sizes]
+    nonzero = [torch.zeros_like(size) for size in sizes]
+    for start, block in row_blocks(x):
         norms = torch.linalg.vector_norm(block, dim=1)  # [b]
         if not norms.isfinite().all():
             row = start + int((~norms.isfinite()).nonzero()[0, 0])
             raise ValueError(f"row {row} of {name} is not finite; repair or drop that item's embedding")
         block /= norms.clamp_min(torch.finfo(torch.float64).tiny)[:, None]  # zero rows stay zero
-        group = groups[-1][start : start + len(block)]
-        sums.index_add_(0, group, block)
-        nonzero.index_add_(0, group, (norms > 0).double())
-    sizes = torch.bincount(groups[-1]).double()
-    yield _Clusters(sums, sizes, nonzero, None)
-    for below, group in zip(groups[:0:-1], groups[-2::-1]):
-        children = torch.empty(m, dtype=torch.int64)
-        children[below] = group
-        m = int(group.max()) + 1
-        sums, sizes, nonzero = (
-            torch.zeros(m, *value.shape[1:], dtype=torch.float64).index_add_(0, children, value)
-            for value in (sums, sizes, nonzero)
-        )
-        yield _Clusters(sums, sizes, nonzero, children)
+        for level, group in enumerate(groups):
+            mine = group[start : start + len(block)]
+            sums[level].index_add_(0, mine, block)
+            nonzero[level].index_add_(0, mine, (norms > 0).double())
+    return [Clusters(*parts) for parts in zip(sums, sizes, nonzero)]
 
 
-def _cohesion(clusters: _Clusters) -> dict:
+def cohesion(clusters: Clusters) -> dict:
     """SC of one level. ``sum_{i != j} u_i . u_j = ||sum u||^2 - sum ||u||^2``, and ``||u||`` is 1 or 0."""
     pairs = clusters.sizes * (clusters.sizes - 1)  # [M], ordered pairs
     several = pairs > 0
@@ -354,7 +209,7 @@ def _cohesion(clusters: _Clusters) -> dict:
     return {"sc": sc, "clusters": len(pairs), "clusters_2plus": int(several.sum())}
 
 
-class _Separation:
+class Separation:
     """PD of one level after the other, deepest first.
 
     Most clusters of a deep level hold one item and stay the same clusters at the next level up, above all
@@ -363,12 +218,12 @@ class _Separation:
     they merge into.
     """
 
-    def __init__(self, t: float, sampling: _Sampling) -> None:
+    def __init__(self, t: float, sampling: Sampling) -> None:
         self.t = t
         self.sampling = sampling
         self.below: tuple[float, Tensor] | None = None  # sum over pairs and centres of the level below
 
-    def of(self, clusters: _Clusters) -> dict:
+    def of(self, clusters: Clusters) -> dict:
         m = len(clusters.sizes)
         result = {"pd": math.nan, "stderr": 0.0, "sampled_pairs": 0, "clusters": m}
         if m < 2:
@@ -388,7 +243,7 @@ class _Separation:
 
     def _total(self, centres: Tensor, children: Tensor | None) -> float:
         """Sum of the kernel over all pairs of centres."""
-        if self.below is not None:
+        if self.below is not None and children is not None:
             total, centres_below = self.below
             merged = torch.bincount(children) > 1  # [M]
             merging = merged[children]  # [M below]
@@ -424,7 +279,7 @@ def _kernel(a: Tensor, b: Tensor, t: float) -> Tensor:
     return (a @ b.T).sub_(1).mul_(t).exp_()  # [m, n]
 
 
-def _sampled_kernel(centres: Tensor, t: float, sampling: _Sampling) -> tuple[float, float]:
+def _sampled_kernel(centres: Tensor, t: float, sampling: Sampling) -> tuple[float, float]:
     """Mean and standard deviation of ``exp(-t (1 - cos))`` over random pairs of different centres."""
     m, d = centres.shape
     generator = torch.Generator().manual_seed(sampling.seed)
@@ -441,16 +296,3 @@ def _sampled_kernel(centres: Tensor, t: float, sampling: _Sampling) -> tuple[flo
         squares += kernel.square().sum().item()
     mean = total / sampling.pairs
     return mean, math.sqrt(max(squares / sampling.pairs - mean**2, 0.0))
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
-
-
-def _without_nan(value: object) -> object:
-    """The same nested value with ``None``, JSON's null, in place of nan."""
-    if isinstance(value, dict):
-        return {key: _without_nan(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [_without_nan(entry) for entry in value]
-    return None if isinstance(value, float) and math.isnan(value) else value

@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recbole_r3vae.sid.choice import choose, meaning
-from recbole_r3vae.sid.metrics import quality_report
+from recbole_r3vae.sid.quality.choice import choose, meaning
+from recbole_r3vae.sid.quality.report import quality_report
 
 N, D = 512, 24
 
