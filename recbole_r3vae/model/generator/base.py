@@ -12,7 +12,7 @@ from recbole.utils import InputType
 from recbole_r3vae.data.sequences import WindowDataset
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.model.generator.decoding.beam import beam_search
-from recbole_r3vae.sid.prefix_tree import PrefixTree
+from recbole_r3vae.sid.prefix_tree import PrefixTree, prefix_tree_of
 
 EXACT = "exact"
 """The value of ``num_beams`` that scores the whole catalogue."""
@@ -45,7 +45,7 @@ class SIDGenerator(SequentialRecommender):
         self.register_buffer("tokens", sids.tokens(), persistent=False)  # [n_items, L], row 0 is 0
         self.item_ids = list(sids.item_ids)
         self.num_beams = config["num_beams"]
-        self._tree: PrefixTree = sids.prefix_tree
+        self._tree: PrefixTree = prefix_tree_of(sids)
 
     @classmethod
     def check(cls, config) -> None:

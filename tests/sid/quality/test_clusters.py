@@ -252,3 +252,25 @@ def test_vectors_of_every_kind(random_case, kind, tmp_path):
 def test_what_does_not_fit_is_refused(function, codes, x, message):
     with pytest.raises(ValueError, match=message):
         function(codes, x)
+
+
+# -- by digit
+
+
+@pytest.mark.parametrize("n, d, sizes", CASES)
+@pytest.mark.parametrize("exact_up_to", [0, 4, 20_000])
+def test_by_digit_a_cluster_is_the_items_of_one_code(random_case, n, d, sizes, exact_up_to):
+    codes, x = random_case(n, d, sizes, 0)
+    cohesion = semantic_cohesion(codes, x, ordered=False)
+    separation = preference_discrimination(codes, x, ordered=False, exact_up_to=exact_up_to, sample_pairs=2000)
+    for digit in range(len(sizes)):
+        mine = codes[:, digit, None]
+        assert close(cohesion[digit]["sc"], brute_force_sc(mine, x, 1), 1e-12)
+        assert cohesion[digit]["clusters"] == separation[digit]["clusters"] == len(mine.unique())
+        assert close(separation[digit]["pd"], brute_force_pd(mine, x, 1, 2.0), 1e-6 + 4 * separation[digit]["stderr"])
+
+
+def test_by_digit_the_order_of_digits_does_not_matter(random_case):
+    codes, x = random_case(60, 8, (2, 3, 4, 5), 1)
+    for metric in (semantic_cohesion, preference_discrimination):
+        assert metric(codes.flip(1), x, ordered=False) == metric(codes, x, ordered=False)[::-1]

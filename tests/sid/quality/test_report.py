@@ -146,3 +146,20 @@ def test_reconstruction_of_equal_vectors_has_no_relative_error():
 def test_reconstruction_of_another_shape_is_refused(other):
     with pytest.raises(ValueError, match="one shape"):
         reconstruction_error(torch.ones(2, 2), other)
+
+
+def test_by_digit_every_digit_is_judged_as_if_it_were_the_only_one(random_case):
+    codes, x, report = report_of(random_case, ordered=False)
+    assert report["by"] == "digit" and report_of(random_case)[2]["by"] == "prefix"
+    for digit, level in enumerate(report["levels"]):
+        alone = quality_report(codes[:, digit, None], (level["codebook_size"],), {"raw": x, "residual": x - x.mean(0)})
+        assert level == alone["levels"][0] | {"level": digit + 1}
+    by_prefix = report_of(random_case)[2]
+    assert all(report[key] == by_prefix[key] for key in ("items", "distinct_sids", "unique_ratio", "largest_sid", "collision_rate"))
+
+
+def test_format_says_by_what_clusters_are_made(random_case):
+    _, _, by_digit = report_of(random_case, ordered=False)
+    assert format_quality(by_digit).startswith("digit") and format_quality(report_of(random_case)[2]).startswith("level")
+    old = {key: value for key, value in report_of(random_case)[2].items() if key != "by"}
+    assert format_quality(old).startswith("level")
