@@ -310,7 +310,7 @@ class PrefixTree:
         return Restriction(tuple(penalty), tuple(cells), items_before, (1, *open_nodes))
 
     def expand(
-        self, leaves: Tensor, alive: Tensor, k: int, restriction: Restriction | None = None
+        self, leaves: Tensor, alive: Tensor, k: int, restriction: Restriction | None = None, every: bool = False
     ) -> tuple[Tensor, Tensor]:
         """The first k items of ranked leaves.
 
@@ -319,6 +319,7 @@ class PrefixTree:
             alive: bool ``[B, W]``; other leaves are passed over.
             k: Number of items.
             restriction: Only its items are taken; default: all.
+            every: Whether all items of the leaves are wanted: k is raised to the most that a user has.
 
         Returns:
             int64 ``[B, k]`` items, leaf by leaf and within one in leaf order, 0 where the leaves hold fewer
@@ -330,6 +331,8 @@ class PrefixTree:
             first, end = before.gather(1, first.long()), before.gather(1, end.long())
         count = (end - first) * alive  # [B, W]
         total = count.cumsum(1, dtype=torch.int32)  # [B, W], items up to and including each leaf
+        if every:
+            k = max(k, int(total[:, -1].max()))
         rank = torch.arange(k, dtype=torch.int32, device=leaves.device).repeat(len(leaves), 1)  # [B, k]
         column = torch.searchsorted(total, rank, right=True).clamp_(max=leaves.shape[1] - 1)  # [B, k]
         place = rank + (first - total + count).gather(1, column)  # rank within the leaf, from its first place

@@ -82,8 +82,7 @@ def test_the_level_of_the_suffix_policy_is_no_feature():
 
 
 def test_codes_without_an_order_have_a_column_a_digit_and_none_a_prefix():
-    codes = torch.tensor([[-1, -1, -1], [0, 1, 2], [2, 0, 1]])
-    ordered = table(codes, (3, 2, 3))
+    ordered = table([[0, 1, 2], [2, 0, 1]], (3, 2, 3))
     parallel = SemanticIDs(ordered.codes, ordered.codebook_sizes, ordered.item_ids, ordered=False)
     columns = feature_columns(parallel, 50)
     assert list(columns) == ["sid_1", "sid_2", "sid_3"] and len(feature_columns(ordered, 50)) == 5

@@ -123,7 +123,8 @@ class SIDGenerator(SequentialRecommender):
             UserError: the beam is narrower than k, or (``strict``) fewer than k items are possible.
         """
         if self.num_beams != EXACT:
-            return beam_search(self, self.start(interaction), self.tree, self.num_beams, k, allowed=allowed, strict=strict)
+            beams = beam_search(self, self.start(interaction), self.tree, self.num_beams, k, allowed=allowed, strict=strict)
+            return beams.items, beams.scores
         tree = self.tree  # a beam as wide as the tree reaches every item
         cells = max(n_nodes * size for n_nodes, size in zip(tree.n_nodes, tree.codebook_sizes))  # of a user's log-probabilities
         rows, parts = max(1, EXACT_CELLS // cells), []
@@ -132,8 +133,7 @@ class SIDGenerator(SequentialRecommender):
             mine = allowed[begin : begin + rows] if allowed is not None and allowed.dim() == 2 else allowed
             width = max(*tree.n_nodes, self.n_items)
             parts.append(beam_search(self, self.start(users), tree, width, k, allowed=mine, strict=strict))
-        items, scores = zip(*parts)
-        return torch.cat(items), torch.cat(scores)
+        return torch.cat([part.items for part in parts]), torch.cat([part.scores for part in parts])
 
     @torch.no_grad()
     def predict(self, interaction: Interaction) -> torch.Tensor:

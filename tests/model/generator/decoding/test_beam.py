@@ -114,6 +114,12 @@ def flags_of(allowed, row):
     return allowed if allowed is None or allowed.dim() == 1 else allowed[row]
 
 
+def found(*arguments, **options):
+    """Items and scores."""
+    beams = beam_search(*arguments, **options)
+    return beams.items, beams.scores
+
+
 def assert_found(items, scores, row, expected_items, expected_scores):
     assert items[row].tolist() == expected_items
     assert scores[row].tolist() == [float(score) for score in expected_scores]
@@ -127,7 +133,7 @@ def test_wide_beam_equals_exhaustive_scoring(seed, dtype, tied):
     tree, model = PrefixTree.from_codes(codes, sizes, seed=seed), ToyGenerator(sizes, dtype, tied)
     for allowed, k in itertools.product(restrictions(len(codes), seed).values(), (1, 8)):
         num_beams = max(k, *tree.n_nodes)
-        items, scores = beam_search(model, model.start(USERS), tree, num_beams, k, allowed)
+        items, scores = found(model, model.start(USERS), tree, num_beams, k, allowed)
         assert (items.dtype, scores.dtype) == (torch.int64, torch.float32)
         assert items.shape == scores.shape == (len(USERS), k)
         for row, user in enumerate(USERS):
@@ -142,7 +148,7 @@ def test_narrow_beam_equals_the_textbook(seed, tied):
     tree, model = PrefixTree.from_codes(codes, sizes, seed=seed), ToyGenerator(sizes, tied=tied)
     for num_beams, allowed in itertools.product((1, 2, 5, 9), restrictions(len(codes), seed).values()):
         k = min(num_beams, 8)
-        items, scores = beam_search(model, model.start(USERS), tree, num_beams, k, allowed)
+        items, scores = found(model, model.start(USERS), tree, num_beams, k, allowed)
         for row, user in enumerate(USERS):
             expected = listed_beam(model, tree, codes, user, num_beams, k, flags_of(allowed, row))
             assert_found(items, scores, row, *expected)
@@ -155,7 +161,7 @@ def test_trees_with_the_same_fan_out_everywhere(fan_outs):
     codes = torch.tensor([(-1,) * 3, *itertools.product(*map(range, fan_outs))])
     tree, model = PrefixTree.from_codes(codes, sizes), ToyGenerator(sizes)
     for num_beams, allowed in itertools.product((4, 24), restrictions(len(codes), 0).values()):
-        items, scores = beam_search(model, model.start(USERS), tree, num_beams, 4, allowed)
+        items, scores = found(model, model.start(USERS), tree, num_beams, 4, allowed)
         for row, user in enumerate(USERS):
             expected = listed_beam(model, tree, codes, user, num_beams, 4, flags_of(allowed, row))
             assert_found(items, scores, row, *expected)
@@ -169,10 +175,10 @@ def test_a_gpu_gives_what_the_cpu_gives(seed, dtype):
     tree = PrefixTree.from_codes(codes, sizes)
     for tied, allowed in itertools.product((False, True), restrictions(len(codes), seed).values()):
         here, there = (ToyGenerator(sizes, dtype, tied, device) for device in ("cpu", "cuda"))
-        expected = beam_search(here, here.start(USERS), tree, 9, 8, allowed)
-        found = beam_search(there, there.start(USERS), tree.to("cuda"), 9, 8, allowed)
-        assert all(tensor.is_cuda for tensor in found)
-        assert torch.equal(found[0].cpu(), expected[0]) and torch.equal(found[1].cpu(), expected[1])
+        expected = found(here, here.start(USERS), tree, 9, 8, allowed)
+        there_found = found(there, there.start(USERS), tree.to("cuda"), 9, 8, allowed)
+        assert all(tensor.is_cuda for tensor in there_found)
+        assert all(torch.equal(tensor.cpu(), other) for tensor, other in zip(there_found, expected))
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -181,9 +187,9 @@ def test_a_batch_gives_what_its_users_get_alone(seed):
     tree, model = PrefixTree.from_codes(codes, sizes), ToyGenerator(sizes, tied=True)
     users = tuple(range(12))
     allowed = torch.rand(len(users), len(codes), generator=torch.Generator().manual_seed(seed)) < 0.5
-    items, scores = beam_search(model, model.start(users), tree, 6, 6, allowed, strict=False)
+    items, scores = found(model, model.start(users), tree, 6, 6, allowed, strict=False)
     for row, user in enumerate(users):
-        alone = beam_search(model, model.start((user,)), tree, 6, 6, allowed[row : row + 1], strict=False)
+        alone = found(model, model.start((user,)), tree, 6, 6, allowed[row : row + 1], strict=False)
         assert torch.equal(items[row], alone[0][0]) and torch.equal(scores[row], alone[1][0])
 
 
@@ -193,15 +199,15 @@ def test_a_restriction_serves_many_batches():
     allowed = restrictions(len(codes), 7)["shared"]
     restriction = tree.restrict(allowed)
     for users in ((1, 2), (3,)):
-        once = beam_search(model, model.start(users), tree, 10, 8, restriction)
-        anew = beam_search(model, model.start(users), tree, 10, 8, allowed)
+        once = found(model, model.start(users), tree, 10, 8, restriction)
+        anew = found(model, model.start(users), tree, 10, 8, allowed)
         assert torch.equal(once[0], anew[0]) and torch.equal(once[1], anew[1])
 
 
 def test_items_of_a_shared_leaf_share_its_score():
     codes = torch.tensor([[-1, -1]] + [[0, 1]] * 6 + [[1, 0]] * 6)
     tree, model = PrefixTree.from_codes(codes, (2, 2), seed=1), ToyGenerator((2, 2))
-    items, scores = beam_search(model, model.start((0,)), tree, 12, 12)
+    items, scores = found(model, model.start((0,)), tree, 12, 12)
     first = [0, 1] if model.score(0, [0, 1]) > model.score(0, [1, 0]) else [1, 0]
     in_order = [item for item in tree.leaf_items.tolist() if codes[item].tolist() == first]
     assert items[0, :6].tolist() == in_order  # leaf order, though a single beam holds all six
@@ -217,7 +223,7 @@ def test_too_few_items_are_an_error_or_filled_up(num_beams):
     allowed[1, [3, 8, 0]] = True  # two: item 0 is padding
     with pytest.raises(UserError, match="user 1 of the batch has only 2 possible items for k=4"):
         beam_search(model, model.start(USERS), tree, num_beams, 4, allowed)
-    items, scores = beam_search(model, model.start(USERS), tree, num_beams, 4, allowed, strict=False)
+    items, scores = found(model, model.start(USERS), tree, num_beams, 4, allowed, strict=False)
     for row, n in enumerate((4, 2, 0)):
         expected = listed_beam(model, tree, codes, USERS[row], num_beams, n, allowed[row])
         assert_found(items[:, :n], scores[:, :n], row, *expected)
@@ -229,7 +235,7 @@ def test_nothing_allowed_for_anybody():
     codes, sizes = random_table(13)
     tree, model = PrefixTree.from_codes(codes, sizes), ToyGenerator(sizes)
     none = torch.zeros(len(codes), dtype=torch.bool)
-    items, scores = beam_search(model, model.start(USERS), tree, 4, 4, none, strict=False)
+    items, scores = found(model, model.start(USERS), tree, 4, 4, none, strict=False)
     assert not items.any() and (scores == -torch.inf).all()
 
 
@@ -237,7 +243,7 @@ def test_codes_of_probability_zero_lead_nowhere():
     codes = torch.tensor([[-1, -1], [0, 0], [0, 1], [1, 0], [1, 1]])
     tree, model = PrefixTree.from_codes(codes, (2, 2)), ToyGenerator((2, 2))
     model.log_probs = lambda user, prefix: torch.tensor([-2, -3.0] if prefix == (0,) else [-torch.inf, -1.0])
-    items, scores = beam_search(model, model.start((0,)), tree, 4, 4, strict=False)
+    items, scores = found(model, model.start((0,)), tree, 4, 4, strict=False)
     assert items.tolist() == [[4, 0, 0, 0]] and scores.tolist() == [[-2.0] + [-torch.inf] * 3]
 
 
