@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from recbole_r3vae.errors import UserError
-from recbole_r3vae.model.generator.decoding.ranking import Allowed, Excluded, check_found, first_best
+from recbole_r3vae.model.generator.decoding.rules import Allowed, Excluded, check_found, first_best
 from recbole_r3vae.sid.prefix_tree import PrefixTree, Restriction
 
 CACHED_SLOTS = 2**18  # 2 MiB of int64 codes
@@ -207,8 +207,7 @@ class _Search:
         none = items == 0  # [B, k]
         leaves = leaves.gather(1, column).masked_fill_(none, -1)
         if states is not None:
-            beams = ranking.gather(1, column).unsqueeze(2)  # [B, k, 1]
-            states = states.take_along_dim(beams, 1).masked_fill(none.unsqueeze(2), 0)  # [B, k, d]
+            states = _take_rows(states, ranking.gather(1, column)).masked_fill_(none.unsqueeze(2), 0)  # [B, k, d]
         return Beams(items, scores, leaves, states)
 
 
@@ -288,7 +287,7 @@ def constrain(
     for users in _within_cache(tree, level, nodes, restriction):
         penalty, codes = tree.candidates(level, nodes[users], restriction)  # [b, W, S], or None
         if penalty is None and codes is None:
-            return (log_probs if rows is None else log_probs.take_along_dim(rows.unsqueeze(2), 1)).float(), True
+            return (log_probs if rows is None else _take_rows(log_probs, rows)).float(), True
         part = log_probs[users]  # [b, U, K]
         by_code = codes is None
         if codes is not None and rows is not None:
@@ -296,9 +295,15 @@ def constrain(
         elif codes is not None:
             part = part.gather(2, codes)  # [b, W, S]
         elif rows is not None:
-            part = part.take_along_dim(rows[users].unsqueeze(2), 1)  # [b, W, K]
+            part = _take_rows(part, rows[users])  # [b, W, K]
         parts.append(part.float() if penalty is None else penalty.add_(part))
     return parts[0] if len(parts) == 1 else torch.cat(parts), by_code
+
+
+def _take_rows(table: Tensor, rows: Tensor) -> Tensor:
+    """``[B, W, …]``: the given rows ``[B, W]`` of each user's ``[U, …]``, copied whole."""
+    first = torch.arange(0, table.shape[0] * table.shape[1], table.shape[1], device=rows.device).unsqueeze(1)  # [B, 1]
+    return table.flatten(0, 1).index_select(0, (rows + first).flatten()).view(*rows.shape, *table.shape[2:])
 
 
 def _within_cache(tree: PrefixTree, level: int, nodes: Tensor, restriction: Restriction | None) -> list[slice]:

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from recbole_r3vae.errors import UserError
-from recbole_r3vae.model.generator.decoding.beam import beam_search
+from recbole_r3vae.model.generator.decoding.beam import beam_search, beam_searches
+from recbole_r3vae.model.generator.decoding.rules import Excluded
 from recbole_r3vae.sid.prefix_tree import PrefixTree
 
 USERS = (5, 0, 3)
@@ -298,3 +299,143 @@ def test_no_wider_than_the_level_and_the_restriction():
         widths.clear()
         beam_search(model, model.start(USERS), tree, 20, 5, restriction)
         assert widths == [min(20, n) for n in (restriction or tree).n_nodes[:-1]]
+
+
+# -- several rules in one search
+
+
+class Counting(ToyGenerator):
+    """Keeps the width of every step; says of a finished beam the codes that it has decoded, the last one left out."""
+
+    def start(self, users):
+        self.widths = []
+        return super().start(users)
+
+    def step(self, state, tokens, parents):
+        self.widths.append(1 if tokens is None else tokens.shape[1])
+        return super().step(state, tokens, parents)
+
+    def beam_states(self, state, parents):
+        rows = [[beams[parent] for parent in row] for beams, row in zip(state["cache"], parents.tolist())]
+        return torch.tensor(rows, dtype=torch.float32).view(*parents.shape, -1)  # [B, W, L - 1]
+
+
+def assert_same_beams(one, other):
+    assert torch.equal(one.items, other.items) and torch.equal(one.scores, other.scores) and torch.equal(one.leaves, other.leaves)
+    assert torch.equal(one.states, other.states)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("seed", range(25))
+def test_each_rule_finds_what_it_finds_alone(seed, tied):
+    codes, sizes = random_table(seed)
+    tree, model = PrefixTree.from_codes(codes, sizes, seed=seed), Counting(sizes, tied=tied)
+    rules = list(restrictions(len(codes), seed).values())
+    rules.append(torch.zeros(len(USERS), len(codes), dtype=torch.bool))  # nothing for anybody: all beams dead
+    rules.append(Excluded(torch.tensor([0, 0, 2]), torch.tensor([3, 5, 3])))
+    for num_beams in (1, 5, 20):
+        k = min(num_beams, 8)
+        alone, widths = [], []
+        for rule in rules:
+            alone.append(beam_search(model, model.start(USERS), tree, num_beams, k, rule, strict=False))
+            widths.append(model.widths)
+        together = beam_searches(model, model.start(USERS), tree, num_beams, k, rules, strict=False)
+        assert len(together) == len(rules) and len(model.widths) == tree.n_levels
+        for mine, theirs in zip(together, alone):
+            assert_same_beams(mine, theirs)
+        for union, *each in zip(model.widths, *widths):
+            assert union <= sum(each)
+
+
+def test_the_union_decodes_a_prefix_once():
+    codes, sizes = random_table(4)
+    tree, model = PrefixTree.from_codes(codes, sizes), Counting(sizes)
+    beam_search(model, model.start(USERS), tree, 5, 5)
+    alone = model.widths
+    beam_searches(model, model.start(USERS), tree, 5, 5, [None] * 4)
+    assert model.widths == alone
+
+
+def test_left_out_items_never_come_back():
+    codes, sizes = random_table(13)
+    tree, model = PrefixTree.from_codes(codes, sizes), ToyGenerator(sizes)
+    met = Excluded(torch.tensor([0, 0, 1]), torch.tensor([1, 2, 7]))
+    stay, left_out = beam_searches(model, model.start(USERS), tree, 100, 8, [None, met])
+    for row, user in enumerate(USERS):
+        flags = met.flags(len(USERS), len(codes))[row]
+        assert_found(stay.items, stay.scores, row, *exhaustive(model, tree, codes, user, 8))
+        assert_found(left_out.items, left_out.scores, row, *exhaustive(model, tree, codes, user, 8, flags))
+
+
+def test_one_user_too_few_of_one_rule_is_an_error():
+    codes, sizes = random_table(13)
+    tree, model = PrefixTree.from_codes(codes, sizes), ToyGenerator(sizes)
+    few = torch.arange(len(codes)) < 3
+    with pytest.raises(UserError, match="only 2 possible items for k=4"):
+        beam_searches(model, model.start(USERS), tree, 6, 4, [None, few])
+
+
+# -- leaves and states
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_leaves_and_states_are_those_of_the_items(seed):
+    codes, sizes = random_table(seed)
+    tree, model = PrefixTree.from_codes(codes, sizes, seed=seed), Counting(sizes)
+    for allowed in restrictions(len(codes), seed).values():
+        beams = beam_search(model, model.start(USERS), tree, 9, 9, allowed, strict=False)
+        real = beams.items > 0
+        assert torch.equal(beams.leaves, tree.find(codes[beams.items]).where(real, -1))
+        assert torch.equal(beams.states, codes[beams.items][..., :-1].float() * real[..., None])
+
+
+def test_a_decoder_that_says_nothing_of_its_beams_has_no_states():
+    codes, sizes = random_table(2)
+    tree, model = PrefixTree.from_codes(codes, sizes), ToyGenerator(sizes)
+    assert beam_search(model, model.start(USERS), tree, 4, 4).states is None
+
+
+# -- rescoring
+
+
+@pytest.mark.parametrize("seed", range(15))
+@pytest.mark.parametrize("tied", [False, True])
+def test_rescoring_a_wide_beam_equals_rescoring_every_item(seed, tied):
+    """A prior for each user and item; items of one leaf part by it, and some are taken out."""
+    codes, sizes = random_table(seed)
+    tree, model = PrefixTree.from_codes(codes, sizes, seed=seed), Counting(sizes, tied=tied)
+    generator = torch.Generator().manual_seed(seed)
+    prior = torch.randint(-3, 4, (len(USERS), len(codes)), generator=generator).float()
+    prior[torch.rand(prior.shape, generator=generator) < 0.1] = -torch.inf
+    for allowed in restrictions(len(codes), seed).values():
+        beams = beam_search(
+            model, model.start(USERS), tree, max(20, *tree.n_nodes), 20, allowed, False, lambda items, scores: scores + prior.gather(1, items)
+        )
+        for row, user in enumerate(USERS):
+            ranked = zip(*exhaustive(model, tree, codes, user, len(codes), flags_of(allowed, row)))
+            changed = [(item, score + np.float32(prior[row, item])) for item, score in ranked if prior[row, item] > -torch.inf]
+            best = sorted(changed, key=lambda pair: -pair[1])[:20]
+            assert_found(beams.items[:, : len(best)], beams.scores[:, : len(best)], row, [i for i, _ in best], [s for _, s in best])
+            assert not beams.items[row, len(best) :].any() and (beams.scores[row, len(best) :] == -torch.inf).all()
+        real = beams.items > 0
+        assert torch.equal(beams.leaves, tree.find(codes[beams.items]).where(real, -1))
+        assert torch.equal(beams.states, codes[beams.items][..., :-1].float() * real[..., None])
+
+
+def test_a_narrow_beam_reorders_what_it_found_and_no_more():
+    codes, sizes = random_table(8)
+    tree, model = PrefixTree.from_codes(codes, sizes), ToyGenerator(sizes)
+    plain = beam_search(model, model.start(USERS), tree, 3, 3)
+    pushed = beam_search(model, model.start(USERS), tree, 3, 3, rescore=lambda items, scores: torch.where(scores == scores[:, :1], -99.0, scores))
+    found_by_beam = [{int(leaf) for leaf in row} for row in plain.leaves]
+    assert all({int(leaf) for leaf in row} <= leaves for row, leaves in zip(pushed.leaves, found_by_beam))
+    assert not torch.equal(plain.items, pushed.items)
+
+
+def test_rescoring_to_nan_or_another_shape_is_refused():
+    codes, sizes = random_table(2)
+    tree, model = PrefixTree.from_codes(codes, sizes), ToyGenerator(sizes)
+    with pytest.raises(UserError, match="scores are NaN"):
+        beam_search(model, model.start(USERS), tree, 4, 4, rescore=lambda items, scores: scores * torch.nan)
+    with pytest.raises(ValueError, match="rescore must return scores"):
+        beam_search(model, model.start(USERS), tree, 4, 4, rescore=lambda items, scores: scores[:, :2])

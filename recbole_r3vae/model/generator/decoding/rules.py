@@ -66,7 +66,7 @@ def first_best(scores: Tensor, width: int) -> Tensor:
     Returns:
         int64 ``[B, width]``.
     """
-    bits = scores.contiguous().view(torch.int32)
+    bits = (scores.contiguous() + 0.0).view(torch.int32)  # -0.0 becomes 0.0, to which it is equal
     keys = ((bits >> 31) & 0x7FFFFFFF).bitwise_xor_(bits).long()  # negative floats count down: flip them
     keys <<= 32
     keys |= torch.arange(scores.shape[1] - 1, -1, -1, device=scores.device)
