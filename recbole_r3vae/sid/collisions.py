@@ -68,8 +68,8 @@ def resolve_collisions(
             shared even now.
 
     Raises:
-        UserError: unknown policy, malformed codes, ``suffix`` for codes without an order, or under ``reassign`` a prefix with more items than last
-            codes.
+        UserError: unknown policy, malformed codes, ``suffix`` for codes without an order, or under ``reassign`` a
+            prefix with more items than last codes.
         ValueError: ``reassign`` or ``sinkhorn`` without distances, or with distances of another shape or not
             a number.
     """

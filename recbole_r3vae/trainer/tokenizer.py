@@ -121,8 +121,8 @@ def score_tokenizer(model, items: ItemVectors, seed: int, batch_size: int = 8192
         batch_size: items at a time.
 
     Returns:
-        Codes ``[n_items - 1, L]`` int64 (no padding row), and the report of :func:`~recbole_r3vae.sid.quality.report.quality_report` in the raw
-        space and in the tokenizer's residual space.
+        Codes ``[n_items - 1, L]`` int64 (no padding row), and the report of
+        :func:`~recbole_r3vae.sid.quality.report.quality_report` in the raw space and in the tokenizer's residual space.
     """
     model.eval()
     device = model.device

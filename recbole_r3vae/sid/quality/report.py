@@ -77,8 +77,8 @@ def format_quality(report: dict) -> str:
         report: The report, also after a round trip through JSON.
 
     Returns:
-        Several lines without a final line end: one row a level (a digit, where that makes the clusters), one summary line, and a note on each mark
-        that occurs (``-`` undefined, ``~`` estimated from sampled pairs).
+        Several lines without a final line end: one row a level (a digit, where that makes the clusters), one summary line,
+        and a note on each mark that occurs (``-`` undefined, ``~`` estimated from sampled pairs).
     """
     levels = report["levels"]
     spaces = list(levels[0]["spaces"])

@@ -59,7 +59,8 @@ def rank_catalogue(
         One ranking a rule.
 
     Raises:
-        UserError: k below 1; a rule does not fit; a score is NaN; or (``strict``) a user has fewer than k items with a score above ``-inf``.
+        UserError: k below 1; a rule does not fit; a score is NaN; or (``strict``) a user has fewer than k items with a score above
+            ``-inf``.
     """
     if k < 1:
         raise UserError(f"k must be at least 1, got {k}; ask for one item or more")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from recbole_r3vae.model.generator.decoding.catalogue import Ranking, ScoreItems, rank_catalogue
@@ -27,7 +28,8 @@ def rank_by_vectors(
         users: Floats ``[B, d]``.
         items: Floats ``[n_items, d]``, of the same type; row 0 is the padding item, which is never returned.
         k: Number of items a user.
-        allowed: The only items that may be returned: bool ``[n_items]`` or ``[B, n_items]``, or :class:`Excluded`, all others; default: all.
+        allowed: The only items that may be returned: bool ``[n_items]`` or ``[B, n_items]``, or
+            :class:`~recbole_r3vae.model.generator.decoding.rules.Excluded`, all others; default: all.
         strict: Whether fewer than k possible items are an error (as in evaluation); otherwise item 0 and ``-inf`` fill up.
         bias: Floats ``[n_items]`` or ``[B, n_items]`` added to the products, such as an item's popularity; default: none.
         chunk: Items scored at once; default: so many that
@@ -66,4 +68,9 @@ def vector_scores(users: Tensor, items: Tensor) -> ScoreItems:
     Returns:
         From the first item and the one after the last to float32 ``[items, B]``.
     """
-    return lambda begin, end: (items[begin:end] @ users.T).float()
+
+    def score(begin: int, end: int) -> Tensor:
+        with torch.autocast(users.device.type, enabled=False):  # bfloat16 products would tie hundreds of items
+            return (items[begin:end] @ users.T).float()
+
+    return score

@@ -407,10 +407,13 @@ def test_rescoring_a_wide_beam_equals_rescoring_every_item(seed, tied):
     generator = torch.Generator().manual_seed(seed)
     prior = torch.randint(-3, 4, (len(USERS), len(codes)), generator=generator).float()
     prior[torch.rand(prior.shape, generator=generator) < 0.1] = -torch.inf
+
+    def with_prior(items, scores):
+        return scores + prior.gather(1, items)
+
     for allowed in restrictions(len(codes), seed).values():
-        beams = beam_search(
-            model, model.start(USERS), tree, max(20, *tree.n_nodes), 20, allowed, False, lambda items, scores: scores + prior.gather(1, items)
-        )
+        width = max(20, *tree.n_nodes)
+        beams = beam_search(model, model.start(USERS), tree, width, 20, allowed, False, with_prior)
         for row, user in enumerate(USERS):
             ranked = zip(*exhaustive(model, tree, codes, user, len(codes), flags_of(allowed, row)))
             changed = [(item, score + np.float32(prior[row, item])) for item, score in ranked if prior[row, item] > -torch.inf]
@@ -426,7 +429,7 @@ def test_a_narrow_beam_reorders_what_it_found_and_no_more():
     codes, sizes = random_table(8)
     tree, model = PrefixTree.from_codes(codes, sizes), ToyGenerator(sizes)
     plain = beam_search(model, model.start(USERS), tree, 3, 3)
-    pushed = beam_search(model, model.start(USERS), tree, 3, 3, rescore=lambda items, scores: torch.where(scores == scores[:, :1], -99.0, scores))
+    pushed = beam_search(model, model.start(USERS), tree, 3, 3, rescore=lambda items, scores: scores.where(scores < scores[:, :1], -99.0))
     found_by_beam = [{int(leaf) for leaf in row} for row in plain.leaves]
     assert all({int(leaf) for leaf in row} <= leaves for row, leaves in zip(pushed.leaves, found_by_beam))
     assert not torch.equal(plain.items, pushed.items)

@@ -38,6 +38,14 @@ def test_a_bias_counts(oracle, dim):
     assert torch.equal(found, expected_items) and torch.equal(values, expected_values)
 
 
+def test_mixed_precision_around_it_changes_nothing():
+    users, items = (torch.randn(n, 16, generator=torch.Generator().manual_seed(n)) for n in (4, 500))
+    found, values = rank_by_vectors(users, items, 20)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = rank_by_vectors(users, items, 20)
+    assert torch.equal(mixed[0], found) and torch.equal(mixed[1], values)
+
+
 def test_nothing_is_written_to():
     users, items = random_vectors(3, 40, 3)
     kept = users.clone(), items.clone()
