@@ -23,7 +23,7 @@ from recbole_r3vae.io import atomic_write, write_json
 from recbole_r3vae.provenance import provenance_line
 from recbole_r3vae.quick_start import run_recbole_r3vae
 from recbole_r3vae.quick_start.semantic_ids import load_tokenizer
-from recbole_r3vae.sid.choice import RULE, choose, meaning
+from recbole_r3vae.sid.quality.choice import RULE, choose, meaning
 from recbole_r3vae.trainer.tokenizer import summary
 
 BASE = {"tokenizer": "R3VAE", "codebook_sizes": [64, 64, 64]}

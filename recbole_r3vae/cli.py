@@ -307,7 +307,7 @@ def _train_and_tokenize(options) -> None:
     from recbole_r3vae.data.content import content_from_vectors
     from recbole_r3vae.data.items import ItemVectors
     from recbole_r3vae.quick_start.semantic_ids import train_tokenizer
-    from recbole_r3vae.sid.metrics import format_quality
+    from recbole_r3vae.sid.quality.report import format_quality
 
     content = content_from_vectors(options.embeddings, options.ids)
     config = Config(options.tokenizer, Path(options.embeddings).stem, arguments=[f"--{pair}" for pair in options.set])
@@ -390,13 +390,13 @@ def _ctr(options, rest: list[str]) -> int:
 
 def _quality(options, rest: list[str]) -> None:
     from recbole_r3vae.data.content import content_from_vectors
-    from recbole_r3vae.sid.metrics import format_quality, quality_report
+    from recbole_r3vae.sid.quality.report import format_quality, quality_report
     from recbole_r3vae.sid.table import SemanticIDs
     from recbole_r3vae.io import write_json
 
     content = content_from_vectors(options.embeddings, options.ids)
     sids = SemanticIDs.load(options.sid, content.item_ids)
-    report = quality_report(sids.codes[1:], sids.codebook_sizes, {"raw": content.embeddings[1:]})
+    report = quality_report(sids.codes[1:], sids.codebook_sizes, {"raw": content.embeddings[1:]}, ordered=sids.ordered)
     print(format_quality(report))
     if options.json:
         write_json(options.json, report)

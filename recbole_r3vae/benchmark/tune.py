@@ -27,7 +27,7 @@ from recbole_r3vae.provenance import versions
 from recbole_r3vae.quick_start.lookup import create_dataset
 from recbole_r3vae.quick_start.semantic_ids import train_tokenizer
 from recbole_r3vae.config.sources import load_yaml, parse_arguments, properties
-from recbole_r3vae.sid.choice import RULE, choose
+from recbole_r3vae.sid.quality.choice import RULE, choose
 from recbole_r3vae.trainer.tokenizer import summary
 
 PLACES = {"data_path", "checkpoint_dir", "content_cache_dir"}  # where things lie; no part of what was tuned
@@ -45,7 +45,7 @@ def run_tune(
     arguments: Sequence[str] = (),
     model: str = "R3GR",
 ) -> list[dict[str, Any]]:
-    """Train a tokenizer under each setting of a search space and choose one by :func:`recbole_r3vae.sid.choice.choose`.
+    """Train a tokenizer under each setting of a search space and choose one by :func:`recbole_r3vae.sid.quality.choice.choose`.
 
     Each trial is the tokenizer stage of ``recbole-r3vae run --model=R3GR`` with the same words, so its tokenizer is taken up where it was
     trained before (by a trial of a search that was killed, or by a run), and a run with the chosen settings takes up the trial's. A

@@ -18,8 +18,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from recbole_r3vae.model.generator.decoding.beam import beam_search
-from recbole_r3vae.sid.prefix_tree import PrefixTree
+from recbole_r3vae.model.generator.decoding.beam import beam_searches
+from recbole_r3vae.model.generator.decoding.digits import DigitLogProbs, rankings_by_digits, scores_of_digits
+from recbole_r3vae.model.generator.decoding.rules import Allowed, Excluded
+from recbole_r3vae.model.generator.decoding.vectors import rankings_by_vectors
+from recbole_r3vae.sid.prefix_tree import PrefixTree, prefix_tree_of
 
 EXACT = "exact"
 """The value of ``num_beams`` that scores the whole catalogue."""
@@ -64,7 +67,7 @@ class Head(Protocol):
     most_items: int
     rows_at_once: int
 
-    def rank(self, reading: Any, k: int, rules: Sequence[Tensor | None] = (None,), strict: bool = True) -> list[Ranking]:
+    def rank(self, reading: Any, k: int, rules: Sequence[Allowed] = (None,), strict: bool = True) -> list[Ranking]:
         """See :meth:`.Ranker.rank`."""
 
     def score(self, reading: Any, items: Tensor) -> Tensor:
@@ -92,7 +95,7 @@ class AutoregressiveHead:
         """The prefix tree of existing semantic IDs, on the model's device."""
         sids = self.model.sources.semantic_ids
         if self._of is not sids:
-            self._tree, self._of = sids.prefix_tree, sids
+            self._tree, self._of = prefix_tree_of(sids), sids
         self._tree = self._tree.to(self.model.codes.device)
         return self._tree
 
@@ -109,13 +112,11 @@ class AutoregressiveHead:
         cells = max(n_nodes * size for n_nodes, size in zip(self.tree.n_nodes, self.tree.codebook_sizes))  # of a user's log-probabilities
         return max(1, EXACT_CELLS // cells)
 
-    def rank(self, reading: Any, k: int, rules: Sequence[Tensor | None] = (None,), strict: bool = True) -> list[Ranking]:
+    def rank(self, reading: Any, k: int, rules: Sequence[Allowed] = (None,), strict: bool = True) -> list[Ranking]:
         """A score is the log-probability of the item's semantic ID: over each level's whole codebook, never renormalised."""
-        return [self._rank(reading, k, allowed, strict) for allowed in rules]
-
-    def _rank(self, reading: Any, k: int, allowed: Tensor | None, strict: bool) -> Ranking:
         width = max(*self.tree.n_nodes, self.model.n_items) if self.num_beams == EXACT else self.num_beams
-        return Ranking(*beam_search(self.model, self.model.start(reading), self.tree, width, k, allowed=allowed, strict=strict))
+        found = beam_searches(self.model, self.model.start(reading), self.tree, width, k, rules, strict)
+        return [Ranking(beams.items, beams.scores, beams.states) for beams in found]
 
     def score(self, reading: Any, items: Tensor) -> Tensor:
         """The exact teacher-forced log-probability of the semantic IDs of ``items``."""
@@ -128,3 +129,65 @@ class AutoregressiveHead:
             parents = torch.zeros_like(tokens)
             score += log_probs[:, 0].float().gather(1, tokens).squeeze(1)
         return score
+
+
+class ParallelHead:
+    """Ranks items by the sum of their digits' log-probabilities, exactly: every item is scored.
+
+    Args:
+        model: says ``digit_log_probs(reading)``, ``[B, m, K]`` or m of ``[B, K_l]``; its ``codes`` are ``[n_items, m]``.
+    """
+
+    rows_at_once = 2**31
+
+    def __init__(self, model: Any):
+        self.model = model
+
+    @property
+    def most_items(self) -> int:
+        """The catalogue."""
+        return self.model.n_items - 1
+
+    def rank(self, reading: Any, k: int, rules: Sequence[Allowed] = (None,), strict: bool = True) -> list[Ranking]:
+        """A score is the log-probability of the item's code tuple, its digits being independent."""
+        log_probs: DigitLogProbs = self.model.digit_log_probs(reading)
+        return [Ranking(*found) for found in rankings_by_digits(log_probs, self.model.codes, k, rules, strict)]
+
+    def score(self, reading: Any, items: Tensor) -> Tensor:
+        """The same of one item for each history."""
+        return scores_of_digits(self.model.digit_log_probs(reading), self.model.codes[items])
+
+
+class DenseHead:
+    """Ranks items by the product of the history's vector with each item's, exactly.
+
+    Args:
+        model: says ``user_vectors(reading)``, ``[B, d]``, and ``item_vectors()``, ``[n_items, d]`` with any row 0.
+    """
+
+    rows_at_once = 2**31
+
+    def __init__(self, model: Any):
+        self.model = model
+
+    @property
+    def most_items(self) -> int:
+        """The catalogue."""
+        return self.model.n_items - 1
+
+    def rank(self, reading: Any, k: int, rules: Sequence[Allowed] = (None,), strict: bool = True) -> list[Ranking]:
+        """A score is the product of the two vectors."""
+        users, items = self.model.user_vectors(reading), self.model.item_vectors()
+        return [Ranking(*found) for found in rankings_by_vectors(users, items.to(users.dtype), k, rules, strict)]
+
+    def score(self, reading: Any, items: Tensor) -> Tensor:
+        """The same of one item for each history."""
+        return (self.model.user_vectors(reading).float() * self.model.item_vectors()[items].float()).sum(-1)
+
+
+def of_rows(rule: Allowed, begin: int, end: int) -> Allowed:
+    """A rule on a batch of users for some of its rows."""
+    if isinstance(rule, Excluded):
+        here = (rule.users >= begin) & (rule.users < end)
+        return Excluded(rule.users[here] - begin, rule.items[here])
+    return rule[begin:end] if rule is not None and rule.dim() == 2 else rule

@@ -14,7 +14,8 @@ from torch import Tensor
 from recbole_r3vae.data.sequences import WindowDataset
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.model.contract import UNIQUE, Contract, Needs, Sources
-from recbole_r3vae.model.heads import EXACT, AutoregressiveHead, Head, Ranking, joined
+from recbole_r3vae.model.generator.decoding.rules import Allowed
+from recbole_r3vae.model.heads import EXACT, AutoregressiveHead, Head, Ranking, joined, of_rows
 from recbole_r3vae.model.parameters import Choice, Either, Flag, Number, Whole
 from recbole_r3vae.sid.collisions import POLICIES
 
@@ -93,13 +94,14 @@ class Ranker(Contract, SequentialRecommender):
         """
         raise NotImplementedError
 
-    def rank(self, reading: Any, k: int, rules: Sequence[Tensor | None] = (None,), strict: bool = True) -> list[Ranking]:
+    def rank(self, reading: Any, k: int, rules: Sequence[Allowed] = (None,), strict: bool = True) -> list[Ranking]:
         """The k best items under each of several rules on who may be recommended what.
 
         Args:
             reading: of B histories, from :meth:`read`.
             k: number of items.
-            rules: each bool ``[n_items]`` or ``[B, n_items]``, the only items that may be recommended; ``None`` allows all.
+            rules: each bool ``[n_items]`` or ``[B, n_items]``, the only items that may be recommended;
+                :class:`~recbole_r3vae.model.generator.decoding.rules.Excluded`, all but those; or ``None``, all.
             strict: whether fewer than k possible items are an error (as in evaluation) or padded with id 0 and ``-inf``.
 
         Returns:
@@ -128,7 +130,7 @@ class Ranker(Contract, SequentialRecommender):
 
     @torch.no_grad()
     def recommend(
-        self, interaction: Interaction, k: int, allowed: Tensor | None = None, strict: bool = True
+        self, interaction: Interaction, k: int, allowed: Allowed = None, strict: bool = True
     ) -> tuple[Tensor, Tensor]:
         """The k best items.
 
@@ -146,7 +148,7 @@ class Ranker(Contract, SequentialRecommender):
 
     @torch.no_grad()
     def recommend_under(
-        self, interaction: Interaction, k: int, rules: Sequence[Tensor | None], strict: bool = True
+        self, interaction: Interaction, k: int, rules: Sequence[Allowed], strict: bool = True
     ) -> list[Ranking]:
         """The k best items under each of several rules, for which the histories are read once; see :meth:`rank`.
 
@@ -155,9 +157,8 @@ class Ranker(Contract, SequentialRecommender):
         rows = min((head.rows_at_once for head in self.heads.values()), default=len(interaction)) or 1
         found = []
         for begin in range(0, len(interaction), rows):
-            part = slice(begin, begin + rows)
-            mine = [rule[part] if rule is not None and rule.dim() == 2 else rule for rule in rules]
-            found.append(self.rank(self.read(interaction[part]), k, mine, strict))
+            end = min(begin + rows, len(interaction))
+            found.append(self.rank(self.read(interaction[begin:end]), k, [of_rows(rule, begin, end) for rule in rules], strict))
         return found[0] if len(found) == 1 else [joined(parts) for parts in zip(*found)]
 
     @torch.no_grad()

@@ -18,7 +18,7 @@ from recbole_r3vae.model.contract import CLICK, SHARED, UNIQUE, Sources
 from recbole_r3vae.quick_start.semantic_ids import RAW_CODES, TrainedTokenizer, train_tokenizer
 from recbole_r3vae.sid.collisions import POLICIES, resolve_collisions
 from recbole_r3vae.sid.features import check_buckets, shared_codes
-from recbole_r3vae.sid.metrics import format_quality
+from recbole_r3vae.sid.quality.report import format_quality
 from recbole_r3vae.sid.table import SemanticIDs
 
 logger = logging.getLogger(__name__)

@@ -24,7 +24,7 @@ from recbole_r3vae.quick_start.lookup import create_dataset, data_preparation, d
 from recbole_r3vae.quick_start.provide import Provided, check_stages, provide
 from recbole_r3vae.quick_start.run_folder import RunFolder, find_checkpoint, open_run
 from recbole_r3vae.quick_start.semantic_ids import bundle_tokenizer, train_tokenizer
-from recbole_r3vae.sid.metrics import format_quality
+from recbole_r3vae.sid.quality.report import format_quality
 from recbole_r3vae.trainer.checkpoint_file import from_plain, load_checkpoint, sources_of
 from recbole_r3vae.trainer.resumable import Checkpointed
 from recbole_r3vae.trainer.tokenizer import summary

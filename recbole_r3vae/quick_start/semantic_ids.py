@@ -55,6 +55,9 @@ class TrainedTokenizer:
     def resolved(self, items: ItemVectors, policy: str) -> tuple[SemanticIDs, Path]:
         """The semantic IDs after a collision policy, and the ``.sid`` file they are kept in.
 
+        They are for models that write codes one after the other: those of a tokenizer whose codes have no order are written in the order
+        in which it gives them.
+
         Args:
             items: the catalogue that was tokenized.
             policy: ``suffix``, ``reassign``, ``sinkhorn`` or ``share``.
@@ -159,7 +162,8 @@ def _train(
         **{key: value for key, value in provenance(config).items() if key != "config"},
         "commit": trainer.commit,
     }
-    SemanticIDs(codes, model.codebook_sizes, items.item_ids, {"tokenizer": description["name"]}).save(folder / RAW_CODES)
+    raw = SemanticIDs(codes, model.codebook_sizes, items.item_ids, {"tokenizer": description["name"]}, model.ordered)
+    raw.save(folder / RAW_CODES)
     with atomic_write(folder / WEIGHTS, "wb") as file:
         file.write(weights)
     if items.content.item_encoder is not None:

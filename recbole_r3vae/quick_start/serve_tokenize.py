@@ -106,7 +106,7 @@ def tokenize_items(
         if len(names) == 1:
             raise UserError(f"all {known} items of {items} have semantic IDs in {checkpoint} already; there is nothing to tokenize")
         meta = {"tokenizer": tokenizer.description["name"], "collision_policy": policy, "extends": table.content_hash}
-        sids = SemanticIDs(torch.cat(codes), table.codebook_sizes, names, meta)
+        sids = SemanticIDs(torch.cat(codes), table.codebook_sizes, names, meta, table.ordered)
         vectors_file.seek(0)
         vectors_file.write(_npy_header(len(names) - 1, tokenizer.model.dim))
     with atomic_write(ids_path) as file:
@@ -131,7 +131,7 @@ def _tokenizer_and_table(path: Path, policy: str | None) -> tuple[TrainedTokeniz
             f"{checkpoint.parent} has no tokenizer: its semantic IDs came from sid_file {state['config'].get('sid_file')}; tokenize new "
             "items with the tool that made that file"
         )
-    return load_tokenizer(folder), table, policy or state["config"]["collision_policy"]
+    return load_tokenizer(folder), table, policy or state["config"].get("collision_policy") or "share"
 
 
 def _table_of(tokenizer: TrainedTokenizer, policy: str) -> SemanticIDs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ def resolve_collisions(
     codebook_sizes: Sequence[int],
     policy: str,
     last_level_distances: Callable[[Tensor], Tensor] | None = None,
+    ordered: bool = True,
 ) -> tuple[Tensor, tuple[int, ...], dict]:
     """Apply a collision policy to the codes of a whole catalogue.
 
@@ -42,6 +44,11 @@ def resolve_collisions(
       this policy never fails; for SIDs that are surely unique take ``reassign`` or ``suffix``.
     * ``"share"``: nothing changes. Items of one SID get one score; the prefix tree's leaf order breaks ties.
 
+    Codes without an order (product quantization, one codebook) have no level that could come after the others: a suffix would
+    be a digit that says nothing of the item, so ``"suffix"`` is refused. ``"reassign"`` and ``"sinkhorn"`` keep their meaning: the
+    distances to a digit's codes depend on no other digit, so items that agree in all digits part by one of them, the last, each
+    as near to itself as the free codes allow, and stay where they are in all others.
+
     Args:
         codes: Integers ``[n, L]``, no padding row.
         codebook_sizes: ``K_1 .. K_L``.
@@ -50,6 +57,7 @@ def resolve_collisions(
             ``[m]``, to the distances of these items to all codes of the last level, ``[m, K_L]``, smaller is
             nearer. Called with at most a few thousand rows at a time (more only where a single prefix has
             more of them), colliding items only.
+        ordered: Whether each code refines those before it, as of :class:`~recbole_r3vae.sid.table.SemanticIDs`. Default True.
 
     Returns:
         codes: int64 ``[n, L]``, with ``suffix`` ``[n, L + 1]``; always a new tensor.
@@ -60,8 +68,8 @@ def resolve_collisions(
             shared even now.
 
     Raises:
-        UserError: unknown policy, malformed codes, or under ``reassign`` a prefix with more items than last
-            codes.
+        UserError: unknown policy, malformed codes, ``suffix`` for codes without an order, or under ``reassign`` a
+            prefix with more items than last codes.
         ValueError: ``reassign`` or ``sinkhorn`` without distances, or with distances of another shape or not
             a number.
     """
@@ -70,6 +78,8 @@ def resolve_collisions(
             f"unknown collision policy {policy!r}, expected one of {', '.join(POLICIES)}"
             f"{nearest(policy, POLICIES, otherwise='choose one of them')}"
         )
+    if policy == "suffix" and not ordered:
+        refuse_suffix()
     codes, sizes = checked_codes(codes, codebook_sizes).clone(), tuple(codebook_sizes)
     if len(codes) == 0:
         raise UserError("codes have 0 rows; give one for each item")
@@ -81,7 +91,7 @@ def resolve_collisions(
             raise ValueError(f"collision policy {policy!r} needs last_level_distances(rows [m]) -> [m, K_L]")
         prefix = groups[-2] if len(sizes) > 1 else torch.zeros_like(groups[-1])
         if policy == "reassign":
-            _check_room(codes, sizes[-1], prefix)
+            _check_room(codes, sizes[-1], prefix, "suffix" if ordered else "share")
         choose = _nearest_free if policy == "reassign" else _balanced_free
         moved = _recode(codes, sizes[-1], prefix, groups[-1], last_level_distances, choose)
     elif policy == "suffix":
@@ -98,6 +108,13 @@ def resolve_collisions(
     return codes, sizes, report
 
 
+def refuse_suffix() -> NoReturn:
+    """Say why codes without an order take no policy ``suffix``."""
+    raise UserError(
+        "collision policy 'suffix' adds a level after the others, which codes without an order do not have; take 'share' or 'reassign'"
+    )
+
+
 def _rank_in_group(group: Tensor, counts: Tensor) -> Tensor:
     """Position of each row among the rows of its group, in row order. ``[n]`` -> ``[n]``."""
     order = torch.argsort(group, stable=True)
@@ -112,14 +129,14 @@ def _sharing_items(codes: Tensor) -> int:
     return int(counts[counts > 1].sum())
 
 
-def _check_room(codes: Tensor, size: int, prefix: Tensor) -> None:
+def _check_room(codes: Tensor, size: int, prefix: Tensor, other_policy: str) -> None:
     items = torch.bincount(prefix)
     if items.max() > size:
         row = int((prefix == items.argmax()).nonzero()[0, 0])
         raise UserError(
             f"prefix {tuple(codes[row, :-1].tolist())} holds {int(items.max())} items, but the last codebook "
             f"has only {size} codes to tell them apart; use a larger last codebook or the collision policy "
-            "'suffix'"
+            f"{other_policy!r}"
         )
 
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from recbole_r3vae.errors import UserError
-from recbole_r3vae.sid.collisions import POLICIES
+from recbole_r3vae.sid.collisions import POLICIES, refuse_suffix
+from recbole_r3vae.sid.prefix_tree import PrefixTree, prefix_tree_of
 from recbole_r3vae.sid.table import SemanticIDs, checked_codes
 
 
@@ -36,13 +37,17 @@ class TableExtension:
         shared: Items so far that share their semantic ID with another.
 
     Raises:
-        UserError: the policy is unknown.
+        UserError: the policy is unknown, or ``suffix`` for codes without an order.
     """
 
     def __init__(self, table: SemanticIDs, policy: str):
         if policy not in POLICIES:
             raise UserError(f"collision_policy {policy!r} is unknown; choose {', '.join(POLICIES)}")
+        if policy == "suffix" and not table.ordered:
+            refuse_suffix()
         self.table, self.policy = table, policy
+        # where codes have no order the tree is a mere index of tuples, which any order of their columns serves
+        self._tree = prefix_tree_of(table) if table.ordered else PrefixTree.from_codes(table.codes, table.codebook_sizes)
         self.moved = self.shared = 0
         self._new: dict[tuple[int, ...], Counter[int]] = {}  # how many new items have each last code, by prefix
 
@@ -112,7 +117,7 @@ class TableExtension:
 
     def _old(self, prefixes: Tensor) -> list[set[int]]:
         """The last codes of the table's items under each of the prefixes ``[n, L - 1]``."""
-        tree, last = self.table.prefix_tree, self.table.n_levels - 1
+        tree, last = self._tree, self.table.n_levels - 1
         nodes = tree.find(prefixes)  # [n], -1 where no item begins so
         codes = tree.children(last, nodes.clamp(min=0))[1]  # [n, F]
         return [set(row) - {-1} if node >= 0 else set() for node, row in zip(nodes.tolist(), codes.tolist())]

@@ -23,7 +23,7 @@ def shared_codes(sids: SemanticIDs) -> SemanticIDs:
     """
     if sids.meta.get("collision_policy") != POLICY_WITH_SUFFIX or sids.n_levels == 1:
         return sids
-    return SemanticIDs(sids.codes[:, :-1], sids.codebook_sizes[:-1], sids.item_ids, sids.meta)
+    return SemanticIDs(sids.codes[:, :-1], sids.codebook_sizes[:-1], sids.item_ids, sids.meta, sids.ordered)
 
 
 def check_buckets(prefix_buckets: int) -> None:
@@ -37,7 +37,7 @@ def check_buckets(prefix_buckets: int) -> None:
 
 
 def feature_columns(sids: SemanticIDs, prefix_buckets: int) -> dict[str, tuple[Tensor, int]]:
-    """One token column for each level, and one for each prefix of two codes or more.
+    """One token column for each level, and one for each prefix of two codes or more; codes without an order have no prefixes.
 
     The prefix of length one is the column of the first level. A prefix of length l goes to bucket ``prefix_hash(codes[:, :l]) %
     prefix_buckets``; the buckets of each length have a table of their own.
@@ -56,7 +56,7 @@ def feature_columns(sids: SemanticIDs, prefix_buckets: int) -> dict[str, tuple[T
     check_buckets(prefix_buckets)
     codes = sids.codes[1:].numpy()
     columns = {f"sid_{level}": (sids.codes[:, level - 1] + 1, size + 1) for level, size in enumerate(sids.codebook_sizes, start=1)}
-    for length in range(2, sids.n_levels + 1) if prefix_buckets else ():
+    for length in range(2, sids.n_levels + 1) if prefix_buckets and sids.ordered else ():
         bucket = prefix_hash(codes[:, :length]) % np.uint64(prefix_buckets)
         column = torch.from_numpy(np.concatenate([[0], 1 + bucket.astype(np.int64)]))
         columns[f"sid_prefix_{length}"] = (column, prefix_buckets + 1)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recbole_r3vae.errors import UserError
-from recbole_r3vae.sid.table import checked_codes
+from recbole_r3vae.sid.table import SemanticIDs, checked_codes
 
 DENSE_CELLS = 2**24  # largest dense child table: 64 MB, and as much for its mask
 
@@ -309,7 +310,7 @@ class PrefixTree:
         return Restriction(tuple(penalty), tuple(cells), items_before, (1, *open_nodes))
 
     def expand(
-        self, leaves: Tensor, alive: Tensor, k: int, restriction: Restriction | None = None
+        self, leaves: Tensor, alive: Tensor, k: int, restriction: Restriction | None = None, every: bool = False
     ) -> tuple[Tensor, Tensor]:
         """The first k items of ranked leaves.
 
@@ -318,6 +319,7 @@ class PrefixTree:
             alive: bool ``[B, W]``; other leaves are passed over.
             k: Number of items.
             restriction: Only its items are taken; default: all.
+            every: Whether all items of the leaves are wanted: k is raised to the most that a user has.
 
         Returns:
             int64 ``[B, k]`` items, leaf by leaf and within one in leaf order, 0 where the leaves hold fewer
@@ -329,6 +331,8 @@ class PrefixTree:
             first, end = before.gather(1, first.long()), before.gather(1, end.long())
         count = (end - first) * alive  # [B, W]
         total = count.cumsum(1, dtype=torch.int32)  # [B, W], items up to and including each leaf
+        if every:
+            k = max(k, int(total[:, -1].max()))
         rank = torch.arange(k, dtype=torch.int32, device=leaves.device).repeat(len(leaves), 1)  # [B, k]
         column = torch.searchsorted(total, rank, right=True).clamp_(max=leaves.shape[1] - 1)  # [B, k]
         place = rank + (first - total + count).gather(1, column)  # rank within the leaf, from its first place
@@ -336,6 +340,33 @@ class PrefixTree:
             place = torch.searchsorted(restriction.items_before, place + 1) - 1
         items = self.leaf_items[place.clamp(0, len(self.leaf_items) - 1)].long()
         return items.masked_fill_(rank >= total[:, -1:], 0), column
+
+
+_TREES: WeakKeyDictionary[SemanticIDs, PrefixTree] = WeakKeyDictionary()  # a table is immutable, and so is its tree
+
+
+def prefix_tree_of(sids: SemanticIDs) -> PrefixTree:
+    """The tree of all prefixes of a table: built the first time, kept as long as the table lives.
+
+    Args:
+        sids: Semantic IDs with ordered codes. The integer ``"seed"`` of their ``meta`` (default 0) seeds the order of
+            items within a leaf.
+
+    Returns:
+        The tree, on the CPU.
+
+    Raises:
+        ValueError: the codes have no order, so that a prefix means nothing: a model that generates codes level by level was
+            given parallel ones.
+    """
+    if not sids.ordered:
+        raise ValueError(
+            f"{sids!r} have no prefix tree: their codes are parallel, each independent of the others; rank items by the sum of their "
+            "digits' log-probabilities, or take a tokenizer whose codes are ordered"
+        )
+    if sids not in _TREES:
+        _TREES[sids] = PrefixTree.from_codes(sids.codes, sids.codebook_sizes, seed=int(sids.meta.get("seed", 0)))
+    return _TREES[sids]
 
 
 def _lexicographic_order(codes: Tensor, sizes: tuple[int, ...], seed: int) -> Tensor:

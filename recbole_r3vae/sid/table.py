@@ -10,16 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from recbole_r3vae.errors import UserError, shown
 from recbole_r3vae.io import atomic_write
-
-if TYPE_CHECKING:
-    from recbole_r3vae.sid.prefix_tree import PrefixTree
 
 PAD = "[PAD]"  # RecBole's token for item 0
 SCHEMA = 1  # of the sidecar file
@@ -91,7 +87,10 @@ class SemanticIDs:
         item_ids: The data set's ``n_items`` item tokens, ``item_ids[0] == "[PAD]"``; unique, not empty, free
             of tabs and line ends (they are a column of a tab-separated file).
         meta: How the codes were made: a dict that JSON can hold, copied; default: empty. Its integer
-            ``"seed"`` (default 0) also seeds the order of items that share a SID in :attr:`prefix_tree`.
+            ``"seed"`` (default 0) also seeds the order of items that share a SID in a prefix tree.
+        ordered: Whether each code refines those before it (residual quantization), which is what prefixes, their
+            tree and a suffix level rest on. False for parallel codes (product quantization, one codebook): a set
+            of digits, each of its own. Default True.
 
     Raises:
         UserError: any of the above does not hold; the message names the item and the value.
@@ -101,6 +100,7 @@ class SemanticIDs:
     codebook_sizes: tuple[int, ...]
     item_ids: Sequence[str]
     meta: dict | None = None
+    ordered: bool = True
 
     def __post_init__(self) -> None:
         ids = tuple(map(str, self.item_ids))
@@ -132,7 +132,7 @@ class SemanticIDs:
     def __repr__(self) -> str:
         return (
             f"SemanticIDs({self.n_items - 1} items, codebook sizes {self.codebook_sizes}, "
-            f"{'unique' if self.unique else 'not unique'}, hash {self.content_hash[:12]})"
+            f"{'' if self.ordered else 'unordered, '}{'unique' if self.unique else 'not unique'}, hash {self.content_hash[:12]})"
         )
 
     @property
@@ -156,16 +156,12 @@ class SemanticIDs:
         return int(prefix_groups(self.codes[1:])[-1].max()) + 1 == self.n_items - 1
 
     @cached_property
-    def prefix_tree(self) -> PrefixTree:
-        """The tree of all prefixes, which constrained decoding walks; built on first use."""
-        from recbole_r3vae.sid.prefix_tree import PrefixTree  # here, so that a table alone needs no tree
-
-        return PrefixTree.from_codes(self.codes, self.codebook_sizes, seed=int(self.meta.get("seed", 0)))
-
-    @cached_property
     def content_hash(self) -> str:
-        """Hex SHA-256 over item ids, codes and codebook sizes, not over ``meta``; row order counts."""
-        digest = hashlib.sha256(json.dumps([self.n_items, self.codebook_sizes]).encode())
+        """Hex SHA-256 over item ids, codes, codebook sizes and a missing order of codes, not over ``meta``; row order counts."""
+        head = [self.n_items, self.codebook_sizes]
+        if not self.ordered:  # ordered codes say nothing, so that they keep the hashes of files that know no other
+            head.append("unordered")
+        digest = hashlib.sha256(json.dumps(head).encode())
         digest.update("\n".join(self.item_ids).encode())  # unambiguous: no id contains a line end
         digest.update(self.codes.numpy().astype("<i8").tobytes())
         return digest.hexdigest()
@@ -185,7 +181,8 @@ class SemanticIDs:
         """Write the table and, beside it, ``<path>.json``; :meth:`load` gives back an equal one.
 
         The table is tab-separated, ``item_id:token sid_1:token … sid_L:token``, without the padding row. The
-        sidecar holds schema, codebook sizes, content hash, number of items and ``meta``.
+        sidecar holds schema, codebook sizes, content hash, number of items and ``meta``, and ``"ordered": false`` where the
+        codes have no order.
 
         Args:
             path: File to write, usually ``*.sid``; its folder is made.
@@ -200,6 +197,8 @@ class SemanticIDs:
             "n_items": self.n_items,
             "meta": self.meta,
         }
+        if not self.ordered:
+            sidecar["ordered"] = False
         # The inner file is renamed first: after a crash in between, a new sidecar stands beside no table or
         # an old one, which load() refuses. A table without its sidecar would pass for a foreign file and lose
         # its sizes.
@@ -215,7 +214,8 @@ class SemanticIDs:
 
         Args:
             path: The table. With a sidecar ``<path>.json``, its schema and content hash are verified. Without
-                one, the codebook sizes are the largest code of each column + 1 and ``meta`` is empty.
+                one, the codebook sizes are the largest code of each column + 1, ``meta`` is empty and the codes
+                count as ordered.
             wanted: The item tokens to align the table to, see :meth:`align`; default: those of the file.
 
         Returns:
@@ -234,7 +234,8 @@ class SemanticIDs:
         padding = torch.full((1, codes.shape[1]), -1)
         ids = (PAD, *item_ids)
         try:
-            table = cls(torch.cat([padding, codes]), sidecar["codebook_sizes"], ids, sidecar["meta"])
+            codes = torch.cat([padding, codes])  # [n_items, L]
+            table = cls(codes, sidecar["codebook_sizes"], ids, sidecar["meta"], sidecar.get("ordered", True))
         except UserError as error:
             raise UserError(f"{path}: {error}") from error
         expected = sidecar.get("content_hash", table.content_hash)
@@ -273,7 +274,7 @@ class SemanticIDs:
                 "the data set down to the items of the table"
             )
         rows = torch.tensor([row_of[item] for item in wanted], dtype=torch.int64)
-        return SemanticIDs(self.codes[rows], self.codebook_sizes, wanted, self.meta)
+        return SemanticIDs(self.codes[rows], self.codebook_sizes, wanted, self.meta, self.ordered)
 
 
 def _check_ids(ids: tuple[str, ...]) -> None:
@@ -364,6 +365,8 @@ def _read_sidecar(path: Path) -> dict:
     for key, kind in {"codebook_sizes": list, "content_hash": str, "n_items": int, "meta": dict}.items():
         if not isinstance(sidecar.get(key), kind):
             raise UserError(f"{path}: {key!r} must be a {kind.__name__}, got {sidecar.get(key)!r}; {remedy}")
+    if not isinstance(sidecar.get("ordered", True), bool):
+        raise UserError(f"{path}: 'ordered' must be true or false, got {shown(sidecar['ordered'])}; {remedy}")
     if not all(isinstance(size, int) for size in sidecar["codebook_sizes"]):
         sizes = sidecar["codebook_sizes"]
         raise UserError(f"{path}: 'codebook_sizes' must hold integers, got {sizes}; {remedy}")

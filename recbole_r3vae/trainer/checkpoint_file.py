@@ -114,6 +114,7 @@ def sources_state(sources: Sources) -> dict[str, Any]:
     return {
         "semantic_ids": None if sids is None else {
             "codes": sids.codes, "codebook_sizes": list(sids.codebook_sizes), "item_ids": list(sids.item_ids), "meta": sids.meta,
+            "ordered": sids.ordered,
         },
         "content": None if content is None else {
             "embeddings": torch.from_numpy(np.array(content.embeddings)),  # a copy: the original may be a read-only file
@@ -127,7 +128,7 @@ def sources_of(state: dict[str, Any] | None) -> Sources:
     """What :func:`sources_state` was given."""
     sids, content = (state or {}).get("semantic_ids"), (state or {}).get("content")
     if sids is not None:
-        sids = SemanticIDs(sids["codes"].cpu(), tuple(sids["codebook_sizes"]), sids["item_ids"], sids["meta"])
+        sids = SemanticIDs(sids["codes"].cpu(), tuple(sids["codebook_sizes"]), sids["item_ids"], sids["meta"], sids["ordered"])
     if content is not None:
         parts = {name: slice(*bounds) for name, bounds in content["parts"].items()}
         content = ItemContent(

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 from recbole.trainer import Trainer
-from torch import Tensor
 
+from recbole_r3vae.model.generator.decoding.rules import Excluded
 from recbole_r3vae.trainer.resumable import Checkpointed, Collector
 
 
@@ -96,16 +95,11 @@ class RankingTrainer(Checkpointed, Trainer):
     def _full_sort_batch_eval(self, batched_data):
         interaction, _, positive_u, positive_i = batched_data
         met = self._met(interaction, positive_u, positive_i)
-        rules = [self._allowed(len(interaction), met) if rule == "left_out" else None for rule in self._measured]
+        excluded = None if met is None else Excluded(*(cells.to(self.device) for cells in met))
+        rules = [excluded if rule == "left_out" else None for rule in self._measured]
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.mixed_precision):
             found = self.model.recommend_under(interaction.to(self.device), max(self.config["topk"]), rules)
         positive_u, positive_i = positive_u.to(self.device), positive_i.to(self.device)
         for ranking in found[1:]:
             self._other_rule.eval_batch_collect(ranking.items, interaction, positive_u, positive_i)
         return interaction, found[0].items, positive_u, positive_i
-
-    def _allowed(self, n_rows: int, met: Sequence[Tensor]) -> Tensor:
-        """bool ``[B, n_items]``."""
-        allowed = torch.ones(n_rows, self.model.n_items, dtype=torch.bool)
-        allowed[met] = False
-        return allowed.to(self.device)

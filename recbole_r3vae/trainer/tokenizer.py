@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from recbole_r3vae.data.items import ItemVectors
 from recbole_r3vae.provenance import peak_memory_mb
-from recbole_r3vae.sid.metrics import quality_report
+from recbole_r3vae.sid.quality.report import quality_report
 from recbole_r3vae.trainer.resumable import Checkpointed
 
 
@@ -121,8 +121,8 @@ def score_tokenizer(model, items: ItemVectors, seed: int, batch_size: int = 8192
         batch_size: items at a time.
 
     Returns:
-        Codes ``[n_items - 1, L]`` int64 (no padding row), and the report of :func:`~recbole_r3vae.sid.metrics.quality_report` in the raw
-        space and in the tokenizer's residual space.
+        Codes ``[n_items - 1, L]`` int64 (no padding row), and the report of
+        :func:`~recbole_r3vae.sid.quality.report.quality_report` in the raw space and in the tokenizer's residual space.
     """
     model.eval()
     device = model.device
@@ -135,7 +135,7 @@ def score_tokenizer(model, items: ItemVectors, seed: int, batch_size: int = 8192
     own = model.catalogue_codes()
     codes = torch.cat(codes) if own is None else own.cpu()
     spaces = {"raw": items.embeddings[1:], "residual": torch.cat(residual)}
-    report = quality_report(codes, model.codebook_sizes, spaces, torch.cat(reconstruction), seed=seed)
+    report = quality_report(codes, model.codebook_sizes, spaces, torch.cat(reconstruction), seed=seed, ordered=model.ordered)
     return codes, report
 
 

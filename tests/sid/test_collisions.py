@@ -279,3 +279,27 @@ def test_no_items_are_refused():
 def test_unknown_policy_is_answered_with_the_nearest():
     with pytest.raises(UserError, match=r"'sufix', expected one of suffix, .*; did you mean 'suffix'"):
         resolve_collisions(torch.tensor([[0]]), (1,), "sufix")
+
+
+# -- codes without an order
+
+
+def test_codes_without_an_order_take_no_suffix():
+    codes = random_codes(40, (4, 3, 8), 0)
+    with pytest.raises(UserError, match="codes without an order do not have; take 'share' or 'reassign'"):
+        resolve_collisions(codes, (4, 3, 8), "suffix", ordered=False)
+
+
+@pytest.mark.parametrize("policy", ["reassign", "sinkhorn", "share"])
+def test_other_policies_treat_codes_without_an_order_alike(policy):
+    codes, distances = random_codes(120, (3, 2, 32), 1), random_distances(120, 32, 1)
+    parallel, ordered = (
+        resolve_collisions(codes, (3, 2, 32), policy, lambda rows: distances[rows], ordered=order) for order in (False, True)
+    )
+    assert torch.equal(parallel[0], ordered[0]) and parallel[1:] == ordered[1:]
+
+
+def test_a_full_digit_is_answered_with_a_policy_that_its_codes_can_take():
+    for order, policy in ((True, "suffix"), (False, "share")):
+        with pytest.raises(UserError, match=f"holds 3 items.*the collision policy '{policy}'"):
+            resolve_collisions(torch.zeros(3, 1, dtype=torch.int64), (2,), "reassign", lambda rows: torch.rand(len(rows), 2), ordered=order)

@@ -84,3 +84,15 @@ def test_what_does_not_fit_is_refused(policy, levels, message):
     table, _, _ = catalogue("suffix", 1, 0)
     with pytest.raises(UserError, match=message):
         TableExtension(table, policy).place(["new"], torch.zeros(1, levels, dtype=torch.int64))
+
+
+def test_codes_without_an_order_are_extended_by_every_policy_but_suffix():
+    table, new, distances = catalogue("reassign", 25, 3)
+    parallel = SemanticIDs(table.codes, table.codebook_sizes, table.item_ids, ordered=False)
+    names = [f"n{i}" for i in range(len(new))]
+    for policy in ("reassign", "sinkhorn", "share"):
+        ours, theirs = TableExtension(parallel, policy), TableExtension(table, policy)
+        assert torch.equal(ours.place(names, new, lambda row: distances[row]), theirs.place(names, new, lambda row: distances[row]))
+        assert (ours.moved, ours.shared) == (theirs.moved, theirs.shared)
+    with pytest.raises(UserError, match="take 'share' or 'reassign'"):
+        TableExtension(parallel, "suffix")

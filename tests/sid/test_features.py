@@ -79,3 +79,12 @@ def test_the_level_of_the_suffix_policy_is_no_feature():
     for meta in ({"collision_policy": "reassign"}, None):
         whole = table(codes, (2, 2, 2), meta)
         assert shared_codes(whole) is whole
+
+
+def test_codes_without_an_order_have_a_column_a_digit_and_none_a_prefix():
+    ordered = table([[0, 1, 2], [2, 0, 1]], (3, 2, 3))
+    parallel = SemanticIDs(ordered.codes, ordered.codebook_sizes, ordered.item_ids, ordered=False)
+    columns = feature_columns(parallel, 50)
+    assert list(columns) == ["sid_1", "sid_2", "sid_3"] and len(feature_columns(ordered, 50)) == 5
+    assert all(torch.equal(columns[name][0], feature_columns(ordered, 50)[name][0]) for name in columns)
+    assert not shared_codes(parallel).ordered

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
+import weakref
 from collections import defaultdict
 
 import numpy as np
@@ -11,7 +13,7 @@ import torch
 
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.sid import prefix_tree
-from recbole_r3vae.sid.prefix_tree import PrefixTree
+from recbole_r3vae.sid.prefix_tree import PrefixTree, prefix_tree_of
 from recbole_r3vae.sid.table import SemanticIDs
 
 
@@ -276,7 +278,7 @@ def test_moving_takes_every_tensor_along():
 def test_table_builds_its_tree_with_its_seed():
     codes = torch.tensor([[-1, -1]] + [[0, 1]] * 20)
     table = SemanticIDs(codes, (1, 2), ["[PAD]", *map(str, range(20))], meta={"seed": 9})
-    assert torch.equal(table.prefix_tree.leaf_items, PrefixTree.from_codes(codes, (1, 2), seed=9).leaf_items)
+    assert torch.equal(prefix_tree_of(table).leaf_items, PrefixTree.from_codes(codes, (1, 2), seed=9).leaf_items)
 
 
 @pytest.mark.parametrize(
@@ -299,3 +301,28 @@ def test_errors_of_restricting(allowed):
     tree = PrefixTree.from_codes(torch.tensor([[-1], [0], [1]]), (2,))
     with pytest.raises(UserError, match=r"bool \[3\] or \[users, 3\]"):
         tree.restrict(allowed)
+
+
+def table_of(n: int = 40, **arguments) -> SemanticIDs:
+    codes = torch.randint(4, (n, 3), generator=torch.Generator().manual_seed(0))
+    return SemanticIDs(torch.cat([torch.full((1, 3), -1), codes]), (4, 4, 4), ["[PAD]", *map(str, range(n))], **arguments)
+
+
+def test_a_table_has_one_tree_with_all_of_its_items():
+    one, other = table_of(), table_of()
+    tree = prefix_tree_of(one)
+    assert prefix_tree_of(one) is tree and prefix_tree_of(other) is not tree
+    assert sorted(tree.leaf_items.tolist()) == list(range(1, 41))
+
+
+def test_a_tree_goes_with_its_table():
+    table = table_of()
+    tree = weakref.ref(prefix_tree_of(table))
+    del table
+    gc.collect()
+    assert tree() is None
+
+
+def test_codes_without_an_order_have_no_tree():
+    with pytest.raises(ValueError, match="no prefix tree: their codes are parallel.*; rank items by the sum"):
+        prefix_tree_of(table_of(ordered=False))

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import struct
-import sys
 
 import numpy as np
 import pytest
@@ -167,27 +166,37 @@ def test_repr_is_short():
     assert repr(table()).startswith("SemanticIDs(6 items, codebook sizes (3, 4, 5), unique, hash ")
 
 
-def test_prefix_tree_is_made_once_from_codes_sizes_and_seed(monkeypatch):
-    calls = []
-
-    class PrefixTree:
-        @classmethod
-        def from_codes(cls, codes, codebook_sizes, seed):
-            calls.append((codes, codebook_sizes, seed))
-            return cls()
-
-    module = type(sys)("recbole_r3vae.sid.prefix_tree")
-    module.PrefixTree = PrefixTree
-    monkeypatch.setitem(sys.modules, "recbole_r3vae.sid.prefix_tree", module)
-    ids = table(meta={"seed": 7})
-    assert ids.prefix_tree is ids.prefix_tree
-    assert len(calls) == 1 and calls[0] == (ids.codes, SIZES, 7)
-    assert table().prefix_tree is not None and calls[1][2] == 0
+def unordered(ids):
+    return dataclasses.replace(ids, ordered=False)
 
 
-def test_prefix_tree_holds_every_item():
-    tree = table(n=40).prefix_tree
-    assert sorted(tree.leaf_items.tolist()) == list(range(1, 41))
+def test_codes_without_an_order_are_another_table():
+    ids = table(meta={"seed": 3})
+    assert ids.ordered and not unordered(ids).ordered and "unordered" in repr(unordered(ids))
+    assert unordered(ids).content_hash != ids.content_hash
+    assert not unordered(ids).align([PAD, "item3", "item1"]).ordered and ids.align([PAD, "item3"]).ordered
+
+
+def test_a_file_says_that_its_codes_have_no_order(tmp_path):
+    ids = table(n=9, meta={"a": 1})
+    for path, expected in ((tmp_path / "x.sid", ids), (tmp_path / "y.sid", unordered(ids))):
+        expected.save(path)
+        loaded = SemanticIDs.load(path)
+        assert loaded.ordered is expected.ordered and same(loaded, expected)
+        assert not SemanticIDs.load(path, [PAD, "item2"]).ordered or expected.ordered
+    assert "ordered" not in json.loads((tmp_path / "x.sid.json").read_text())
+    assert json.loads((tmp_path / "y.sid.json").read_text())["ordered"] is False
+    assert (tmp_path / "x.sid").read_bytes() == (tmp_path / "y.sid").read_bytes()
+
+
+def test_a_sidecar_whose_order_was_changed_is_refused(tmp_path):
+    unordered(table()).save(tmp_path / "x.sid")
+    side = tmp_path / "x.sid.json"
+    for value, message in (("true", "is not the table that"), ('"no"', "'ordered' must be true or false, got 'no'; ")):
+        side.write_text(side.read_text().replace('"ordered": false', f'"ordered": {value}'))
+        with pytest.raises(UserError, match=message):
+            SemanticIDs.load(tmp_path / "x.sid")
+        side.write_text(side.read_text().replace(f'"ordered": {value}', '"ordered": false'))
 
 
 # -- files

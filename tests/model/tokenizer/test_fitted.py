@@ -10,7 +10,7 @@ import torch
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.model.tokenizer import hierarchicalkmeans
 from recbole_r3vae.model.tokenizer.base import FittedTokenizer, Quantized
-from recbole_r3vae.sid.metrics import code_usage
+from recbole_r3vae.sid.quality.usage import code_usage
 
 FITTED = ["RKMeans", "BalancedRKMeans", "HierarchicalKMeans", "GAOQ", "OPQ", "LSH", "Random"]
 ALL = pytest.mark.parametrize("name", FITTED)

@@ -12,7 +12,7 @@ from recbole_r3vae.model.tokenizer.quantize.regularizers import (
     preference_discrimination,
     semantic_cohesion,
 )
-from recbole_r3vae.sid import metrics
+from recbole_r3vae.sid.quality import clusters as metrics
 from recbole_r3vae.sid.table import prefix_groups
 
 

@@ -1,6 +1,6 @@
 """Semantic cohesion and preference discrimination of a batch, differentiable.
 
-The same two numbers judge a whole catalogue in :mod:`recbole_r3vae.sid.metrics`; here they are terms of a
+The same two numbers judge a whole catalogue in :mod:`recbole_r3vae.sid.quality.clusters`; here they are terms of a
 loss. Items that share a code prefix of length ``l`` form a cluster of level ``l``, for every ``l`` from 1
 to the whole tuple. Formulas: the regularisers of R3-VAE, arXiv 2604.11440, averaged over levels.
 """

@@ -10,8 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recbole_r3vae.sid.choice import choose, meaning
-from recbole_r3vae.sid.metrics import quality_report
+from recbole_r3vae.errors import UserError
+from recbole_r3vae.sid.quality.choice import choose, meaning
+from recbole_r3vae.sid.quality.report import quality_report
 
 N, D = 512, 24
 
@@ -175,3 +176,11 @@ def test_more_cohesion_and_separation_at_equal_size_is_chosen(base, step):
         assert ranks([base, better]) == [1, 2]
     elif meaning(base) > 0:
         assert ranks([base, better]) == [2, 1]
+
+
+def test_a_report_by_digit_is_refused(catalogue):
+    x, codes = catalogue
+    by_digit = quality_report(codes, (8, 8, 8), {"raw": x}, torch.zeros_like(x), ordered=False)
+    for judge in (meaning, lambda one: choose([report(x, codes, (8, 8, 8)), one])):
+        with pytest.raises(UserError, match="no order cannot be chosen.*; compare such tokenizers by the validation metric"):
+            judge(by_digit)

@@ -9,6 +9,9 @@ R3-VAE (arXiv 2604.11440) proposes SC and PD for that and leaves open how. Each 
 
 So SC and PD are compared at equal *resolution*, the unique ratio only among tokenizers whose codes mean something, and where neither
 decides, the shorter and smaller semantic IDs win.
+
+Resolution is that of nested clusters: each level splits those of the level before. Codes without an order make none (a digit's clusters
+split nothing but the catalogue), so reports by digit are refused rather than compared on a scale that does not hold them.
 """
 
 from __future__ import annotations
@@ -17,6 +20,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from recbole_r3vae.errors import UserError
 
 MEANING = 0.9
 """Share of the best cohesion and separation that a tokenizer has to reach."""
@@ -56,11 +61,19 @@ def meaning(report: dict[str, Any]) -> float:
     mean cosine and whose PD is 0, its upper bound.
 
     Args:
-        report: of :func:`~recbole_r3vae.sid.metrics.quality_report` on unit vectors, with space ``raw`` and a reconstruction.
+        report: of :func:`~recbole_r3vae.sid.quality.report.quality_report` on unit vectors, with space ``raw`` and a reconstruction.
 
     Returns:
         Between 0 and 3 or so, higher is better. Random codes score about two thirds of what k-means does.
+
+    Raises:
+        UserError: a report by digit.
     """
+    if report.get("by") == "digit":
+        raise UserError(
+            "semantic IDs whose codes have no order cannot be chosen by SC and PD over resolution, which their digits do not refine; "
+            "compare such tokenizers by the validation metric of a generator trained on each"
+        )
     n = report["items"]
     resolution, area = 0.0, 0.0
     # The mean of n unit vectors has the squared norm 1 - variance, which holds each item's cosine of 1 with itself.
@@ -94,6 +107,9 @@ def choose(reports: Sequence[dict[str, Any]]) -> list[Verdict]:
 
     Returns:
         A verdict for each, in the order given.
+
+    Raises:
+        UserError: a report by digit.
     """
     scores = [meaning(report) for report in reports]
     unique = [report["unique_ratio"] for report in reports]

@@ -1,39 +1,22 @@
+"""SC and PD against sums over all pairs of items and of centres."""
+
 from __future__ import annotations
 
 import functools
 import itertools
-import json
 import math
-from collections import Counter, defaultdict
+from collections import defaultdict
 
 import numpy as np
 import pytest
 import torch
 
-from recbole_r3vae.errors import UserError
-from recbole_r3vae.sid import metrics
-from recbole_r3vae.sid.metrics import (
-    code_usage,
-    format_quality,
-    preference_discrimination,
-    quality_report,
-    reconstruction_error,
-    semantic_cohesion,
-)
+from recbole_r3vae.sid.quality import clusters as clusters_module
+from recbole_r3vae.sid.quality.clusters import preference_discrimination, semantic_cohesion
 
 # items, dimensions, codebook sizes; in the third hardly any cluster is split below the second level
 CASES = [(40, 5, (3, 4)), (60, 8, (2, 3, 4, 5)), (80, 4, (5, 30, 20, 3)), (30, 3, (1, 1)), (50, 2, (7,))]
 CASES += [(1, 3, (4, 4)), (2, 3, (2, 2, 2))]
-
-
-def random_case(n, d, sizes, seed):
-    """Random codes and vectors of all norms, a few of them zero."""
-    generator = torch.Generator().manual_seed(seed)
-    codes = torch.stack([torch.randint(size, (n,), generator=generator) for size in sizes], 1)
-    x = torch.randn(n, d, generator=generator, dtype=torch.float64)
-    x = x * 10 ** torch.empty(n, 1, dtype=torch.float64).uniform_(-3, 3, generator=generator) + 0.5
-    x[torch.rand(n, generator=generator) < 0.1] = 0
-    return codes, x
 
 
 def cosine(a, b):
@@ -78,7 +61,7 @@ def close(a, b, tolerance):
 
 @pytest.mark.parametrize("n, d, sizes", CASES)
 @pytest.mark.parametrize("seed", range(3))
-def test_sc_is_the_mean_pair_cosine(n, d, sizes, seed):
+def test_sc_is_the_mean_pair_cosine(random_case, n, d, sizes, seed):
     codes, x = random_case(n, d, sizes, seed)
     levels = semantic_cohesion(codes, x)
     assert len(levels) == len(sizes)
@@ -112,7 +95,7 @@ def test_sc_of_a_large_tight_cluster_keeps_its_digits(scale):
 @pytest.mark.parametrize("n, d, sizes", CASES)
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("t", [2.0, 0.5, 10.0])
-def test_pd_is_the_log_of_the_mean_kernel(n, d, sizes, seed, t):
+def test_pd_is_the_log_of_the_mean_kernel(random_case, n, d, sizes, seed, t):
     codes, x = random_case(n, d, sizes, seed)
     for length, level in enumerate(preference_discrimination(codes, x, t), start=1):
         assert close(level["pd"], brute_force_pd(codes, x, length, t), 1e-6)
@@ -121,9 +104,9 @@ def test_pd_is_the_log_of_the_mean_kernel(n, d, sizes, seed, t):
 
 
 @pytest.mark.parametrize("tile", [(1, 1), (3, 2), (7, 64)])
-def test_pd_does_not_depend_on_its_tiles(tile, monkeypatch):
-    monkeypatch.setattr(metrics, "_TILE", tile)
-    monkeypatch.setattr(metrics, "_BLOCK_NUMBERS", 11)
+def test_pd_does_not_depend_on_its_tiles(random_case, tile, monkeypatch):
+    monkeypatch.setattr(clusters_module, "_TILE", tile)
+    monkeypatch.setattr(clusters_module, "_BLOCK_NUMBERS", 11)
     codes, x = random_case(70, 6, (4, 5, 6), 0)
     for length, level in enumerate(preference_discrimination(codes, x), start=1):
         assert level["pd"] == pytest.approx(brute_force_pd(codes, x, length, 2.0), abs=1e-6)
@@ -134,8 +117,8 @@ def test_pd_does_not_depend_on_its_tiles(tile, monkeypatch):
 def test_pd_counts_pairs_of_unchanged_clusters_once(monkeypatch):
     """With a last code that splits few clusters, the level above costs only the pairs of what was split."""
     pairs = []
-    kernel = metrics._kernel
-    monkeypatch.setattr(metrics, "_kernel", lambda a, b, t: pairs.append(len(a) * len(b)) or kernel(a, b, t))
+    kernel = clusters_module._kernel
+    monkeypatch.setattr(clusters_module, "_kernel", lambda a, b, t: pairs.append(len(a) * len(b)) or kernel(a, b, t))
     codes = torch.cat([torch.arange(300)[:, None], torch.zeros(300, 1, dtype=torch.int64)], 1)
     codes[:5] = torch.tensor([[0, 0], [0, 1], [0, 2], [7, 0], [7, 1]])
     x = torch.randn(300, 4, generator=torch.Generator().manual_seed(0))
@@ -191,7 +174,7 @@ def test_standard_error_is_the_spread_of_the_estimates():
     assert np.mean([run["stderr"] for run in runs]) == pytest.approx(spread, rel=0.15)
 
 
-def test_sampling_is_seeded_and_starts_above_the_limit():
+def test_sampling_is_seeded_and_starts_above_the_limit(random_case):
     codes, x = random_case(90, 4, (3, 40), 0)
     first, again, other = (
         preference_discrimination(codes, x, exact_up_to=3, sample_pairs=999, seed=seed) for seed in (1, 1, 2)
@@ -231,7 +214,7 @@ def test_zero_vectors_take_part_as_cosine_zero():
 
 
 @pytest.mark.parametrize("kind", ["float16 memmap", "float32 array", "bfloat16", "float32 grad", "strided"])
-def test_vectors_of_every_kind(kind, tmp_path):
+def test_vectors_of_every_kind(random_case, kind, tmp_path):
     codes, x = random_case(50, 8, (3, 5), 4)
     if kind == "float16 memmap":
         np.save(tmp_path / "x.npy", x.half().numpy())
@@ -249,28 +232,6 @@ def test_vectors_of_every_kind(kind, tmp_path):
     for metric, key in ((semantic_cohesion, "sc"), (preference_discrimination, "pd")):
         for a, b in zip(metric(codes, given), metric(codes, exact)):
             assert a[key] == pytest.approx(b[key], abs=1e-12)
-    assert reconstruction_error(given, given)["mse"] == 0
-
-
-def test_inputs_are_not_written_to():
-    codes, x = random_case(50, 8, (3, 5), 4)
-    for given in (x.clone(), x.numpy().copy()):  # float64: a conversion would copy only by chance
-        quality_report(codes, (3, 5), {"raw": given}, reconstruction=given)
-        assert torch.equal(torch.as_tensor(given), x)
-
-
-def test_vectors_are_read_in_blocks_and_once(monkeypatch):
-    class Recording(np.ndarray):
-        reads = []
-
-        def __getitem__(self, key):
-            self.reads.append((key.start, key.stop))
-            return np.asarray(super().__getitem__(key))
-
-    monkeypatch.setattr(metrics, "_BLOCK_NUMBERS", 40)
-    codes, x = random_case(25, 4, (3, 4), 0)
-    quality_report(codes, (3, 4), {"raw": x.numpy().view(Recording)})
-    assert Recording.reads == [(0, 10), (10, 20), (20, 30)]
 
 
 @pytest.mark.parametrize("function", [semantic_cohesion, preference_discrimination])
@@ -293,166 +254,23 @@ def test_what_does_not_fit_is_refused(function, codes, x, message):
         function(codes, x)
 
 
-# -- usage
+# -- by digit
 
 
 @pytest.mark.parametrize("n, d, sizes", CASES)
-@pytest.mark.parametrize("seed", range(2))
-def test_code_usage_against_loops(n, d, sizes, seed):
-    codes, _ = random_case(n, d, sizes, seed)
-    report = code_usage(codes, sizes)
-    for level, size in enumerate(sizes):
-        counts = Counter(codes[:, level].tolist())
-        values = [counts[code] for code in range(size)]
-        entropy = -sum(count / n * math.log(count / n) for count in counts.values())
-        gini = sum(abs(a - b) for a in values for b in values) / (2 * size * n)
-        row = report["levels"][level]
-        assert (row["codebook_size"], row["used"], row["reachable"]) == (size, len(counts), min(size, n))
-        assert row["usage"] == len(counts) / size and row["usage_of_reachable"] == len(counts) / min(size, n)
-        assert row["perplexity"] == pytest.approx(math.exp(entropy), rel=1e-12)
-        assert row["gini"] == pytest.approx(gini, abs=1e-12)
-    sids = Counter(map(tuple, codes.tolist()))
-    assert report["items"] == n and report["distinct_sids"] == len(sids)
-    assert report["unique_ratio"] == len(sids) / n and report["items_per_used_sid"] == n / len(sids)
-    assert report["collision_rate"] == sum(count for count in sids.values() if count > 1) / n
-    assert report["largest_sid"] == max(sids.values())
+@pytest.mark.parametrize("exact_up_to", [0, 4, 20_000])
+def test_by_digit_a_cluster_is_the_items_of_one_code(random_case, n, d, sizes, exact_up_to):
+    codes, x = random_case(n, d, sizes, 0)
+    cohesion = semantic_cohesion(codes, x, ordered=False)
+    separation = preference_discrimination(codes, x, ordered=False, exact_up_to=exact_up_to, sample_pairs=2000)
+    for digit in range(len(sizes)):
+        mine = codes[:, digit, None]
+        assert close(cohesion[digit]["sc"], brute_force_sc(mine, x, 1), 1e-12)
+        assert cohesion[digit]["clusters"] == separation[digit]["clusters"] == len(mine.unique())
+        assert close(separation[digit]["pd"], brute_force_pd(mine, x, 1, 2.0), 1e-6 + 4 * separation[digit]["stderr"])
 
 
-def test_code_usage_by_hand():
-    """Level 1 uses 2 of 4 codes, three times and once; items 0 and 1 share their SID."""
-    report = code_usage(torch.tensor([[0, 1], [0, 1], [0, 0], [3, 1]]), (4, 2))
-    first = report["levels"][0]
-    assert (first["used"], first["usage"], first["usage_of_reachable"]) == (2, 0.5, 0.5)
-    assert first["perplexity"] == pytest.approx(4 / 27**0.25)  # exp(-(3/4 log 3/4 + 1/4 log 1/4))
-    assert first["gini"] == pytest.approx((2 + 3 * 2 + 1 * 2) / (4 * 4))  # |differences| over pairs / (K n)
-    assert (report["unique_ratio"], report["collision_rate"], report["largest_sid"]) == (0.75, 0.5, 2)
-
-
-@pytest.mark.parametrize("size", [1, 2, 9])
-def test_code_usage_at_its_extremes(size):
-    even = code_usage(torch.arange(size).repeat(3)[:, None], (size,))["levels"][0]
-    assert even["perplexity"] == pytest.approx(size) and even["gini"] == pytest.approx(0, abs=1e-12)
-    one = code_usage(torch.zeros(7, 1, dtype=torch.int64), (size,))["levels"][0]
-    assert one["perplexity"] == 1 and one["gini"] == pytest.approx(1 - 1 / size) and one["used"] == 1
-    few = code_usage(torch.tensor([[0]]), (size,))["levels"][0]
-    assert (few["reachable"], few["usage_of_reachable"], few["usage"]) == (1, 1, 1 / size)
-
-
-def test_code_usage_refuses_a_code_outside_its_codebook_and_an_empty_catalogue():
-    with pytest.raises(UserError, match="row 0 has code 4 at level 1"):
-        code_usage(torch.tensor([[4]]), (4,))
-    with pytest.raises(ValueError, match=r"\[0, 1\]"):
-        code_usage(torch.zeros(0, 1, dtype=torch.int64), (4,))
-
-
-# -- reconstruction
-
-
-@pytest.mark.parametrize("offset", [0.0, 1e6])
-def test_reconstruction_error_against_loops(offset, monkeypatch):
-    monkeypatch.setattr(metrics, "_BLOCK_NUMBERS", 35)
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(33, 5, generator=generator, dtype=torch.float64) + offset
-    y = x + 0.1 * torch.randn(33, 5, generator=generator, dtype=torch.float64)
-    mse = sum((a - b) ** 2 for p, q in zip(x.tolist(), y.tolist()) for a, b in zip(p, q)) / 33
-    report = reconstruction_error(x, y.numpy())
-    assert report["mse"] == pytest.approx(mse, rel=1e-12)
-    assert report["variance"] == pytest.approx(x.var(0, correction=0).sum().item(), rel=1e-9)
-    assert report["relative"] == report["mse"] / report["variance"]
-
-
-def test_reconstruction_by_the_mean_explains_nothing_and_a_perfect_one_everything():
-    x = torch.randn(20, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    assert reconstruction_error(x, x.mean(0).expand_as(x))["relative"] == pytest.approx(1, rel=1e-12)
-    assert reconstruction_error(x, x)["relative"] == 0
-
-
-def test_reconstruction_of_equal_vectors_has_no_relative_error():
-    x = torch.full((7, 3), 0.1)
-    report = reconstruction_error(x, x + 1)
-    assert report["variance"] == 0 and math.isnan(report["relative"]) and report["mse"] == pytest.approx(3)
-
-
-@pytest.mark.parametrize("other", [torch.ones(2, 3), torch.ones(3, 2), torch.ones(2)])
-def test_reconstruction_of_another_shape_is_refused(other):
-    with pytest.raises(ValueError, match="one shape"):
-        reconstruction_error(torch.ones(2, 2), other)
-
-
-# -- report
-
-
-def report_of(n=60, sizes=(3, 4, 5), seed=0, **arguments):
-    codes, x = random_case(n, 6, sizes, seed)
-    return codes, x, quality_report(codes, sizes, {"raw": x, "residual": x - x.mean(0)}, **arguments)
-
-
-def test_report_holds_what_the_single_functions_say():
-    codes, x, report = report_of()
-    spaces = {"raw": x, "residual": x - x.mean(0)}
-    usage = code_usage(codes, (3, 4, 5))
-    for number, (row, plain) in enumerate(zip(report["levels"], usage.pop("levels"))):
-        assert {key: row[key] for key in plain} == plain and row["level"] == number + 1
-        for name, vectors in spaces.items():
-            cohesion = semantic_cohesion(codes, vectors)[number]
-            separation = preference_discrimination(codes, vectors)[number]
-            assert row["spaces"][name] == {
-                "sc": cohesion["sc"],
-                "pd": separation["pd"],
-                "pd_stderr": 0.0,
-                "pd_sampled_pairs": 0,
-            }
-            assert row["clusters"] == cohesion["clusters"]
-            assert row["clusters_2plus"] == cohesion["clusters_2plus"]
-    assert {key: report[key] for key in usage} == usage and report["reconstruction"] is None
-
-
-def test_report_is_strict_json_even_where_values_are_undefined():
-    x = torch.ones(1, 2)
-    report = quality_report(torch.tensor([[0, 0]]), (2, 2), {"raw": x}, reconstruction=x)
-    assert json.loads(json.dumps(report, allow_nan=False)) == report
-    raw = report["levels"][0]["spaces"]["raw"]
-    assert raw["sc"] is None and raw["pd"] is None
-    assert report["reconstruction"] == {"mse": 0.0, "variance": 0.0, "relative": None}
-
-
-def test_report_refuses_a_reconstruction_of_nothing_and_names_the_space_at_fault():
-    code, x = torch.tensor([[0]]), torch.ones(1, 1)
-    with pytest.raises(ValueError, match=r"space 'raw', got only \['residual'\]"):
-        quality_report(code, (2,), {"residual": x}, reconstruction=x)
-    with pytest.raises(ValueError, match=r"row 0 of 'residual' is not finite"):
-        quality_report(code, (2,), {"raw": x, "residual": x / 0})
-
-
-def test_format_by_hand():
-    codes = torch.tensor([[0, 0], [0, 0], [1, 1], [1, 0]])
-    x = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 2.0]])
-    report = quality_report(codes, (2, 4), {"raw": x, "e0": x}, reconstruction=x + 0.1)
-    assert format_quality(json.loads(json.dumps(report))).splitlines() == [
-        "level  used codes   usage  perplexity    Gini  clusters>=2  SC raw   PD raw   SC e0    PD e0",
-        "    1         2/2  1.0000         2.0  0.0000          2/2  1.0000  -2.0000  1.0000  -2.0000",
-        "    2         2/4  0.5000         1.8  0.6250          1/3  1.0000  -0.8591  1.0000  -0.8591",
-        "unique SIDs 0.7500, collision rate 0.5000, items per SID 1.3333, largest SID 2, "
-        "reconstruction error 0.02 (0.0213 of the variance)",
-    ]
-
-
-def test_format_explains_its_marks(monkeypatch):
-    _, _, report = report_of(n=1)
-    lines = format_quality(report).splitlines()
-    assert lines[1].split()[-4:] == ["-"] * 4 and lines[-1].startswith("- undefined")
-    monkeypatch.setattr(metrics, "_Sampling", functools.partial(metrics._Sampling, 0, 1000))
-    _, _, report = report_of(n=60)
-    lines = format_quality(report).splitlines()
-    assert lines[1].split()[-1].startswith("~-") and lines[-1].startswith("~ estimated from 1,000 random")
-    assert len({len(line) for line in lines[:4]}) == 1, "a fixed-width table"
-
-
-def test_format_without_spaces_shows_usage_alone():
-    text = format_quality(quality_report(torch.tensor([[0], [1]]), (2,), {}))
-    assert text.splitlines()[0].split()[-1] == "clusters>=2" and len(text.splitlines()) == 3
-
-
-@pytest.mark.parametrize("seed", [0, 1])
-def test_report_repeats_itself(seed):
-    assert report_of(seed=seed)[2] == report_of(seed=seed)[2]
+def test_by_digit_the_order_of_digits_does_not_matter(random_case):
+    codes, x = random_case(60, 8, (2, 3, 4, 5), 1)
+    for metric in (semantic_cohesion, preference_discrimination):
+        assert metric(codes.flip(1), x, ordered=False) == metric(codes, x, ordered=False)[::-1]
