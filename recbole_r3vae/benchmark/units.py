@@ -80,12 +80,11 @@ class Unit:
         return runs / self.dataset / f"{self.name}-{self.seed}-{self.hash}.json"
 
     def identity(self) -> dict[str, Any]:
-        """What its result file holds whether it failed or not."""
+        """What its record holds whether it failed or not."""
         keys = ("dataset", "name", "model", "tokenizer", "family", "seed", "hash", "config", "data", "max_minutes", "tuning_trials")
         return {
-            "schema": 1,
             **{key: getattr(self, key) for key in keys},
-            "mask_history": self.config["mask_history"],
+            "valid_rule": self.config["valid_rule"],
             "collision_policy": self.config["collision_policy"] if self.tokenizer else None,
         }
 
@@ -113,7 +112,7 @@ def units_of(grid: dict[str, Any], where: dict[str, str]) -> list[Unit]:
                 if key not in innermost:
                     raise UserError(f"no {key} for model {model}; give `{key}:` for the grid or for the model")
             for dataset in innermost["datasets"]:
-                cell, keys = _cell(dataset, model, tokenizer, innermost, levels, grid["mask_history"], where)
+                cell, keys = _cell(dataset, model, tokenizer, innermost, levels, grid["valid_rule"], where)
                 cells.append((cell, innermost["seeds"]))
                 for level in levels:
                     known.setdefault(level["where"], set()).update(keys)
@@ -162,9 +161,9 @@ def _tokenizers(model: str, own: dict[str, Any]) -> list[tuple[str | None, dict[
     return entries
 
 
-def _cell(dataset, model, tokenizer, innermost, levels, mask_history, where) -> tuple[dict[str, Any], set[str]]:
+def _cell(dataset, model, tokenizer, innermost, levels, valid_rule, where) -> tuple[dict[str, Any], set[str]]:
     """What the units of one dataset, model and tokenizer have in common, and the keys that they have."""
-    fixed = {**MEASURED, "eval_args": EVALUATION, "mask_history": mask_history, "max_minutes": innermost.get("max_minutes")}
+    fixed = {**MEASURED, "eval_args": EVALUATION, "valid_rule": valid_rule, "max_minutes": innermost.get("max_minutes")}
     if tokenizer:
         fixed["tokenizer"] = tokenizer
     given = {key: value for level in levels for key, value in level["settings"].items()}
