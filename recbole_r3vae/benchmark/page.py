@@ -19,6 +19,7 @@ from recbole_r3vae.benchmark.run_files import RULE_NAMES
 from recbole_r3vae.record import RULES
 
 LONG = 40  # letters from which on a cell is given more room
+SHADED = "Shaded columns are published elsewhere and not comparable with ours."
 LEAST_SECONDS = 0.1  # where the logarithmic axis begins
 
 
@@ -63,7 +64,7 @@ def _section(report: dict[str, Any]) -> str:
     parts = [f"<h2>{escape(dataset)}</h2>", _notes(report)]
     if rows:
         parts += [_filter(rows), _main_table(report)]
-    reading = " ".join([text.READING, text.ranking_line(report), *[text.BESIDE] * any(row["published"] for row in rows)])
+    reading = " ".join([text.READING, text.ranking_line(report), *[SHADED, text.BESIDE] * any(row["published"] for row in rows)])
     parts += [f'<p class="small">{escape(reading)}</p>', _apart(report), _failed(report), _leads(report), _grid(report)]
     if rows:
         parts += [_all_metrics(report), _cost_chart(report), _relations(report), _slices(report)]
@@ -118,14 +119,15 @@ def _table(rows: Sequence[Row], columns: Sequence[Column], title: str, last: str
     heads = [_head("Model", "words", False)]
     greatest = []
     ordering = next((column for column in columns if column.orders and any(column.value(row) is not None for row in rows)), None)
-    for column in columns:
-        heads.append(_head(column.title, _kind(column), column.falling, column is ordering))
+    groups = _rules(columns) if len({column.rule for column in columns} - {None}) > 1 else ""
+    begins = [" begins" * bool(groups and column.rule != before) for column, before in zip(columns, [None, *(c.rule for c in columns)])]
+    for column, begin in zip(columns, begins):
+        heads.append(_head(column.title, _kind(column) + begin, column.falling, column is ordering))
         greatest.append(max((column.value(row) or 0 for row in rows), default=0) if column.metric else 0)
     body = []
     for row in rows:
-        cells = "".join(_cell(row, column, most, column is ordering) for column, most in zip(columns, greatest))
+        cells = "".join(_cell(row, column, most, column is ordering, begin) for column, most, begin in zip(columns, greatest, begins))
         body.append(f'<tr data-family="{_family(row)}">{_name_cell(row)}{cells}</tr>')
-    groups = _rules(columns) if len({column.rule for column in columns} - {None}) > 1 else ""
     return _frame(title, f"{groups}<tr>{''.join(heads)}</tr>", "".join(body) + last, "sortable")
 
 
@@ -134,7 +136,7 @@ def _rules(columns: Sequence[Column]) -> str:
     cells = ["<td></td>"]
     for rule, part in groupby(columns, key=lambda column: column.rule):
         span = len(list(part))
-        cells.append(f'<th scope="colgroup" colspan="{span}">{RULE_NAMES[rule]}</th>' if rule else f'<td colspan="{span}"></td>')
+        cells.append(f'<th scope="colgroup" class="begins" colspan="{span}">{RULE_NAMES[rule]}</th>' if rule else f'<td class="begins" colspan="{span}"></td>')
     return f'<tr class="groups">{"".join(cells)}</tr>'
 
 
@@ -163,8 +165,8 @@ def _name_cell(row: Row) -> str:
     return f'<th scope="row" class="row" data-value="{escape(row["name"])}">{_glyph(_family(row))}{escape(row["name"])}{variant}</th>'
 
 
-def _cell(row: Row, column: Column, greatest: float, ordering: bool) -> str:
-    """A cell; those of metrics carry the length of the bar that shows when the table is sorted by them."""
+def _cell(row: Row, column: Column, greatest: float, ordering: bool, begin: str) -> str:
+    """A cell; those of metrics carry the length of the bar that shows when the table is sorted by them. ``begin``: a class of its place."""
     value, shown, note = column.value(row), escape(column.text(row)), column.note(row)
     kind = _words(column.text(row)) if column.words else _kind(column)
     if ordering:
@@ -174,7 +176,7 @@ def _cell(row: Row, column: Column, greatest: float, ordering: bool) -> str:
         shown = f"<strong>{shown}</strong>"
     small = f"<small>{escape(note)}</small>" if note else ""
     sorted_by = "" if value is None else escape(str(value))
-    return f'<td class="{kind}" data-value="{sorted_by}"{bar}>{shown}{small}</td>'
+    return f'<td class="{kind}{begin}" data-value="{sorted_by}"{bar}>{shown}{small}</td>'
 
 
 def _plain_table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]], figures: bool = False) -> str:
