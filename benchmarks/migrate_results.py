@@ -47,16 +47,16 @@ def migrated(old: dict[str, Any], other: dict[str, Any] | None = None) -> Record
     rule, opposite = ("left_out", "stay") if old["mask_history"] else ("stay", "left_out")
     config = {**{key: value for key, value in old["config"].items() if key != "mask_history"}, "valid_rule": rule}
     found = {rule: old, opposite: other}
-    test = {rule: part.get("test") if part else None for rule, part in found.items()}
-    users = None
-    if old.get("users"):
-        users = {key: old["users"][key] for key in ("split", "k")}
-        users |= {rule: part["users"]["ranks"] if part else None for rule, part in found.items()}
     if other is not None:
         differing = [key for key in SAME if old.get(key) != other.get(key)]
         differing += [f"users.{key}" for key in ("split", "k") if (old.get("users") or {}).get(key) != (other.get("users") or {}).get(key)]
         if differing or other["mask_history"] == old["mask_history"]:
             raise ValueError(f"no test of the same checkpoint under the other rule: {', '.join(differing) or 'mask_history'} tells")
+    test = {rule: part.get("test") if part else None for rule, part in found.items()}
+    users = None
+    if old.get("users"):
+        users = {key: old["users"][key] for key in ("split", "k")}
+        users |= {rule: part["users"]["ranks"] if part else None for rule, part in found.items()}
     return Record.of({
         **{key: old[key] for key in AS_THEY_WERE if key in old},
         "schema": SCHEMA,

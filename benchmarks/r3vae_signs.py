@@ -117,7 +117,8 @@ def report(groups: list[list[Record]]) -> list[str]:
         "`recbole-r3vae benchmark --config=properties/benchmark/lastfm_r3vae.yaml --output=results/r3vae_ablation`, then `python benchmarks/r3vae_signs.py`",
         "",
         f"R3GR on the semantic IDs of each variant, each one change away from `properties/model/R3VAE.yaml`; seeds {', '.join(map(str, seeds))}; mean ± sample "
-        f"standard deviation; {cut} of {len(records)} units stopped at their budget. Rule of the test figures: {RULE_NAMES[rule]}. SC and PD are means over levels in the space of the item vectors.",
+        f"standard deviation; {cut} of {len(records)} units stopped at their budget. "
+        f"Rule of the test figures: {RULE_NAMES[rule]}. SC and PD are means over levels in the space of the item vectors.",
         "",
         *markdown_table(("variant", "valid NDCG@10", "test Recall@10", "test NDCG@10", "SC", "PD", "unique ratio"), figures),
         "",

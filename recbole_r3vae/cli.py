@@ -341,7 +341,8 @@ def _benchmark(options, rest: list[str]) -> int:
         errors = [record.error for record in run_grid(options.config, options.output or "results", rest)]
     elif options.dataset:
         files = [path for words in options.config_files for path in words.split()]
-        errors = [row["error"] for row in run_tokenizer_benchmark(options.dataset, options.tokenizers or "all", options.output, files, rest)]
+        rows = run_tokenizer_benchmark(options.dataset, options.tokenizers or "all", options.output, files, rest)
+        errors = [row["error"] for row in rows]
     else:
         raise UserError("nothing to compare; give --config=FILE.yaml for a grid of models, or --dataset=NAME for its tokenizers")
     return int(any(error is not None for error in errors))

@@ -236,9 +236,13 @@ class Record:
             raise ValueError(f"record with {', '.join(unknown)}, which schema {SCHEMA} has not; {_WAY_OUT}")
         needed = [entry.name for entry in dataclasses.fields(cls) if entry.default is entry.default_factory is dataclasses.MISSING]
         missing = [key for key in needed if values.get(key) is None]
-        wrong = [path for key, kind in _kinds(cls).items() if key in values and key not in missing for path in _wrong(values[key], kind, key)]
+        wrong = [
+            path for key, kind in _kinds(cls).items() if key in values and key not in missing for path in _wrong(values[key], kind, key)
+        ]
         if missing or wrong:
-            told = [f"without {', '.join(missing)}"] * bool(missing) + [f"in which {', '.join(wrong)} is absent or of another kind"] * bool(wrong)
+            told = [f"without {', '.join(missing)}"] * bool(missing) + [f"in which {', '.join(wrong)} is absent or of another kind"] * bool(
+                wrong
+            )
             raise ValueError(f"record {' and '.join(told)}; {_WAY_OUT}")
         record = cls(**values)
         record._check_ranks()
@@ -299,6 +303,7 @@ def load(path: str | os.PathLike) -> Any:
     Raises:
         ValueError: there is no such file, or it is no JSON; NaN and infinity are none.
     """
+
     def refuse(name: str) -> None:
         raise ValueError(f"{name} is no number of JSON")
 
@@ -312,8 +317,8 @@ def quality_of(report: Mapping[str, Any]) -> Metrics:
     """What a record says of semantic IDs, from the report of :mod:`recbole_r3vae.sid.metrics` before collisions are resolved.
 
     Returns:
-        ``unique_ratio`` and ``collision_rate``; ``sc_raw`` and ``pd_raw``, means over the levels where they are defined, in the space of the
-        item vectors; ``lowest_usage`` of any level; ``reconstruction``, the mean squared error.
+        ``unique_ratio`` and ``collision_rate``; ``sc_raw`` and ``pd_raw``, means over the levels where they are defined, in the space of
+        the item vectors; ``lowest_usage`` of any level; ``reconstruction``, the mean squared error.
     """
     levels = report["levels"]
     raw = {name: [level["spaces"]["raw"][name] for level in levels if level["spaces"]["raw"][name] is not None] for name in ("sc", "pd")}

@@ -29,8 +29,8 @@ def record(**more) -> Record:
     ranks = {"left_out": ranks_of(1), "stay": ranks_of(2)}
     values = {
         "dataset": "toy", "name": "R3GR[R3VAE]", "model": "R3GR", "tokenizer": "R3VAE", "family": "generative", "seed": 7, "hash": "abc",
-        "config": {"epochs": 3, "topk": [5, 20]}, "data": {"toy.inter": "f00"}, "max_minutes": 2.5, "tuning_trials": 0, "valid_rule": "stay",
-        "collision_policy": "suffix", "content": {"kind": "tfidf-svd"}, "text_encoder": "tfidf-svd", "loss": "CE", "n_parameters": 12,
+        "config": {"epochs": 3, "topk": [5, 20]}, "data": {"toy.inter": "f00"}, "max_minutes": 2.5, "tuning_trials": 0,
+        "valid_rule": "stay", "collision_policy": "suffix", "content": {"kind": "tfidf-svd"}, "text_encoder": "tfidf-svd", "loss": "CE", "n_parameters": 12,
         "valid": {"ndcg@10": 0.5}, "test": {rule: {m: round(user_metric(ranks[rule], m).mean(), 6) for m in METRICS} for rule in RULES},
         "users": {"split": "s", "k": 20, **{rule: pack(ranks[rule]) for rule in RULES}}, "repeated_targets": 0,
         "quality": {"sc_raw": 0.8, "pd_raw": None}, "seconds": {"tokenizer": 1.0, "training": 2, "evaluation": 0.5, "per_user_ms": None},
@@ -119,12 +119,15 @@ def test_a_rule_may_be_missing():
 
 
 @pytest.mark.parametrize("key, value, place", [
-    ("test", "high", "test"), ("test", {"stay": None}, "test.left_out"), ("test", {"stay": None, "left_out": None, "other": None}, "test.other"),
-    ("test", {"left_out": {"ndcg@10": "high"}, "stay": None}, "test.left_out.ndcg@10"), ("config", [], "config"), ("seconds", [1], "seconds"),
+    ("test", "high", "test"), ("test", {"stay": None}, "test.left_out"),
+        ("test", {"stay": None, "left_out": None, "other": None}, "test.other"),
+    ("test", {"left_out": {"ndcg@10": "high"}, "stay": None}, "test.left_out.ndcg@10"), ("config", [], "config"),
+        ("seconds", [1], "seconds"),
     ("seconds", {"tokenizer": 1, "training": "2", "evaluation": 1, "per_user_ms": 1}, "seconds.training"), ("hardware", "fast", "hardware"),
     ("hardware", {"threads": [1]}, "hardware.threads"), ("versions", [2], "versions"), ("versions", {"torch": 2}, "versions.torch"),
     ("name", ["A"], "name"), ("max_minutes", "ten", "max_minutes"), ("valid", {"ndcg@10": "high"}, "valid.ndcg@10"),
-    ("users", {"split": "s", "k": None, "left_out": "", "stay": ""}, "users.k"), ("users", {"split": "s", "k": 20, "stay": ""}, "users.left_out"),
+    ("users", {"split": "s", "k": None, "left_out": "", "stay": ""}, "users.k"),
+        ("users", {"split": "s", "k": 20, "stay": ""}, "users.left_out"),
     ("users", {"split": "s", "k": 20, "left_out": 7, "stay": None}, "users.left_out"), ("quality", {"sc_raw": "high"}, "quality.sc_raw"),
     ("epochs", "3", "epochs"), ("epochs", True, "epochs"), ("seed", "1", "seed"), ("seed", 1.5, "seed"), ("commit", 7, "commit"),
     ("data", [], "data"), ("data", {"toy.inter": 7}, "data.toy.inter"), ("stopped_at_budget", None, "stopped_at_budget"),
@@ -145,7 +148,8 @@ def test_what_every_record_needs_is_named(key):
 
 
 @pytest.mark.parametrize("values, told", [
-    ([], "no record of a run"), ({}, "no record of a run"), ({"schema": 1}, "schema 1, this version reads 2; migrate it by benchmarks/migrate"),
+    ([], "no record of a run"), ({}, "no record of a run"),
+        ({"schema": 1}, "schema 1, this version reads 2; migrate it by benchmarks/migrate"),
     ({"schema": 3}, "schema 3, this version reads 2; delete it"), ({"schema": None}, "schema None"),
 ])  # fmt: skip
 def test_other_data_is_no_record(values, told):
@@ -235,7 +239,13 @@ def of_run(config=CONFIG, tokenizer=TOKENIZER, **more) -> Record:
         valid_history=[{"epoch": 1, "seconds": 1.5, "score": np.float64(0.25)}],
     )  # fmt: skip
     test = {rule: {metric: np.float64(round(user_metric(ranks[rule], metric).mean(), 6)) for metric in METRICS} for rule in RULES}
-    given = {"trainer": trainer, "held_out": held_out, "ranks": ranks, "seconds_testing": 0.5, "peak_memory_mb": {"process": 9.0, "gpu": None}}
+    given = {
+        "trainer": trainer,
+        "held_out": held_out,
+        "ranks": ranks,
+        "seconds_testing": 0.5,
+        "peak_memory_mb": {"process": 9.0, "gpu": None},
+    }
     what = {"name": "R3GR[R3VAE]", "hash": "abc", "data": {"toy.inter": "f00"}, "test": test, "loss": "CE", "n_parameters": 12}
     return Record.of_run(config, MADE, tokenizer=tokenizer, **{**given, **what, **more})
 
@@ -275,7 +285,8 @@ def test_the_record_of_a_click_model(tmp_path):
 
 def test_quality_is_that_of_the_table():
     assert quality_of(TOKENIZER["quality"]) == {
-        "unique_ratio": 0.9, "collision_rate": 0.1, "sc_raw": pytest.approx(0.6), "pd_raw": None, "lowest_usage": 0.75, "reconstruction": 0.2,
+        "unique_ratio": 0.9, "collision_rate": 0.1, "sc_raw": pytest.approx(0.6), "pd_raw": None,
+        "lowest_usage": 0.75, "reconstruction": 0.2,
     }  # fmt: skip
 
 

@@ -85,7 +85,9 @@ def run_grid(config: str | os.PathLike, output: str | os.PathLike = "results", a
             hardware = record.hardware if workers == 1 else {**(record.hardware or {}), "workers": workers}
             record = dataclasses.replace(record, split=None, hardware=hardware, command=command)
         else:
-            record = _finished(unit.file(runs)) or Record(**unit.identity(), command=command, error=error)  # by another benchmark, meanwhile
+            record = _finished(unit.file(runs)) or Record(
+                **unit.identity(), command=command, error=error
+            )  # by another benchmark, meanwhile
         records[place] = record
         record.write(unit.file(runs))
         done += 1

@@ -17,7 +17,9 @@ _ELSEWHERE = {
     "max_minutes": "as `max_minutes:`",
     "valid_rule": "as `valid_rule:` of the whole grid, one rule for all rows",
     **dict.fromkeys(("data_path", "checkpoint_dir", "content_cache_dir", "device"), "on the command line"),
-    **dict.fromkeys(("metrics", "topk", "eval_args", "benchmark_filename"), "to no grid: it is the same for all rows, so that they compare"),
+    **dict.fromkeys(
+        ("metrics", "topk", "eval_args", "benchmark_filename"), "to no grid: it is the same for all rows, so that they compare"
+    ),
     **dict.fromkeys(("run_dir", "resume", "sid_file"), "to no grid, which keeps its own runs and trains its own tokenizers"),
 }
 """Settings that a grid has another place for."""

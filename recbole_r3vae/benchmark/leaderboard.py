@@ -184,13 +184,13 @@ def _leads(
     return leads, of_best
 
 
-def _grid(
-    rows: list[dict[str, Any]], users: list[dict[str, np.ndarray]], usable: list[int], notes: list[str]
-) -> list[dict[str, Any]]:
+def _grid(rows: list[dict[str, Any]], users: list[dict[str, np.ndarray]], usable: list[int], notes: list[str]) -> list[dict[str, Any]]:
     """A cell for each generator and tokenizer: its figures, and how far the best tokenizer of the same generator is ahead of it."""
     cells = []
     for generator, of_generator in _by_generator(rows, usable):
-        chosen = _one_a_tokenizer(rows, [index for index in of_generator if all(metric in ranked_test(rows[index]) for metric in TABLE_METRICS)])
+        chosen = _one_a_tokenizer(
+            rows, [index for index in of_generator if all(metric in ranked_test(rows[index]) for metric in TABLE_METRICS)]
+        )
         behind: dict[int, dict[str, Any]] = {index: {} for index in chosen}
         for metric in TABLE_METRICS:
             pairs = _pairs(metric, rows, users, chosen)
@@ -200,7 +200,9 @@ def _grid(
                     behind[other][metric] = found
         for index in chosen:
             kept = {"generator": generator, **{key: rows[index][key] for key in ("tokenizer", "name", "variant", "seeds")}}
-            test = {rule: {metric: found[metric] for metric in TABLE_METRICS if metric in found} for rule, found in rows[index]["test"].items()}
+            test = {
+                rule: {metric: found[metric] for metric in TABLE_METRICS if metric in found} for rule, found in rows[index]["test"].items()
+            }
             cells.append({**kept, "rule": rows[index]["rule"], "test": test, "behind": behind[index]})
         more = _differing([rows[index] for index in chosen])
         if more:
@@ -290,4 +292,3 @@ def _relations(rows: list[dict[str, Any]], usable: list[int]) -> list[dict[str, 
             marks = [{**{key: row[key] for key in kept}, "recall@10": ranked_test(row)["recall@10"]} for row in chosen]
             found.append({"generator": generator, "spearman": of_each, "points": marks})
     return found
-

@@ -20,12 +20,12 @@ NONE = "–"
 KINDS = {"authors": "By authors", "independent": "Reproduced by others"}
 
 READING = (
-    "Test figures of one checkpoint, mean ± sample standard deviation over seeds. Each list was ranked twice. Met items left out: what a user "
-    "has met before is no candidate. Met items stay: it is one. Bold: best of its column, and ahead of every other row of "
-    f"{LEAST_SEEDS} seeds by both tests, of seeds (Welch's t-test) and of users (paired t-test, each user's metric averaged over seeds). The "
-    f"larger p, two-sided, is below {LEVEL} when corrected by Holm's method for all pairs of such rows, because these figures themselves "
-    "chose the best. Rows of fewer seeds are not tested. Stopped: the budget of minutes ended the training of so many seeds before they would "
-    "have ended themselves."
+    "Test figures of one checkpoint, mean ± sample standard deviation over seeds. Each list was ranked twice. Met items left out: what a "
+    "user has met before is no candidate. Met items stay: it is one. Bold: best of its column, and ahead of every other row of "
+    f"{LEAST_SEEDS} seeds by both tests, of seeds (Welch's t-test) and of users (paired t-test, each user's metric averaged over seeds). "
+    f"The larger p, two-sided, is below {LEVEL} when corrected by Holm's method for all pairs of such rows, because these figures "
+    "themselves chose the best. Rows of fewer seeds are not tested. Stopped: the budget of minutes ended the training of so many seeds before they "
+    "would have ended themselves."
 )
 ALL_METRICS = (
     "Coverage (share of items recommended to anyone; higher is broader) and Gini (of how often; lower is more even) describe the catalogue "
@@ -38,8 +38,8 @@ CONFIGURATIONS = (
 GRID = (
     f"Within a column nothing but the tokenizer differs, unless a note says so; {CONFIGURATIONS}. †: behind the best of its column by more "
     "than the noise of seeds and of users, by the two tests above, corrected for all pairs of tokenizers in the column. Figures "
-    f"without it cannot be told from the best, and none can where one side has fewer than {LEAST_SEEDS} seeds. Columns of the other rule on "
-    "met items are not tested."
+    f"without it cannot be told from the best, and none can where one side has fewer than {LEAST_SEEDS} seeds. Columns of the other rule "
+    "on met items are not tested."
 )
 SLICES = (
     "Cold targets do not occur in training. The other targets, and all histories, are cut at the 1/3 and 2/3 quantiles of the test users' "
@@ -49,7 +49,10 @@ RELATIONS = (
     f"One point a tokenizer, before collisions are resolved: {CONFIGURATIONS}. "
     "Spearman's rho with the 95 % percentile bootstrap interval over tokenizers."
 )
-COSTS = "Means over seeds. Seconds and memory compare on one machine under one load only; memory is of the whole process. One test ranks by both rules."
+COSTS = (
+    "Means over seeds. Seconds and memory compare on one machine under one load only; memory is of the whole process. One test ranks "
+    "by both rules."
+)
 
 
 def ranked_test(row: Row) -> dict[str, Any]:
@@ -69,22 +72,23 @@ def rule_notes(rows: list[Row], rule: Rule) -> list[str]:
         notes.append("No row was tested with met items left out. Order and tests are by the figures with met items among the candidates.")
     lacking = [label(row) for row in rows if row["rule"] != rule]
     if lacking:
-        one = len(lacking) == 1
+        was, they, stand, them = ("was", "It", "stands", "it") if len(lacking) == 1 else ("were", "They", "stand", "them")
         notes.append(
-            f"{', '.join(lacking)} {'was' if one else 'were'} not tested with {RULE_NAMES[rule]}. {'It stands' if one else 'They stand'} where "
-            f"the figures with {RULE_NAMES[RULES[1]]} put {'it' if one else 'them'}, and no test compares {'it' if one else 'them'} with the others."
+            f"{', '.join(lacking)} {was} not tested with {RULE_NAMES[rule]}. {they} {stand} where the figures with {RULE_NAMES[RULES[1]]} "
+            f"put {them}, and no test compares {them} with the others."
         )
     repeated = max((row["repeated_targets"] or 0 for row in rows), default=0)
     if repeated:
-        notes.append(f"{repeated:,} test targets are items that their users had met before. With met items left out, nobody can find these.")
+        met = f"{repeated:,} test targets are items that their users had met before."
+        notes.append(f"{met} With met items left out, nobody can find these.")
     return notes
 
 
 def apart_line(part: dict[str, Any], usual: str) -> str:
     """Why some rows stand in a table of their own."""
     return (
-        f"These rows were trained in {part['precision']}, those above in {usual}. Precision changes results. So the two share no table, and no "
-        "test compares them."
+        f"These rows were trained in {part['precision']}, those above in {usual}. Precision changes results. So the two share no table, "
+        "and no test compares them."
     )
 
 
@@ -129,7 +133,10 @@ def facts(report: dict[str, Any]) -> list[tuple[str, str]]:
         ("Seeds", f"{listed(seeds)}; {a_row} a row"),
         ("Budget", f"{_same([budget(row) for row in rows])} a unit; {stopped} of {units} units stopped at it"),
         ("Epochs selected with", _same([RULE_NAMES.get(row["valid_rule"], "a rule that is not recorded") for row in rows])),
-        ("Test targets met before", _same(["not counted" if row["repeated_targets"] is None else f"{row['repeated_targets']:,}" for row in rows])),
+        (
+            "Test targets met before",
+            _same(["not counted" if row["repeated_targets"] is None else f"{row['repeated_targets']:,}" for row in rows]),
+        ),
         ("Precision", _same([row["precision"] for row in rows])),
         ("Tuning", f"{_same([str(row['tuning_trials']) for row in rows])} trials a row"),
         ("Hardware", _same(["; ".join(row["hardware"]) or "not recorded" for row in rows])),
@@ -291,4 +298,5 @@ def summary(report: dict[str, Any]) -> str:
     if lead is None:
         return ""
     best, following = label(lead["best"]), label(lead["next"])
-    return f"By test {title_of(RANKED_BY)}, {RULE_NAMES[report['rule']]}, {best} is {decimal(lead['lead'])} ahead of {following}; this lead is {verdict(lead)}."
+    by = f"By test {title_of(RANKED_BY)}, {RULE_NAMES[report['rule']]}"
+    return f"{by}, {best} is {decimal(lead['lead'])} ahead of {following}; this lead is {verdict(lead)}."

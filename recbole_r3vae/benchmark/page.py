@@ -135,8 +135,8 @@ def _rules(columns: Sequence[Column]) -> str:
     """A row above a table's head: which columns are of which rule on met items."""
     cells = ["<td></td>"]
     for rule, part in groupby(columns, key=lambda column: column.rule):
-        span = len(list(part))
-        cells.append(f'<th scope="colgroup" class="begins" colspan="{span}">{RULE_NAMES[rule]}</th>' if rule else f'<td class="begins" colspan="{span}"></td>')
+        tag, scope, words = ("th", ' scope="colgroup"', RULE_NAMES[rule]) if rule else ("td", "", "")
+        cells.append(f'<{tag}{scope} class="begins" colspan="{len(list(part))}">{words}</{tag}>')
     return f'<tr class="groups">{"".join(cells)}</tr>'
 
 
@@ -219,7 +219,9 @@ def _grid(report: dict[str, Any]) -> str:
 def _slices(report: dict[str, Any]) -> str:
     if not report["slices"]:
         return ""
-    parts = [f'<h3>Slices of users, {RULE_NAMES[report["rule"]]}</h3><p class="small">{escape(text.SLICES)} {escape(text.sizes(report))}</p>']
+    parts = [
+        f'<h3>Slices of users, {RULE_NAMES[report["rule"]]}</h3><p class="small">{escape(text.SLICES)} {escape(text.sizes(report))}</p>'
+    ]
     for metric in text.TABLE_METRICS:
         title = text.title_of(metric)
         table = _table(report["rows"], slice_columns(report, metric), f"{title} in slices of users")

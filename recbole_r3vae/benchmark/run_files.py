@@ -128,7 +128,9 @@ def row_of(records: Sequence[Record]) -> dict[str, Any]:
         "valid": _means([record.valid for record in records], names),
         "repeated_targets": first.repeated_targets,
         **{key: getattr(first, key) for key in ("n_parameters", *CONDITIONS)},
-        "seconds": {key: _mean([record.seconds for record in records], key) for key in ("tokenizer", "training", "evaluation", "per_user_ms")},
+        "seconds": {
+            key: _mean([record.seconds for record in records], key) for key in ("tokenizer", "training", "evaluation", "per_user_ms")
+        },
         "peak_memory_mb": {key: _mean([record.peak_memory_mb for record in records], key) for key in ("process", "gpu")},
         "epochs": [record.epochs for record in records],
         "stopped_at_budget": sum(record.stopped_at_budget for record in records),

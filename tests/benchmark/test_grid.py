@@ -469,7 +469,12 @@ def test_a_failed_unit_is_recorded_shown_and_tried_again(here, tiny_data, monkey
     monkeypatch.setattr(module, "run_unit", lambda unit, where: ran.append(unit.name) or run_unit(unit, where))
     assert benchmark(tiny_data, config) == 1
     [failed] = [record for record in results().values() if record["error"]]
-    assert failed["name"] == "R3GR[OPQ]" and "512" in failed["error"] and failed["test"] == dict.fromkeys(RULES) and failed["config"]["seed"] == 2020
+    assert (
+        failed["name"] == "R3GR[OPQ]"
+        and "512" in failed["error"]
+        and failed["test"] == dict.fromkeys(RULES)
+        and failed["config"]["seed"] == 2020
+    )
     shown = capsys.readouterr().out
     assert "[2/2, 1 failed] tiny Pop" in shown and f"failed: tiny R3GR[OPQ] seed 2020: {failed['error']}" in shown
     assert benchmark(tiny_data, config) == 1 and ran == ["R3GR[OPQ]", "Pop", "R3GR[OPQ]"]
@@ -523,7 +528,9 @@ def test_results_of_other_settings_are_named(finished, tiny_data, monkeypatch, t
 def test_a_whole_budget_is_one_budget(tiny_data, tmp_path):
     hashes = set()
     for minutes, given in ((10, None), (10.0, None), (3, 10.0), (None, 10)):
-        [unit] = units_of(load_grid(write(tmp_path / "grid.yaml", {"Pop": None}, max_minutes=minutes), given), {"data_path": str(tiny_data)})
+        [unit] = units_of(
+            load_grid(write(tmp_path / "grid.yaml", {"Pop": None}, max_minutes=minutes), given), {"data_path": str(tiny_data)}
+        )
         hashes.add(unit.hash)
         assert unit.max_minutes == 10 and type(unit.max_minutes) is int
     assert len(hashes) == 1

@@ -154,7 +154,10 @@ def test_noise_is_not_bold(runs, tmp_path):
     report = leaderboard(runs(*seeds_of("A", 0.4), *seeds_of("CCC", 0.4)))
     assert [row["bold"] for row in report["rows"]] == [[], []] and not any(lead["supported"] for lead in report["leads"])
     write_leaderboards(tmp_path / "results")
-    assert "Nothing is bold: no best figure is ahead of all others by both seeds and users." in (tmp_path / "results/leaderboard_toy.md").read_text()
+    assert (
+        "Nothing is bold: no best figure is ahead of all others by both seeds and users."
+        in (tmp_path / "results/leaderboard_toy.md").read_text()
+    )
 
 
 def test_noise_is_seldom_called_a_lead():
@@ -325,8 +328,8 @@ def test_rows_are_ordered_and_tested_with_met_items_left_out(runs, tmp_path):
     write_leaderboards(tmp_path / "results")
     text = (tmp_path / "results/leaderboard_toy.md").read_text()
     assert (
-        "| Model | Recall@10, met items left out | NDCG@10, met items left out | Recall@10, met items stay | NDCG@10, met items stay | Seeds |"
-        in text
+        "| Model | Recall@10, met items left out | NDCG@10, met items left out | Recall@10, met items stay | NDCG@10, met items stay "
+        "| Seeds |" in text
     )
     row = next(line for line in text.splitlines() if line.startswith("| A |")).split("|")
     assert row[2].strip().startswith("**") and row[3].strip().startswith("**") and "**" not in row[4] + row[5]
@@ -358,8 +361,8 @@ def test_a_row_without_the_rule_stands_by_the_other_and_is_not_tested(runs, tmp_
     }  # fmt: skip
     [note] = report["notes"]
     assert note == (
-        "R3GR[DDDD] was not tested with met items left out. It stands where the figures with met items stay put it, and no test compares it "
-        "with the others."
+        "R3GR[DDDD] was not tested with met items left out. It stands where the figures with met items stay put it, and no test compares "
+        "it with the others."
     )
     write_leaderboards(tmp_path / "results")
     row = next(line for line in (tmp_path / "results/leaderboard_toy.md").read_text().splitlines() if line.startswith("| R3GR[DDDD] |"))
@@ -482,7 +485,10 @@ def test_the_grid_has_tokenizers_down_and_generators_across(runs, tmp_path):
     table = text[text.index("## Tokenizers and generators") : text.index("## All metrics")].splitlines()[4:-1]
     shown = [[cell.strip() for cell in line.strip("|").split("|")] for line in table if "---" not in line]
     rules = ("met items left out", "met items stay")
-    assert shown[0] == ["Tokenizer", *(f"{g} {m}, {r}" for g in ("G", "G-hybrid", "Other") for r in rules for m in ("Recall@10", "NDCG@10"))]
+    assert shown[0] == [
+        "Tokenizer",
+        *(f"{g} {m}, {r}" for g in ("G", "G-hybrid", "Other") for r in rules for m in ("Recall@10", "NDCG@10")),
+    ]
     assert [row[0] for row in shown[1:]] == ["Far", "Best", "Near", "Once"]  # by the best NDCG@10 of any generator
     assert shown[2][5:] == ["–"] * 8 and shown[1][2].endswith(" †") and not any("†" in cell for row in shown[2:] for cell in row)
     assert not any("†" in cell for row in shown for cell in row[3:5]), "the other rule is not tested"
@@ -587,7 +593,10 @@ def test_a_tokenizer_is_one_point_of_its_generator(runs):
 
 
 def test_failed_and_damaged_units_are_shown_and_stop_nothing(runs, tmp_path):
-    failed = {key: unit("G[Bad]", 5, ranks_with(0.5, 1))[key] for key in ("schema", "dataset", "name", "model", "family", "seed", "hash", "config", "data")}
+    failed = {
+        key: unit("G[Bad]", 5, ranks_with(0.5, 1))[key]
+        for key in ("schema", "dataset", "name", "model", "family", "seed", "hash", "config", "data")
+    }
     lying = unit("Liar", 1, ranks_with(0.5, 1))
     lying["test"]["left_out"]["recall@10"] += 0.01
     short = unit("Short", 1, ranks_with(0.5, 1)[:-1])
@@ -793,7 +802,9 @@ def test_what_differs_between_rows_is_told_per_row(runs, tmp_path):
     write_leaderboards(tmp_path / "results")
     text = (tmp_path / "results" / "leaderboard_toy.md").read_text()
     assert "Commit: abc1234 (1 row); fff0000 (1 row)" in text and "| Epochs selected with | Commit |" in text
-    assert re.search(r"\| BB \|.*\| met items stay \| fff0000 \|", text) and re.search(r"\| A \|.*\| met items left out \| abc1234 \|", text)
+    assert re.search(r"\| BB \|.*\| met items stay \| fff0000 \|", text) and re.search(
+        r"\| A \|.*\| met items left out \| abc1234 \|", text
+    )
 
 
 # -- small parts --------------------------------------------------------------------------------------------------------------

@@ -104,7 +104,9 @@ def test_every_entry_has_the_rule_of_its_sources_code():
     assert len(entries) > 40
     for entry in entries:
         [rule] = {
-            rule for rule, sources in (("left_out", LEFT_OUT), ("stay", STAY), (None, UNKNOWN)) if any(s in entry["source"] for s in sources)
+            rule
+            for rule, sources in (("left_out", LEFT_OUT), ("stay", STAY), (None, UNKNOWN))
+            if any(s in entry["source"] for s in sources)
         }
         assert entry["rule"] == rule, entry
         for recall, ndcg, *deviation in entry["figures"].values():
@@ -117,7 +119,9 @@ def test_figures_beside_rows_of_beauty():
     rows = [row(name) for name in ("SASRec", "HSTU", "BSARec", "TIGER[RQVAE]", "TIGER[R3VAE]", "R3GR[R3VAE]")]
     published_of("amazon-beauty", rows)
     told = {
-        row["name"]: {(rule, kind): (entry["method"], entry["recall@10"]) for rule, kinds in row["published"].items() for kind, entry in kinds.items()}
+        row["name"]: {
+            (rule, kind): (entry["method"], entry["recall@10"]) for rule, kinds in row["published"].items() for kind, entry in kinds.items()
+        }
         for row in rows
     }
     assert told["SASRec"] == {

@@ -62,12 +62,27 @@ def test_both_rules_become_one_record(script, tmp_path, capsys):
     [path] = set((tmp_path / "runs/toy").glob("*.json")) - {split}
     record = Record.read(path)
     config = {"epochs": 3, "seed": 1, "valid_rule": "stay"}
-    assert record.config == config and record.hash == fingerprint({"config": config, "data": stay["data"]}) == script.unit_hash(config, stay["data"])
+    assert record.config == config and record.hash == fingerprint({"config": config, "data": stay["data"]}) == script.unit_hash(
+        config, stay["data"]
+    )
     assert path.name == f"BPR-1-{record.hash}.json" and not first.exists()
     assert record.test == {"stay": stay["test"], "left_out": out["test"]}
     assert record.users == {"split": "0123456789ab", "k": 20, "stay": stay["users"]["ranks"], "left_out": out["users"]["ranks"]}
     assert (record.valid_rule, record.precision, record.repeated_targets) == ("stay", "float32", 0)
-    same = ("dataset", "name", "seed", "data", "valid", "seconds", "peak_memory_mb", "epochs", "valid_history", "versions", "commit", "hardware")
+    same = (
+        "dataset",
+        "name",
+        "seed",
+        "data",
+        "valid",
+        "seconds",
+        "peak_memory_mb",
+        "epochs",
+        "valid_history",
+        "versions",
+        "commit",
+        "hardware",
+    )
     assert {key: getattr(record, key) for key in same} == {key: stay[key] for key in same} and record.command == "recbole-r3vae benchmark"
     assert json.loads(split.read_text()) == {"schema": 2, "dataset": "toy", "users": 40}
     assert leaderboard(tmp_path / "runs/toy")["rows"][0]["rule"] == "left_out"
@@ -90,8 +105,10 @@ def test_a_record_with_one_rule_is_named(script, tmp_path):
 
 
 @pytest.mark.parametrize("change", [
-    {"seconds": {"tokenizer": None, "training": 99.0, "evaluation": 1.0, "per_user_ms": 0.1}}, {"hash": "another"}, {"data": {"toy.inter": "b0b"}},
-    {"users": {**old(masked=True)["users"], "split": "another"}}, {"users": {**old(masked=True)["users"], "k": 10}}, {"mask_history": False},
+    {"seconds": {"tokenizer": None, "training": 99.0, "evaluation": 1.0, "per_user_ms": 0.1}}, {"hash": "another"},
+        {"data": {"toy.inter": "b0b"}},
+    {"users": {**old(masked=True)["users"], "split": "another"}}, {"users": {**old(masked=True)["users"], "k": 10}},
+        {"mask_history": False},
     {"users": None}, {"seed": 2},
 ])  # fmt: skip
 def test_what_is_not_of_one_checkpoint_is_not_merged(script, change):
