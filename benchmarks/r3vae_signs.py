@@ -3,9 +3,10 @@
     recbole-r3vae benchmark --config=properties/benchmark/lastfm_r3vae.yaml --output=results/r3vae_ablation --data_path=dataset
     python benchmarks/r3vae_signs.py
 
-Reads the run files of that grid and writes ``results/r3vae_ablation_lastfm.md``. SC and PD are those of the quality table in the space of
+Reads the records of that grid and writes ``results/r3vae_ablation_lastfm.md``. SC and PD are those of the quality table in the space of
 the item vectors, where tokenizers compare; the paper's are presumably of each tokenizer's own space. A difference counts as found where a
-paired t-test over users, each user's metric averaged over the seeds, has p below .05.
+paired t-test over users, each user's metric averaged over the seeds, has p below .05. Figures are those with met items left out where all
+records have them, and otherwise those with met items among the candidates.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from recbole_r3vae.benchmark.run_files import Run, grouped, read_runs
-from recbole_r3vae.benchmark.statistics import user_metric, users_test
+from recbole_r3vae.benchmark.run_files import RULE_NAMES, grouped, read_runs, rules_of, split_of
+from recbole_r3vae.benchmark.statistics import users_test
 from recbole_r3vae.benchmark.tables import markdown_table
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.io import atomic_write
+from recbole_r3vae.record import RULES, Record, Rule, user_metric
 
 DEFAULT = {
     "tokenizer_reference_vector": True, "tokenizer_rating_mode": "top1", "tokenizer_sc_weight": 0.01, "tokenizer_pd_weight": 0.01,
@@ -47,7 +49,7 @@ CHANGES = {
 }
 
 
-def by_variant(groups: list[list[Run]]) -> dict[str, list[Run]]:
+def by_variant(groups: list[list[Record]]) -> dict[str, list[Record]]:
     """The runs of each variant, over seeds.
 
     Raises:
@@ -56,53 +58,67 @@ def by_variant(groups: list[list[Run]]) -> dict[str, list[Run]]:
     found = {}
     for name, keys in CHANGES.items():
         wanted = {**DEFAULT, **keys}
-        having = [runs for runs in groups if all(runs[0].record["config"].get(key) == value for key, value in wanted.items())]
+        having = [runs for runs in groups if all(runs[0].config.get(key) == value for key, value in wanted.items())]
         if len(having) != 1:
             raise UserError(f"{len(having)} rows are of {name}, not 1; run the grid of properties/benchmark/lastfm_r3vae.yaml first")
         found[name] = having[0]
-        seeds, of_default = ([run.record["seed"] for run in runs] for runs in (found[name], found["default"]))
+        seeds, of_default = ([run.seed for run in runs] for runs in (found[name], found["default"]))
         if seeds != of_default:
             raise UserError(f"{name} has seeds {seeds}, the default {of_default}; run the grid to its end")
-        if len({run.split for run in (*found[name], *found["default"])}) > 1:
+        if len({split_of(run) for run in (*found[name], *found["default"])}) > 1:
             raise UserError(f"{name} and the default are of different splits, whose users do not pair; run the grid on one dataset's files")
     return found
 
 
-def difference(name: str, metric: str, runs: list[Run], base: list[Run]) -> dict[str, Any]:
+def common_rule(groups: list[list[Record]]) -> Rule:
+    """The rule on met items under which all runs were tested; ``left_out`` where they have both.
+
+    Raises:
+        UserError: there is none.
+    """
+    found = [rule for rule in RULES if all(rule in rules_of(run) for runs in groups for run in runs)]
+    if not found:
+        raise UserError("some runs were tested with met items only, others without them only; run the grid again")
+    return found[0]
+
+
+def difference(name: str, metric: str, rule: Rule, runs: list[Record], base: list[Record]) -> dict[str, Any]:
     """A variant's mean less the default's, what the paper's figures differ by, and p over users where the metric is one of users."""
     place = METRICS.index(metric)
     reported = None if PAPER[name][place] is None else PAPER[name][place] - PAPER["default"][place]
     if metric.endswith("_raw"):
-        values = [[run.record["quality"][metric] for run in some] for some in (runs, base)]
+        values = [[run.quality[metric] for run in some] for some in (runs, base)]
         return {"found": float(np.mean(values[0]) - np.mean(values[1])), "paper": reported, "p": None}
-    users = [np.mean([user_metric(run.ranks, metric) for run in some], axis=0) for some in (runs, base)]  # [n_users] each
+    users = [np.mean([user_metric(run.ranks(rule), metric) for run in some], axis=0) for some in (runs, base)]  # [n_users] each
     return {"found": float(users[0].mean() - users[1].mean()), "paper": reported, "p": users_test(*users)[0]}
 
 
-def report(groups: list[list[Run]]) -> list[str]:
+def report(groups: list[list[Record]]) -> list[str]:
     """Lines of the Markdown page."""
     variants = by_variant(groups)
     base = variants["default"]
-    seeds = [run.record["seed"] for run in base]
+    rule = common_rule(list(variants.values()))
+    seeds = [run.seed for run in base]
     figures, signs = [], []
     for name, runs in variants.items():
         told = []
         for part, metric in (("valid", "ndcg@10"), ("test", "recall@10"), ("test", "ndcg@10"), ("quality", "sc_raw"), ("quality", "pd_raw"),
                              ("quality", "unique_ratio")):  # fmt: skip
-            values = [run.record[part][metric] for run in runs]
+            values = [{"valid": run.valid, "test": run.test[rule], "quality": run.quality}[part][metric] for run in runs]
             told.append(f"{np.mean(values):.4f}" + (f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else ""))
         figures.append([name, *told])
         if name != "default":
-            signs.append([name, *(_cell(difference(name, metric, runs, base)) for metric in METRICS)])
-    records = [run.record for runs in variants.values() for run in runs]
-    cut = sum(record["stopped_at_budget"] for record in records)
+            signs.append([name, *(_cell(difference(name, metric, rule, runs, base)) for metric in METRICS)])
+    records = [run for runs in variants.values() for run in runs]
+    cut = sum(record.stopped_at_budget for record in records)
     return [
         "# What the parts of R3-VAE do to recommendations on lastfm",
         "",
         "`recbole-r3vae benchmark --config=properties/benchmark/lastfm_r3vae.yaml --output=results/r3vae_ablation`, then `python benchmarks/r3vae_signs.py`",
         "",
         f"R3GR on the semantic IDs of each variant, each one change away from `properties/model/R3VAE.yaml`; seeds {', '.join(map(str, seeds))}; mean ± sample "
-        f"standard deviation; {cut} of {len(records)} units stopped at their budget. SC and PD are means over levels in the space of the item vectors.",
+        f"standard deviation; {cut} of {len(records)} units stopped at their budget. "
+        f"Rule of the test figures: {RULE_NAMES[rule]}. SC and PD are means over levels in the space of the item vectors.",
         "",
         *markdown_table(("variant", "valid NDCG@10", "test Recall@10", "test NDCG@10", "SC", "PD", "unique ratio"), figures),
         "",

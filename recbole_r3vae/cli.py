@@ -344,13 +344,14 @@ def _benchmark(options, rest: list[str]) -> int:
         for key in ("tokenizers", "dataset", "config_files"):
             if getattr(options, key):
                 raise UserError(f"--{key} does not go with --config, which compares what {options.config} lists; leave one of them out")
-        rows = run_grid(options.config, options.output or "results", rest)
+        errors = [record.error for record in run_grid(options.config, options.output or "results", rest)]
     elif options.dataset:
         files = [path for words in options.config_files for path in words.split()]
         rows = run_tokenizer_benchmark(options.dataset, options.tokenizers or "all", options.output, files, rest)
+        errors = [row["error"] for row in rows]
     else:
         raise UserError("nothing to compare; give --config=FILE.yaml for a grid of models, or --dataset=NAME for its tokenizers")
-    return int(any(row["error"] is not None for row in rows))
+    return int(any(error is not None for error in errors))
 
 
 def _tune(options, rest: list[str]) -> int:
@@ -360,7 +361,7 @@ def _tune(options, rest: list[str]) -> int:
     files = [path for words in options.config_files for path in words.split()]
     trials = parse_value("trials", options.trials) if options.trials else None
     rows = run_tune(options.tokenizer, options.dataset, options.space, trials, options.output, files, rest, options.model)
-    return int(any(row["error"] is not None for row in rows))
+    return int(any(error is not None for error in errors))
 
 
 def _coldstart(options, rest: list[str]) -> None:

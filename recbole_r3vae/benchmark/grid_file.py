@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from recbole_r3vae.errors import UserError, nearest
+from recbole_r3vae.record import RULES
 from recbole_r3vae.config.sources import load_yaml
 
 _ELSEWHERE = {
@@ -14,9 +15,11 @@ _ELSEWHERE = {
     **dict.fromkeys(("seed", "seeds", "tokenizer_seed"), "as `seeds:`"),
     **dict.fromkeys(("dataset", "datasets"), "as `datasets:`"),
     "max_minutes": "as `max_minutes:`",
-    "mask_history": "as `mask_history:` of the whole grid, one rule for all rows",
+    "valid_rule": "as `valid_rule:` of the whole grid, one rule for all rows",
     **dict.fromkeys(("data_path", "checkpoint_dir", "content_cache_dir", "device"), "on the command line"),
-    **dict.fromkeys(("metrics", "topk", "eval_args", "benchmark_filename"), "to no grid: it is the same for all rows, so that they compare"),
+    **dict.fromkeys(
+        ("metrics", "topk", "eval_args", "benchmark_filename"), "to no grid: it is the same for all rows, so that they compare"
+    ),
     **dict.fromkeys(("run_dir", "resume", "sid_file"), "to no grid, which keeps its own runs and trains its own tokenizers"),
 }
 """Settings that a grid has another place for."""
@@ -34,7 +37,7 @@ def load_grid(path: str | os.PathLike, max_minutes: float | None = None) -> dict
         datasets: [lastfm]
         seeds: [2020, 2021, 2022]
         max_minutes: 10                 # of a unit's training; no limit without it
-        mask_history: False             # may items be recommended that their user has met? False (default): yes, for every model
+        valid_rule: left_out            # which rule on items that users have met selects epochs: left_out (default) or stay
         settings: {MAX_ITEM_LIST_LENGTH: 20}    # each key for all models that have it
         models:
           R3GR: {tokenizers: [R3VAE, RKMeans]}
@@ -58,12 +61,12 @@ def load_grid(path: str | os.PathLike, max_minutes: float | None = None) -> dict
     Raises:
         UserError: an unknown key, or a value of the wrong kind.
     """
-    grid = _level(load_yaml(path), f"grid {path}", ("models", "mask_history"))
+    grid = _level(load_yaml(path), f"grid {path}", ("models", "valid_rule"))
     models = grid.get("models")
     if not isinstance(models, dict) or not models:
         raise UserError(f"models in grid {path} is {models!r}; name them, such as `models: {{R3GR: {{tokenizers: [R3VAE]}}, SASRec: }}`")
-    if type(grid.setdefault("mask_history", False)) is not bool:
-        raise UserError(f"mask_history in grid {path} is {grid['mask_history']!r}; choose True or False, one rule for all models")
+    if grid.setdefault("valid_rule", RULES[0]) not in RULES:
+        raise UserError(f"valid_rule in grid {path} is {grid['valid_rule']!r}; choose {' or '.join(RULES)}, one rule for all models")
     for name, values in models.items():
         models[name] = values = _level(values, f"model {name} in grid {path}", ("model", "tokenizers"))
         tokenizers = values.get("tokenizers")
@@ -93,6 +96,9 @@ def _level(values: Any, where: str, more: tuple[str, ...]) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise UserError(f"{where} is {values!r}; give keys, such as {{seeds: [2020]}}, or nothing")
     for key in values:
+        if key == "mask_history":
+            gone = "every test ranks with met items and without them"
+            raise UserError(f"mask_history of {where} is no key any more, as {gone}; write `valid_rule: stay` for False, left_out for True")
         if key not in (*LEVEL_KEYS, *more):
             hint = "; it belongs under `settings:`" if key not in _ELSEWHERE else ""
             close = "" if str(key).startswith("tokenizer_") else nearest(str(key), (*LEVEL_KEYS, *more))

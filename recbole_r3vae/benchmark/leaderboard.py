@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 
 from recbole_r3vae.benchmark import statistics
-from recbole_r3vae.benchmark.leaderboard_markdown import flat_rows, markdown
-from recbole_r3vae.benchmark.leaderboard_text import RANKED_BY, TABLE_METRICS
+from recbole_r3vae.benchmark.leaderboard_markdown import flat_failures, flat_rows, markdown
+from recbole_r3vae.benchmark.leaderboard_published import published_of
+from recbole_r3vae.benchmark.leaderboard_text import RANKED_BY, TABLE_METRICS, ranked_test, rule_notes
 from recbole_r3vae.benchmark.page import page
-from recbole_r3vae.benchmark.run_files import ACCURACY, CONDITIONS, SCHEMA, Run, grouped, read_runs, row_of, variants
-from recbole_r3vae.benchmark.statistics import user_metric
+from recbole_r3vae.benchmark.run_files import ACCURACY, CONDITIONS, grouped, read_runs, row_of, variants
 from recbole_r3vae.benchmark.tables import write_csv
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.io import atomic_write, write_json
-from recbole_r3vae.config.sources import load_yaml, properties
+from recbole_r3vae.record import RULES, SCHEMA, Record, Rule, unpack, user_metric
 
 RELATED = ("sc_raw", "pd_raw", "collision_rate")  # what of the SIDs' quality is set against Recall@10
 
@@ -28,7 +28,8 @@ def write_leaderboards(results: Path) -> list[Path]:
     """Write the tables of every dataset under ``results/runs``, and one page with all of them.
 
     Per dataset ``leaderboard_<dataset>.md``, ``.csv`` and ``.json``; ``leaderboard.html`` for all, which needs no network. They are a
-    function of the result files alone, so that writing them again changes nothing.
+    function of the result files alone, so that writing them again changes nothing. Rows of a rarer precision have a CSV of their own,
+    ``leaderboard_<dataset>_<precision>.csv``.
 
     Args:
         results: the folder that holds ``runs/<dataset>/*.json``.
@@ -47,12 +48,15 @@ def write_leaderboards(results: Path) -> list[Path]:
         raise UserError(f"there are no results in {results / 'runs'}; {way_out}")
     written = []
     for report in reports:
-        paths = [results / f"leaderboard_{report['dataset']}.{ending}" for ending in ("md", "csv", "json")]
-        with atomic_write(paths[0]) as file:
+        stem = f"leaderboard_{report['dataset']}"
+        written += [results / f"{stem}.{ending}" for ending in ("md", "csv", "json")]
+        with atomic_write(results / f"{stem}.md") as file:
             file.write(markdown(report))
-        write_csv(paths[1], flat_rows(report))
-        write_json(paths[2], report)
-        written += paths
+        write_csv(results / f"{stem}.csv", flat_rows(report, report["rows"]) + flat_failures(report))
+        write_json(results / f"{stem}.json", report)
+        for part in report["apart"]:
+            written.append(results / f"{stem}_{part['precision']}.csv")
+            write_csv(written[-1], flat_rows(report, part["rows"]))
     written.append(results / "leaderboard.html")
     with atomic_write(written[-1]) as file:
         file.write(page(reports))
@@ -66,47 +70,62 @@ def leaderboard(folder: Path) -> dict[str, Any]:
         folder: ``results/runs/<dataset>``.
 
     Returns:
-        Plain data: ``rows``, best test NDCG@10 first; ``leads``, of each accuracy metric, and ``best``, of the best row over every other
-        by NDCG@10; ``grid`` of tokenizers and generators; ``slices``; ``relations`` of SID quality to Recall@10; ``published``; ``failed``
-        units; ``notes`` on what could not be used. Tests and slices need one question to one set of users: they are of the split, and of
-        the rule on items met before, that most rows share.
+        Plain data: ``rule``, by which rows are ordered and tested: ``left_out``, and ``stay`` only where no row has the other; ``rows``,
+        best test NDCG@10 first, each with its test figures under both rules; ``leads``, of each accuracy metric, and ``best``, of the best
+        row over every other by NDCG@10; ``grid`` of tokenizers and generators; ``slices``; ``relations`` of SID quality to Recall@10;
+        ``published``; ``apart``, rows of other precisions than most; ``failed`` units; ``notes`` on what could not be used. Tests and
+        slices need one question to one set of users: they are of the split that most rows share, and of the rows that have the rule.
     """
-    runs, failed, splits = read_runs(folder)
+    records, failed, splits = read_runs(folder)
     notes: list[str] = []
-    groups = grouped(runs, notes)
-    rows = [row_of(group) for group in groups]
-    for row, variant in zip(rows, variants(rows)):
-        row["variant"] = variant
+    groups, others = _by_precision(grouped(records, notes))
+    rows = _rows(groups)
+    apart = [{"precision": precision, "rows": _rows(of_it)} for precision, of_it in others.items()]
     split = _most_common(row["split"] for row in rows)
     of_split = [index for index, row in enumerate(rows) if row["split"] in (split, None)]
-    rule = _most_common(rows[index]["mask_history"] for index in of_split)
-    usable = [index for index in of_split if rows[index]["mask_history"] in (rule, None)]
-    users = [_user_metrics(group) if index in usable and row["split"] else {} for index, (group, row) in enumerate(zip(groups, rows))]
+    rule = next((rule for rule in RULES if any(rows[index]["rule"] == rule for index in of_split)), RULES[0])
+    usable = [index for index in of_split if rows[index]["rule"] == rule]
+    users = [_user_metrics(group, rule) if index in usable and row["split"] else {} for index, (group, row) in enumerate(zip(groups, rows))]
     if len(of_split) < len(rows):
         notes.append(f"Not all rows share a split. Tests and slices are of split {split} only, and rows of others do not compare with it.")
-    if len(usable) < len(of_split):
-        notes.append(
-            f"Not all rows treat items already seen alike. Tests and slices are of mask_history: {rule} only, and rows of the other rule do "
-            "not compare with it."
-        )
+    notes += rule_notes(rows, rule)
     leads, of_best = _leads(rows, users, usable)
     default_command = f"recbole-r3vae benchmark --config=properties/benchmark/{folder.name}.yaml"
     report = {
         "schema": SCHEMA,
         "dataset": folder.name,
-        "commands": sorted({run.record.get("command", default_command) for run in runs}) or [default_command],
+        "rule": rule,
+        "commands": sorted({record.command or default_command for record in records}) or [default_command],
         "users": splits.get(split, {}).get("users"),
         "leads": leads,
         "best": of_best,
         "grid": _grid(rows, users, usable, notes),
         "slices": _sliced(rows, users, splits.get(split, {}), notes) if rows else [],
         "relations": _relations(rows, usable),
-        "published": _published(folder.name, rows),
+        "published": published_of(folder.name, [row for part in (rows, *(part["rows"] for part in apart)) for row in part]),
+        "apart": apart,
         "failed": failed,
         "notes": notes,
     }
-    rows.sort(key=lambda row: (-row["test"].get(RANKED_BY, {"mean": -1.0})["mean"], row["name"], row["variant"]))
+    for part in (rows, *(part["rows"] for part in apart)):
+        part.sort(key=lambda row: (-row["test"][row["rule"]].get(RANKED_BY, {"mean": -1.0})["mean"], row["name"], row["variant"]))
     return {**report, "rows": rows}
+
+
+def _by_precision(groups: list[list[Record]]) -> tuple[list[list[Record]], dict[str, list[list[Record]]]]:
+    """The groups of the precision that most have, ``float32`` where two are equal, and those of each other one."""
+    found: dict[str, list[list[Record]]] = {}
+    for group in groups:
+        found.setdefault(group[0].precision, []).append(group)
+    usual = max(found, key=lambda precision: (len(found[precision]), precision), default=None)
+    return found.pop(usual, []), dict(sorted(found.items()))
+
+
+def _rows(groups: list[list[Record]]) -> list[dict[str, Any]]:
+    rows = [row_of(group) for group in groups]
+    for row, variant in zip(rows, variants(rows)):
+        row["variant"] = variant
+    return rows
 
 
 # -- what may be concluded ---------------------------------------------------------------------------------------------------
@@ -117,13 +136,13 @@ def _most_common(values: Iterable[Any]) -> Any:
     return counts.most_common(1)[0][0] if counts else None
 
 
-def _user_metrics(runs: list[Run]) -> dict[str, np.ndarray]:
-    """Metric to [n_users], averaged over the seeds."""
-    if any(run.ranks is None for run in runs):
+def _user_metrics(records: list[Record], rule: Rule) -> dict[str, np.ndarray]:
+    """Metric under a rule to [n_users], averaged over the seeds."""
+    if any(record.users is None or record.users[rule] is None for record in records):
         return {}
-    deepest = min(run.record["users"]["k"] for run in runs)
+    deepest = min(record.users["k"] for record in records)
     return {
-        metric: np.mean([user_metric(run.ranks, metric) for run in runs], axis=0)
+        metric: np.mean([user_metric(record.ranks(rule), metric) for record in records], axis=0)
         for metric in ACCURACY
         if int(metric.partition("@")[2]) <= deepest
     }
@@ -132,14 +151,14 @@ def _user_metrics(runs: list[Run]) -> dict[str, np.ndarray]:
 def _pairs(
     metric: str, rows: list[dict[str, Any]], users: list[dict[str, np.ndarray]], members: list[int]
 ) -> dict[tuple[int, int], dict[str, Any]]:
-    """All pairs of some rows, the better first; see :func:`recbole_r3vae.benchmark.statistics.leads`."""
-    seeds = {index: rows[index]["test"][metric]["values"] for index in members if metric in rows[index]["test"]}
+    """All pairs of some rows of one rule, the better first; see :func:`recbole_r3vae.benchmark.statistics.leads`."""
+    seeds = {index: found["values"] for index in members if (found := ranked_test(rows[index]).get(metric))}
     return statistics.leads(seeds, {index: users[index][metric] for index in seeds if metric in users[index]})
 
 
 def _named(metric: str, pair: tuple[int, int], found: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, Any]:
     named = {
-        key: {"name": rows[index]["name"], "variant": rows[index]["variant"], "seeds": len(rows[index]["test"][metric]["values"])}
+        key: {"name": rows[index]["name"], "variant": rows[index]["variant"], "seeds": len(rows[index]["seeds"])}
         for key, index in zip(("best", "next"), pair)
     }
     return {"metric": metric, **named, **found}
@@ -164,13 +183,13 @@ def _leads(
     return leads, of_best
 
 
-def _grid(
-    rows: list[dict[str, Any]], users: list[dict[str, np.ndarray]], usable: list[int], notes: list[str]
-) -> list[dict[str, Any]]:
+def _grid(rows: list[dict[str, Any]], users: list[dict[str, np.ndarray]], usable: list[int], notes: list[str]) -> list[dict[str, Any]]:
     """A cell for each generator and tokenizer: its figures, and how far the best tokenizer of the same generator is ahead of it."""
     cells = []
     for generator, of_generator in _by_generator(rows, usable):
-        chosen = _one_a_tokenizer(rows, [index for index in of_generator if all(metric in rows[index]["test"] for metric in TABLE_METRICS)])
+        chosen = _one_a_tokenizer(
+            rows, [index for index in of_generator if all(metric in ranked_test(rows[index]) for metric in TABLE_METRICS)]
+        )
         behind: dict[int, dict[str, Any]] = {index: {} for index in chosen}
         for metric in TABLE_METRICS:
             pairs = _pairs(metric, rows, users, chosen)
@@ -180,7 +199,10 @@ def _grid(
                     behind[other][metric] = found
         for index in chosen:
             kept = {"generator": generator, **{key: rows[index][key] for key in ("tokenizer", "name", "variant", "seeds")}}
-            cells.append({**kept, "test": {metric: rows[index]["test"][metric] for metric in TABLE_METRICS}, "behind": behind[index]})
+            test = {
+                rule: {metric: found[metric] for metric in TABLE_METRICS if metric in found} for rule, found in rows[index]["test"].items()
+            }
+            cells.append({**kept, "rule": rows[index]["rule"], "test": test, "behind": behind[index]})
         more = _differing([rows[index] for index in chosen])
         if more:
             notes.append(f"The rows of {generator} differ in more than how a tokenizer learns: {'; '.join(more)}.")
@@ -219,7 +241,7 @@ def _by_generator(rows: list[dict[str, Any]], usable: list[int]) -> list[tuple[s
 
 
 def _one_a_tokenizer(rows: list[dict[str, Any]], usable: list[int]) -> list[int]:
-    """Of several configurations of a tokenizer the one with the most seeds, then the best validation NDCG@10; by tokenizer."""
+    """Of several configurations of a tokenizer one, see :data:`recbole_r3vae.benchmark.leaderboard_text.CONFIGURATIONS`; by tokenizer."""
     chosen: dict[str, int] = {}
     for index in usable:
         tokenizer = rows[index]["tokenizer"]
@@ -228,8 +250,8 @@ def _one_a_tokenizer(rows: list[dict[str, Any]], usable: list[int]) -> list[int]
     return [chosen[tokenizer] for tokenizer in sorted(chosen)]
 
 
-def _preference(row: dict[str, Any]) -> tuple[int, float]:
-    return len(row["seeds"]), row["valid"].get(RANKED_BY, {"mean": -1.0})["mean"]
+def _preference(row: dict[str, Any]) -> tuple[int, bool, float]:
+    return len(row["seeds"]), row["valid_rule"] == RULES[0], row["valid"].get(RANKED_BY, {"mean": -1.0})["mean"]
 
 
 def _sliced(
@@ -239,7 +261,7 @@ def _sliced(
     try:
         if "users" not in split:
             raise ValueError(split.get("error", "there is no split file"))
-        popularity, history = (statistics.unpack(split[key], "int32") for key in ("popularity", "history"))
+        popularity, history = (unpack(split[key], "int32") for key in ("popularity", "history"))
         if not len(popularity) == len(history) == split["users"]:
             raise ValueError(f"popularity of {len(popularity)} and history of {len(history)} users, not of {split['users']}")
     except (KeyError, ValueError) as error:
@@ -257,31 +279,15 @@ def _relations(rows: list[dict[str, Any]], usable: list[int]) -> list[dict[str, 
     """SID quality and Recall@10 over the tokenizers of each generator that has three or more; a tokenizer is one point."""
     found = []
     for generator, of_generator in _by_generator(rows, usable):
-        measured = [index for index in of_generator if rows[index]["quality"] and "recall@10" in rows[index]["test"]]
+        measured = [index for index in of_generator if rows[index]["quality"] and "recall@10" in ranked_test(rows[index])]
         chosen = [rows[index] for index in _one_a_tokenizer(rows, measured)]
         of_each = {}
         for key in RELATED:
-            pairs = [(row["quality"][key], row["test"]["recall@10"]["mean"]) for row in chosen if key in row["quality"]]
+            pairs = [(row["quality"][key], ranked_test(row)["recall@10"]["mean"]) for row in chosen if key in row["quality"]]
             if len(pairs) >= 3:
                 of_each[key] = statistics.spearman(*zip(*pairs))
         if of_each:
             kept = ("name", "variant", "tokenizer", "family", "seeds", "quality")
-            marks = [{**{key: row[key] for key in kept}, "recall@10": row["test"]["recall@10"]} for row in chosen]
+            marks = [{**{key: row[key] for key in kept}, "recall@10": ranked_test(row)["recall@10"]} for row in chosen]
             found.append({"generator": generator, "spearman": of_each, "points": marks})
     return found
-
-
-def _published(dataset: str, rows: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The published figures of a dataset; each row gets those for it, the first of each kind, under ``published``."""
-    source = load_yaml(properties() / "benchmark" / "published.yaml")
-    entries = []
-    for kind in ("authors", "independent"):
-        for entry in source[kind]:
-            if dataset not in entry:
-                continue
-            recall, ndcg, *deviation = entry[dataset]
-            figures = {"recall@10": recall, "ndcg@10": ndcg, "recall@10_std": deviation[0] if deviation else None}
-            entries.append({"kind": kind, "method": entry["method"], "source": entry["source"], "row": entry.get("row"), **figures})
-    for row in rows:
-        row["published"] = {entry["kind"]: entry for entry in reversed(entries) if entry["row"] == row["name"]}
-    return {"note": source["note"], "entries": entries} if entries else None

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from recbole_r3vae.benchmark.leaderboard_text import KINDS, NONE, RANKED_BY, Row, budget, decimal, listed, title_of
-from recbole_r3vae.benchmark.run_files import ACCURACY, CATALOGUE
+from recbole_r3vae.benchmark.leaderboard_text import KINDS, NONE, RANKED_BY, TABLE_METRICS, Row, budget, decimal, listed, title_of
+from recbole_r3vae.benchmark.run_files import ACCURACY, CATALOGUE, RULE_NAMES
+from recbole_r3vae.record import RULES, Rule
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class Column:
         note: small print beside or under the text.
         falling: whether the first sort shows the greatest value on top.
         metric: the metric it shows, if any.
+        rule: the rule on met items that its figures are of, if they are.
         words: whether it holds words, which stand to the left.
         outside: whether its figures are not ours.
     """
@@ -31,8 +33,23 @@ class Column:
     note: Callable[[Row], str] = lambda row: ""
     falling: bool = False
     metric: str | None = None
+    rule: Rule | None = None
     words: bool = False
     outside: bool = False
+
+    @property
+    def heading(self) -> str:
+        """The title with the rule, for tables that have no row of rules above their head."""
+        return self.title if self.rule is None else f"{self.title}, {RULE_NAMES[self.rule]}"
+
+    def is_bold(self, row: Row) -> bool:
+        """Whether the row is ahead of all others in what this column shows."""
+        return self.metric in row["bold"] and self.rule == row["rule"]
+
+    @property
+    def orders(self) -> bool:
+        """Whether rows are ordered by its metric."""
+        return self.metric == RANKED_BY
 
 
 def _numbers(title: str, value: Callable[[Row], float | None], places: int, falling: bool = False) -> Column:
@@ -43,9 +60,9 @@ def _as_it_is(title: str, key: str, words: bool = True) -> Column:
     return Column(title, lambda row: NONE if row[key] is None else str(row[key]), lambda row: row[key], words=words)
 
 
-def _metric(metric: str) -> Column:
+def _metric(metric: str, rule: Rule) -> Column:
     def figures(row: Row) -> dict[str, Any]:
-        return row["test"].get(metric, {"mean": None, "std": None})
+        return row["test"][rule].get(metric, {"mean": None, "std": None})
 
     def note(row: Row) -> str:
         return "" if figures(row)["std"] is None else f"± {figures(row)['std']:.4f}"
@@ -53,12 +70,13 @@ def _metric(metric: str) -> Column:
     def mean(row: Row) -> float | None:
         return figures(row)["mean"]
 
-    return Column(title_of(metric), lambda row: decimal(mean(row)), mean, note, not metric.startswith("giniindex"), metric)
+    falling = not metric.startswith("giniindex")
+    return Column(title_of(metric), lambda row: decimal(mean(row)), mean, note, falling, metric, rule)
 
 
-def _published(kind: str) -> Column:
+def _published(kind: str, rule: Rule) -> Column:
     def entry(row: Row) -> dict[str, Any]:
-        return row["published"].get(kind, {})
+        return row["published"].get(rule, {}).get(kind, {})
 
     def text(row: Row) -> str:
         return f"{decimal(entry(row)['recall@10'])} / {decimal(entry(row)['ndcg@10'])}" if entry(row) else ""
@@ -72,22 +90,26 @@ def _published(kind: str) -> Column:
     def recall(row: Row) -> float | None:
         return entry(row).get("recall@10")
 
-    return Column(f"{KINDS[kind]}, R@10 / N@10", text, recall, note, falling=True, outside=True)
+    return Column(f"{KINDS[kind]}, R@10 / N@10", text, recall, note, falling=True, rule=rule, outside=True)
 
 
-def accuracy_columns() -> list[Column]:
-    """Metrics, number of seeds, and how many of them the budget stopped: a model that is not trained to its end says so where it is ranked."""
-    seeds = Column("Seeds", lambda row: str(len(row["seeds"])), lambda row: len(row["seeds"]), _how_many_stopped, falling=True)
-    return [*map(_metric, (*ACCURACY, *CATALOGUE)), seeds]
+def main_columns(rows: list[Row]) -> list[Column]:
+    """Both rules side by side, each with what others published under it, the number of seeds, and how many of them the budget stopped: a
+    model that is not trained to its end says so where it is ranked."""
+    columns = []
+    for rule in RULES:
+        columns += [_metric(metric, rule) for metric in TABLE_METRICS]
+        columns += [_published(kind, rule) for kind in KINDS if any(kind in row["published"].get(rule, {}) for row in rows)]
+    return [*columns, Column("Seeds", lambda row: str(len(row["seeds"])), lambda row: len(row["seeds"]), _how_many_stopped, falling=True)]
 
 
-def published_columns(report: dict[str, Any]) -> list[Column]:
-    """Figures of others, where there are any for the dataset."""
-    return [_published(kind) for kind in KINDS] if report["published"] else []
+def metric_columns(rule: Rule) -> list[Column]:
+    """Every metric under one rule."""
+    return [_metric(metric, rule) for metric in (*ACCURACY, *CATALOGUE)]
 
 
 def cost_columns(rows: list[Row]) -> list[Column]:
-    """What a row cost and under which conditions it was made; history rule, machine and commit only where rows differ in them.
+    """What a row cost and under which conditions it was made; rule of selection, machine and commit only where rows differ in them.
 
     The validation figure stands here because settings and epochs are chosen by it: it is a condition, not a result.
     """
@@ -112,7 +134,7 @@ def cost_columns(rows: list[Row]) -> list[Column]:
         _as_it_is("Loss", "loss"),
     ]
     differing = [
-        ("History masked", lambda row: {True: "yes", False: "no"}.get(row["mask_history"], NONE)),
+        ("Epochs selected with", lambda row: RULE_NAMES.get(row["valid_rule"], NONE)),
         ("Machine", lambda row: "; ".join(row["hardware"]) or NONE),
         ("Commit", lambda row: ", ".join(row["commits"]) or NONE),
     ]

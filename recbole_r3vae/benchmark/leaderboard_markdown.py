@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from recbole_r3vae.benchmark import leaderboard_text as text
-from recbole_r3vae.benchmark.leaderboard_columns import Column, accuracy_columns, cost_columns, published_columns, slice_columns
+from recbole_r3vae.benchmark.leaderboard_columns import Column, cost_columns, main_columns, metric_columns, slice_columns
 from recbole_r3vae.benchmark.leaderboard_text import Row
-from recbole_r3vae.benchmark.run_files import ACCURACY, CATALOGUE, CONDITIONS
+from recbole_r3vae.benchmark.run_files import ACCURACY, CATALOGUE, CONDITIONS, RULE_NAMES
 from recbole_r3vae.benchmark.tables import code, escaped, markdown_table
+from recbole_r3vae.record import RULES
 
 
 def markdown(report: dict[str, Any]) -> str:
@@ -19,17 +20,20 @@ def markdown(report: dict[str, Any]) -> str:
         report: of :func:`recbole_r3vae.benchmark.leaderboard.leaderboard`.
     """
     rows = report["rows"]
-    lines = [f"# Leaderboard: {escaped(report['dataset'])}", "", text.READING, ""]
+    lines = [f"# Leaderboard: {escaped(report['dataset'])}", "", f"{text.READING} {text.ranking_line(report)}", ""]
     if rows:
-        lines += _table(rows, [*accuracy_columns(), *published_columns(report)])
-        if report["published"]:
-            lines += ["", f"The columns R@10 / N@10 are **published elsewhere**. {escaped(report['published']['note'])}"]
+        lines += _table(rows, main_columns(rows))
+        if any(row["published"] for row in rows):
+            lines += ["", f"The columns R@10 / N@10 are **published elsewhere**. {text.BESIDE} {escaped(report['published']['note'])}"]
     why = text.why_nothing_is_bold(report)
     if why:
         lines += ["", f"**{why}**"]
     lines += ["", *(f"* {name}: {escaped(words)}" for name, words in text.facts(report))]
     lines += [f"* Command: {code(command)}" for command in report["commands"]]
     lines += [f"* {escaped(note)}" for note in report["notes"]]
+    for part in report["apart"]:
+        lines += ["", f"## Rows in {part['precision']}", "", text.apart_line(part, rows[0]["precision"]), ""]
+        lines += _table(part["rows"], main_columns(part["rows"]))
     if report["failed"]:
         lines += ["", "## Failed units", ""]
         lines += markdown_table(text.FAILED_HEAD, (map(escaped, cells) for cells in text.failed_rows(report)))
@@ -44,13 +48,16 @@ def markdown(report: dict[str, Any]) -> str:
         lines += ["", "## Tokenizers and generators", "", text.GRID, ""]
         lines += markdown_table(list(map(escaped, head)), (map(escaped, row) for row in cells))
     if rows:
+        lines += ["", "## All metrics", "", text.ALL_METRICS]
+        for rule in (rule for rule in RULES if any(row["test"][rule] for row in rows)):
+            lines += ["", f"{RULE_NAMES[rule].capitalize()}:", "", *_table(rows, metric_columns(rule), short=True)]
         lines += ["", "## Cost and conditions", "", text.COSTS, "", *_table(rows, cost_columns(rows))]
     if report["slices"]:
-        lines += ["", "## Slices of users", "", f"{text.SLICES} {text.sizes(report)}"]
+        lines += ["", "## Slices of users", "", f"{text.SLICES} {RULE_NAMES[report['rule']].capitalize()}. {text.sizes(report)}"]
         for metric in text.TABLE_METRICS:
             lines += ["", f"{text.title_of(metric)}:", "", *_table(rows, slice_columns(report, metric))]
     if report["relations"]:
-        lines += ["", "## SID quality against Recall@10", "", text.RELATIONS, ""]
+        lines += ["", f"## SID quality against Recall@10, {RULE_NAMES[report['rule']]}", "", text.RELATIONS, ""]
         for relation in report["relations"]:
             found = [f"{text.title_of(key)} {text.correlation(part)}" for key, part in relation["spearman"].items()]
             lines.append(f"* {escaped(relation['generator'])}: {'; '.join(found)}. {text.few(relation)}".rstrip())
@@ -60,30 +67,31 @@ def markdown(report: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _table(rows: Sequence[Row], columns: Sequence[Column]) -> list[str]:
-    head = ["Model", *(column.title for column in columns)]
+def _table(rows: Sequence[Row], columns: Sequence[Column], short: bool = False) -> list[str]:
+    """A table; ``short`` where the rule on met items stands above it."""
+    head = ["Model", *(column.title if short else column.heading for column in columns)]
     return markdown_table(head, ([escaped(text.label(row)), *(_cell(row, column) for column in columns)] for row in rows))
 
 
 def _cell(row: Row, column: Column) -> str:
     shown = escaped(column.text(row))
-    if column.metric in row["bold"]:
+    if column.is_bold(row):
         shown = f"**{shown}**"
     note = escaped(column.note(row))
     return f"{shown} {note}".rstrip() if column.metric else f"{shown} ({note})" if note else shown
 
 
-def flat_rows(report: dict[str, Any]) -> list[dict[str, Any]]:
-    """A dict of plain values for each row, and one with ``error`` for each failed unit."""
+def flat_rows(report: dict[str, Any], rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """A dict of plain values for each of some rows of a report: those of one precision."""
     flat = []
-    for row in report["rows"]:
+    for row in rows:
         cells = {key: row[key] for key in ("name", "variant", "model", "tokenizer", "family")}
         cells["seeds"] = " ".join(map(str, row["seeds"]))
-        for part, prefix in (("test", ""), ("valid", "valid_")):
+        for prefix, part in {**{f"{rule}_": row["test"][rule] for rule in RULES}, "valid_": row["valid"]}.items():
             for metric in (*ACCURACY, *CATALOGUE):
-                figures = row[part].get(metric, {"mean": None, "std": None})
+                figures = part.get(metric, {"mean": None, "std": None})
                 cells |= {f"{prefix}{metric}": figures["mean"], f"{prefix}{metric}_std": figures["std"]}
-        cells["bold"] = " ".join(row["bold"])
+        cells |= {"rule": row["rule"], "bold": " ".join(row["bold"]), "repeated_targets": row["repeated_targets"]}
         cells |= {key: row[key] for key in ("n_parameters", *CONDITIONS, "stopped_at_budget")}
         cells |= {f"seconds_{key}": value for key, value in row["seconds"].items()}
         cells |= {f"memory_mb_{key}": value for key, value in row["peak_memory_mb"].items()}
@@ -91,7 +99,13 @@ def flat_rows(report: dict[str, Any]) -> list[dict[str, Any]]:
         for part, figures in zip(report["slices"], row.get("slices", [])):
             cells |= {f"{metric}_{part['group']}_{part['name']}": value for metric, value in figures.items()}
         cells |= {f"quality_{key}": value for key, value in row["quality"].items()}
-        for kind, entry in row["published"].items():
-            cells |= {f"published_{kind}_{key}": entry[key] for key in ("recall@10", "ndcg@10", "source")}
+        for rule, kinds in row["published"].items():
+            for kind, entry in kinds.items():
+                cells |= {f"published_{rule}_{kind}_{key}": entry[key] for key in ("recall@10", "ndcg@10", "source")}
         flat.append(cells)
-    return flat + [{key: unit.get(key) for key in ("name", "family", "error")} | {"seeds": unit.get("seed")} for unit in report["failed"]]
+    return flat
+
+
+def flat_failures(report: dict[str, Any]) -> list[dict[str, Any]]:
+    """A dict with ``error`` for each failed unit."""
+    return [{key: unit.get(key) for key in ("name", "family", "error")} | {"seeds": unit.get("seed")} for unit in report["failed"]]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from recbole_r3vae.benchmark.run_files import ACCURACY
+from recbole_r3vae.benchmark.run_files import RULE_NAMES
 from recbole_r3vae.benchmark.statistics import LEAST_POINTS, LEAST_SEEDS, LEVEL
+from recbole_r3vae.record import RULES, Rule
 
 Row = dict[str, Any]
 TITLES = {
@@ -14,23 +15,31 @@ TITLES = {
     "sc_raw": "SC", "pd_raw": "PD", "collision_rate": "Collision rate",
 }  # fmt: skip
 RANKED_BY = "ndcg@10"
-TABLE_METRICS = ("ndcg@10", "recall@10")  # of the tables that show two: the grid, slices of users
+TABLE_METRICS = ("recall@10", "ndcg@10")  # of the tables that show two: the main one, the grid, slices of users
 NONE = "–"
 KINDS = {"authors": "By authors", "independent": "Reproduced by others"}
 
 READING = (
-    "Test figures, mean ± sample standard deviation over seeds. Bold: best of its column, and ahead of every other row of "
-    f"{LEAST_SEEDS} seeds by both tests, of seeds (Welch's t-test) and of users (paired t-test, each user's metric averaged over seeds): the "
-    f"larger p, two-sided, is below {LEVEL} when corrected by Holm's method for all pairs of such rows, because these figures themselves "
-    "chose the best. Rows of fewer seeds are not tested. Coverage (share of items recommended to anyone; higher is broader) and Gini (of how often; lower is more "
-    "even) describe the catalogue and are never bold. Stopped: the budget of minutes ended the training of so many seeds before they would "
-    "have ended themselves."
+    "Test figures of one checkpoint, mean ± sample standard deviation over seeds. Each list was ranked twice. Met items left out: what a "
+    "user has met before is no candidate. Met items stay: it is one. Bold: best of its column, and ahead of every other row of "
+    f"{LEAST_SEEDS} seeds by both tests, of seeds (Welch's t-test) and of users (paired t-test, each user's metric averaged over seeds). "
+    f"The larger p, two-sided, is below {LEVEL} when corrected by Holm's method for all pairs of such rows, because these figures "
+    "themselves chose the best. Rows of fewer seeds are not tested. Stopped: the budget of minutes ended the training of so many seeds before they "
+    "would have ended themselves."
 )
-CONFIGURATIONS = "of several configurations the one with the most seeds, then the best validation NDCG@10"
+ALL_METRICS = (
+    "Coverage (share of items recommended to anyone; higher is broader) and Gini (of how often; lower is more even) describe the catalogue "
+    "and are never bold."
+)
+CONFIGURATIONS = (
+    "of several configurations the one with the most seeds, then one whose epochs were selected with met items left out, then the best "
+    "validation NDCG@10"
+)
 GRID = (
     f"Within a column nothing but the tokenizer differs, unless a note says so; {CONFIGURATIONS}. †: behind the best of its column by more "
     "than the noise of seeds and of users, by the two tests above, corrected for all pairs of tokenizers in the column. Figures "
-    f"without it cannot be told from the best, and none can where one side has fewer than {LEAST_SEEDS} seeds."
+    f"without it cannot be told from the best, and none can where one side has fewer than {LEAST_SEEDS} seeds. Columns of the other rule "
+    "on met items are not tested."
 )
 SLICES = (
     "Cold targets do not occur in training. The other targets, and all histories, are cut at the 1/3 and 2/3 quantiles of the test users' "
@@ -40,7 +49,47 @@ RELATIONS = (
     f"One point a tokenizer, before collisions are resolved: {CONFIGURATIONS}. "
     "Spearman's rho with the 95 % percentile bootstrap interval over tokenizers."
 )
-COSTS = "Means over seeds. Seconds and memory compare on one machine under one load only; memory is of the whole process."
+COSTS = (
+    "Means over seeds. Seconds and memory compare on one machine under one load only; memory is of the whole process. One test ranks "
+    "by both rules."
+)
+
+
+def ranked_test(row: Row) -> dict[str, Any]:
+    """The test figures by which a row is ordered and tested."""
+    return row["test"][row["rule"]]
+
+
+def ranking_line(report: dict[str, Any]) -> str:
+    """By which figures the rows are ordered."""
+    return f"Order, bold figures, tests and slices are by the figures with {RULE_NAMES[report['rule']]}."
+
+
+def rule_notes(rows: list[Row], rule: Rule) -> list[str]:
+    """What to know where a row was not tested under both rules, and where the rules ask different questions."""
+    notes = []
+    if rows and rule != RULES[0]:
+        notes.append("No row was tested with met items left out. Order and tests are by the figures with met items among the candidates.")
+    lacking = [label(row) for row in rows if row["rule"] != rule]
+    if lacking:
+        was, they, stand, them = ("was", "It", "stands", "it") if len(lacking) == 1 else ("were", "They", "stand", "them")
+        notes.append(
+            f"{', '.join(lacking)} {was} not tested with {RULE_NAMES[rule]}. {they} {stand} where the figures with {RULE_NAMES[RULES[1]]} "
+            f"put {them}, and no test compares {them} with the others."
+        )
+    repeated = max((row["repeated_targets"] or 0 for row in rows), default=0)
+    if repeated:
+        met = f"{repeated:,} test targets are items that their users had met before."
+        notes.append(f"{met} With met items left out, nobody can find these.")
+    return notes
+
+
+def apart_line(part: dict[str, Any], usual: str) -> str:
+    """Why some rows stand in a table of their own."""
+    return (
+        f"These rows were trained in {part['precision']}, those above in {usual}. Precision changes results. So the two share no table, "
+        "and no test compares them."
+    )
 
 
 def title_of(metric: str) -> str:
@@ -79,12 +128,16 @@ def facts(report: dict[str, Any]) -> list[tuple[str, str]]:
     a_row = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     stopped = sum(row["stopped_at_budget"] for row in rows)
     units = sum(len(row["seeds"]) for row in rows)
-    seen = {True: "masked", False: "stay candidates", None: "not recorded"}
     return [
         ("Test users", decimal(report["users"], 0)),
         ("Seeds", f"{listed(seeds)}; {a_row} a row"),
         ("Budget", f"{_same([budget(row) for row in rows])} a unit; {stopped} of {units} units stopped at it"),
-        ("Items already seen", _same([seen[row["mask_history"]] for row in rows])),
+        ("Epochs selected with", _same([RULE_NAMES.get(row["valid_rule"], "a rule that is not recorded") for row in rows])),
+        (
+            "Test targets met before",
+            _same(["not counted" if row["repeated_targets"] is None else f"{row['repeated_targets']:,}" for row in rows]),
+        ),
+        ("Precision", _same([row["precision"] for row in rows])),
         ("Tuning", f"{_same([str(row['tuning_trials']) for row in rows])} trials a row"),
         ("Hardware", _same(["; ".join(row["hardware"]) or "not recorded" for row in rows])),
         ("Commit", _same([", ".join(row["commits"]) or "not recorded" for row in rows])),
@@ -162,17 +215,20 @@ def grid_table(report: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     counts = Counter(generator for _, generator in cells)
     if max(counts.values(), default=0) < 2:
         return [], []
-    columns = [(name, metric) for name in sorted(counts, key=lambda name: (-counts[name], name)) for metric in TABLE_METRICS]
-    best = {tokenizer: max(cells[key]["test"][RANKED_BY]["mean"] for key in cells if key[0] == tokenizer) for tokenizer, _ in cells}
-    head = ["Tokenizer", *(f"{generator} {title_of(metric)}" for generator, metric in columns)]
+    generators = sorted(counts, key=lambda name: (-counts[name], name))
+    rules = [rule for rule in RULES if any(cell["test"][rule] for cell in cells.values())]
+    columns = [(name, rule, metric) for name in generators for rule in rules for metric in TABLE_METRICS]
+    best = {tokenizer: max(ranked_test(cells[key])[RANKED_BY]["mean"] for key in cells if key[0] == tokenizer) for tokenizer, _ in cells}
+    head = ["Tokenizer", *(f"{generator} {title_of(metric)}, {RULE_NAMES[rule]}" for generator, rule, metric in columns)]
     tokenizers = sorted(best, key=lambda tokenizer: (-best[tokenizer], tokenizer))
-    return head, [[name, *(_grid_cell(cells.get((name, generator)), metric) for generator, metric in columns)] for name in tokenizers]
+    return head, [[name, *(_grid_cell(cells.get((name, column[0])), *column[1:]) for column in columns)] for name in tokenizers]
 
 
-def _grid_cell(cell: dict[str, Any] | None, metric: str) -> str:
-    if cell is None:
+def _grid_cell(cell: dict[str, Any] | None, rule: Rule, metric: str) -> str:
+    figures = cell["test"][rule].get(metric) if cell else None
+    if figures is None:
         return NONE
-    figures, behind = cell["test"][metric], cell["behind"].get(metric)
+    behind = cell["behind"].get(metric) if rule == cell["rule"] else None
     deviation = "" if figures["std"] is None else f" ± {figures['std']:.4f}"
     return f"{figures['mean']:.4f}{deviation}{' †' if behind and behind['supported'] else ''}"
 
@@ -198,15 +254,20 @@ def few(relation: dict[str, Any]) -> str:
     return f"Only {most} tokenizers: the intervals are rough, and no relation is shown by these points alone." if most < 20 else ""
 
 
-PUBLISHED_HEAD = ("Method", "Recall@10", "NDCG@10", "Beside row", "Kind", "Source")
+PUBLISHED_HEAD = ("Method", "Recall@10", "NDCG@10", "Met items", "History", "Text encoder", "Beside row", "Kind", "Source")
+BESIDE = (
+    "An entry stands beside our column of its own rule on met items, and the first of several for a row is shown. Entries whose rule is "
+    "unknown stand in the table of published values alone."
+)
 
 
 def published_cells(entry: dict[str, Any]) -> list[str]:
     """A row under ``PUBLISHED_HEAD``."""
     deviation = "" if entry["recall@10_std"] is None else f" ± {entry['recall@10_std']:.4f}"
     return [
-        entry["method"], decimal(entry["recall@10"]) + deviation, decimal(entry["ndcg@10"]), entry["row"] or NONE, KINDS[entry["kind"]],
-        entry["source"],
+        entry["method"], decimal(entry["recall@10"]) + deviation, decimal(entry["ndcg@10"]),
+        RULE_NAMES.get(entry["rule"], "unknown").removeprefix("met items "), decimal(entry["history"], 0), entry["text"] or NONE,
+        entry["row"] or NONE, KINDS[entry["kind"]], entry["source"],
     ]  # fmt: skip
 
 
@@ -237,4 +298,5 @@ def summary(report: dict[str, Any]) -> str:
     if lead is None:
         return ""
     best, following = label(lead["best"]), label(lead["next"])
-    return f"By test {title_of(RANKED_BY)}, {best} is {decimal(lead['lead'])} ahead of {following}; this lead is {verdict(lead)}."
+    by = f"By test {title_of(RANKED_BY)}, {RULE_NAMES[report['rule']]}"
+    return f"{by}, {best} is {decimal(lead['lead'])} ahead of {following}; this lead is {verdict(lead)}."

@@ -7,15 +7,19 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from html import escape
 from importlib import resources
+from itertools import groupby
 from typing import Any
 from urllib.parse import quote
 
 from recbole_r3vae.benchmark import leaderboard_text as text
 from recbole_r3vae.benchmark.charts import FAMILIES, Point, mark, scatter
-from recbole_r3vae.benchmark.leaderboard_columns import Column, accuracy_columns, cost_columns, published_columns, slice_columns
-from recbole_r3vae.benchmark.leaderboard_text import RANKED_BY, Row
+from recbole_r3vae.benchmark.leaderboard_columns import Column, cost_columns, main_columns, metric_columns, slice_columns
+from recbole_r3vae.benchmark.leaderboard_text import RANKED_BY, Row, ranked_test
+from recbole_r3vae.benchmark.run_files import RULE_NAMES
+from recbole_r3vae.record import RULES
 
 LONG = 40  # letters from which on a cell is given more room
+SHADED = "Shaded columns are published elsewhere and not comparable with ours."
 LEAST_SECONDS = 0.1  # where the logarithmic axis begins
 
 
@@ -60,9 +64,10 @@ def _section(report: dict[str, Any]) -> str:
     parts = [f"<h2>{escape(dataset)}</h2>", _notes(report)]
     if rows:
         parts += [_filter(rows), _main_table(report)]
-    parts += [f'<p class="small">{escape(text.READING)}</p>', _failed(report), _leads(report), _grid(report)]
+    reading = " ".join([text.READING, text.ranking_line(report), *[SHADED, text.BESIDE] * any(row["published"] for row in rows)])
+    parts += [f'<p class="small">{escape(reading)}</p>', _apart(report), _failed(report), _leads(report), _grid(report)]
     if rows:
-        parts += [_cost_chart(rows), _relations(report), _slices(report)]
+        parts += [_all_metrics(report), _cost_chart(report), _relations(report), _slices(report)]
         costs = _table(rows, cost_columns(rows), f"Cost and conditions on {dataset}")
         parts.append(f'<h3>Cost and conditions</h3><p class="small">{escape(text.COSTS)}</p>{costs}')
     parts += [_published(report), _made(report)]
@@ -78,14 +83,8 @@ def _notes(report: dict[str, Any]) -> str:
 
 
 def _main_table(report: dict[str, Any]) -> str:
-    rows, published = report["rows"], published_columns(report)
-    columns = [*accuracy_columns(), *published]
-    groups = ""
-    if published:
-        ours = len(columns) - len(published) + 1
-        words = "Published elsewhere, not comparable"
-        theirs = f'<th scope="colgroup" class="outside" colspan="{len(published)}">{words}</th>'
-        groups = f'<tr class="groups"><td colspan="{ours}"></td>{theirs}</tr>'
+    rows = report["rows"]
+    columns = main_columns(rows)
     finished = {row["name"] for row in rows}
     errors = {unit["name"]: unit for unit in report["failed"] if unit["name"] not in finished}
     last = "".join(
@@ -93,21 +92,52 @@ def _main_table(report: dict[str, Any]) -> str:
         f'<td colspan="{len(columns)}">failed: {escape(unit["error"])}</td></tr>'
         for name, unit in errors.items()
     )
-    return _table(rows, columns, f"Test metrics on {report['dataset']}", groups, last)
+    return _table(rows, columns, f"Test metrics on {report['dataset']}", last)
 
 
-def _table(rows: Sequence[Row], columns: Sequence[Column], title: str, groups: str = "", last: str = "") -> str:
-    """A table that scrolls in its own frame, with a row of ``groups`` above its head and ``last`` rows that are never sorted."""
+def _all_metrics(report: dict[str, Any]) -> str:
+    parts = [f'<h3>All metrics</h3><p class="small">{escape(text.ALL_METRICS)}</p>']
+    for rule in (rule for rule in RULES if any(row["test"][rule] for row in report["rows"])):
+        name = RULE_NAMES[rule].capitalize()
+        parts.append(f"<h4>{name}</h4>{_table(report['rows'], metric_columns(rule), f'All metrics, {name.lower()}')}")
+    return "".join(parts)
+
+
+def _apart(report: dict[str, Any]) -> str:
+    """Rows of other precisions than most."""
+    parts = []
+    for part in report["apart"]:
+        precision = escape(part["precision"])
+        table = _table(part["rows"], main_columns(part["rows"]), f"Test metrics in {part['precision']}")
+        why = escape(text.apart_line(part, report["rows"][0]["precision"]))
+        parts.append(f'<h3>Rows in {precision}</h3><p class="small">{why}</p>{table}')
+    return "".join(parts)
+
+
+def _table(rows: Sequence[Row], columns: Sequence[Column], title: str, last: str = "") -> str:
+    """A table that scrolls in its own frame; above its head the rules on met items where it has both, and ``last`` rows, never sorted."""
     heads = [_head("Model", "words", False)]
-    greatest = {}
-    for column in columns:
-        heads.append(_head(column.title, _kind(column), column.falling, column.metric == RANKED_BY))
-        greatest[column.metric] = max((row["test"][column.metric]["mean"] for row in rows if column.metric in row["test"]), default=0)
+    greatest = []
+    ordering = next((column for column in columns if column.orders and any(column.value(row) is not None for row in rows)), None)
+    groups = _rules(columns) if len({column.rule for column in columns} - {None}) > 1 else ""
+    begins = [" begins" * bool(groups and column.rule != before) for column, before in zip(columns, [None, *(c.rule for c in columns)])]
+    for column, begin in zip(columns, begins):
+        heads.append(_head(column.title, _kind(column) + begin, column.falling, column is ordering))
+        greatest.append(max((column.value(row) or 0 for row in rows), default=0) if column.metric else 0)
     body = []
     for row in rows:
-        cells = "".join(_cell(row, column, greatest[column.metric]) for column in columns)
+        cells = "".join(_cell(row, column, most, column is ordering, begin) for column, most, begin in zip(columns, greatest, begins))
         body.append(f'<tr data-family="{_family(row)}">{_name_cell(row)}{cells}</tr>')
     return _frame(title, f"{groups}<tr>{''.join(heads)}</tr>", "".join(body) + last, "sortable")
+
+
+def _rules(columns: Sequence[Column]) -> str:
+    """A row above a table's head: which columns are of which rule on met items."""
+    cells = ["<td></td>"]
+    for rule, part in groupby(columns, key=lambda column: column.rule):
+        tag, scope, words = ("th", ' scope="colgroup"', RULE_NAMES[rule]) if rule else ("td", "", "")
+        cells.append(f'<{tag}{scope} class="begins" colspan="{len(list(part))}">{words}</{tag}>')
+    return f'<tr class="groups">{"".join(cells)}</tr>'
 
 
 def _frame(title: str, head: str, body: str, kind: str = "") -> str:
@@ -135,18 +165,18 @@ def _name_cell(row: Row) -> str:
     return f'<th scope="row" class="row" data-value="{escape(row["name"])}">{_glyph(_family(row))}{escape(row["name"])}{variant}</th>'
 
 
-def _cell(row: Row, column: Column, greatest: float) -> str:
-    """A cell; those of metrics carry the length of the bar that shows when the table is sorted by them."""
+def _cell(row: Row, column: Column, greatest: float, ordering: bool, begin: str) -> str:
+    """A cell; those of metrics carry the length of the bar that shows when the table is sorted by them. ``begin``: a class of its place."""
     value, shown, note = column.value(row), escape(column.text(row)), column.note(row)
     kind = _words(column.text(row)) if column.words else _kind(column)
-    if column.metric == RANKED_BY:
+    if ordering:
         kind = "on"
     bar = f' style="--share:{100 * value / greatest:.1f}%"' if column.metric and value and greatest else ""
-    if column.metric in row["bold"]:
+    if column.is_bold(row):
         shown = f"<strong>{shown}</strong>"
     small = f"<small>{escape(note)}</small>" if note else ""
     sorted_by = "" if value is None else escape(str(value))
-    return f'<td class="{kind}" data-value="{sorted_by}"{bar}>{shown}{small}</td>'
+    return f'<td class="{kind}{begin}" data-value="{sorted_by}"{bar}>{shown}{small}</td>'
 
 
 def _plain_table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]], figures: bool = False) -> str:
@@ -189,7 +219,9 @@ def _grid(report: dict[str, Any]) -> str:
 def _slices(report: dict[str, Any]) -> str:
     if not report["slices"]:
         return ""
-    parts = [f'<h3>Slices of users</h3><p class="small">{escape(text.SLICES)} {escape(text.sizes(report))}</p>']
+    parts = [
+        f'<h3>Slices of users, {RULE_NAMES[report["rule"]]}</h3><p class="small">{escape(text.SLICES)} {escape(text.sizes(report))}</p>'
+    ]
     for metric in text.TABLE_METRICS:
         title = text.title_of(metric)
         table = _table(report["rows"], slice_columns(report, metric), f"{title} in slices of users")
@@ -213,18 +245,18 @@ def _made(report: dict[str, Any]) -> str:
 # -- charts ------------------------------------------------------------------------------------------------------------------
 
 
-def _cost_chart(rows: Sequence[Row]) -> str:
-    points = []
+def _cost_chart(report: dict[str, Any]) -> str:
+    points, rows = [], [row for row in report["rows"] if row["rule"] == report["rule"]]
     for row in rows:
         seconds = row["seconds"]["training"]
-        if seconds is None or RANKED_BY not in row["test"]:
+        if seconds is None or RANKED_BY not in ranked_test(row):
             continue
-        figures = row["test"][RANKED_BY]
+        figures = ranked_test(row)[RANKED_BY]
         seconds = max(seconds + (row["seconds"]["tokenizer"] or 0), LEAST_SECONDS)
         points.append(Point(text.label(row), _family(row), seconds, figures["mean"], figures["std"] or 0))
     if not points:
         return ""
-    titles = ("Training, seconds (tokenizer included)", "Test NDCG@10")
+    titles = ("Training, seconds (tokenizer included)", f"Test NDCG@10, {RULE_NAMES[report['rule']]}")
     wide, narrow = (scatter(points, *titles, *size, log_x=True) for size in ((1120, 440), (380, 360)))
     return (
         f'<h3>Accuracy against cost</h3><figure><div class="wide">{wide}</div><div class="narrow">{narrow}</div>'
@@ -235,7 +267,7 @@ def _cost_chart(rows: Sequence[Row]) -> str:
 def _relations(report: dict[str, Any]) -> str:
     if not report["relations"]:
         return ""
-    parts = [f'<h3>SID quality against Recall@10</h3><p class="small">{escape(text.RELATIONS)}</p>']
+    parts = [f'<h3>SID quality against Recall@10, {RULE_NAMES[report["rule"]]}</h3><p class="small">{escape(text.RELATIONS)}</p>']
     for relation in report["relations"]:
         charts = []
         for key, found in relation["spearman"].items():

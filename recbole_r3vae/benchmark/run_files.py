@@ -1,183 +1,161 @@
-"""The result files of a benchmark: which may be used, which belong to one row, and what the row is."""
+"""The records in a benchmark's folder: which may be used, which belong to one row, and what the row is."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from recbole_r3vae.benchmark.statistics import mean_std, unpack, user_metric
+from recbole_r3vae.benchmark.statistics import mean_std
 from recbole_r3vae.benchmark.tune import describe
+from recbole_r3vae.record import RULES, Record, Rule, load
 from recbole_r3vae.config.identity import fingerprint
 
-SCHEMA = 1
 ACCURACY = ("ndcg@5", "ndcg@10", "ndcg@20", "recall@5", "recall@10", "recall@20", "mrr@10")
 CATALOGUE = ("itemcoverage@10", "giniindex@10")
-CONDITIONS = ("text_encoder", "collision_policy", "loss", "tuning_trials", "mask_history", "max_minutes")
+RULE_NAMES: dict[Rule, str] = {"left_out": "met items left out", "stay": "met items stay"}
+CONDITIONS = ("text_encoder", "collision_policy", "loss", "tuning_trials", "valid_rule", "precision", "max_minutes")
 SEEDS = ("seed", "tokenizer_seed")  # keys in which the runs of one row differ
 QUALITY = ("sc_raw", "pd_raw", "collision_rate", "unique_ratio")
-_KINDS: dict[type | tuple[type, ...], tuple[str, ...]] = {  # of what tables read; null wherever it is not asked for below
-    str: ("name", "model", "tokenizer", "family", "hash", "text_encoder", "collision_policy", "loss", "commit", "command"),
-    int: ("seed", "n_parameters", "epochs", "tuning_trials", "mask_history", "stopped_at_budget"),
-    (int, float): ("max_minutes",),
-    dict: ("config", "test", "valid", "users", "quality", "seconds", "peak_memory_mb", "content", "data", "versions", "hardware"),
-}
-_NUMBERS = ("test", "valid", "quality", "seconds", "peak_memory_mb")
-_OF_USERS = {"split": str, "k": int, "ranks": str}
-ROUNDING = 1e-4  # RecBole rounds to 4 decimals or more
 
 
-@dataclass(frozen=True)
-class Run:
-    """One finished unit: its result file, and [n_users] ranks of the test targets where the file has them."""
-
-    record: dict[str, Any]
-    ranks: np.ndarray | None
-
-    @property
-    def split(self) -> str | None:
-        return self.record["users"]["split"] if self.record.get("users") else None
-
-
-def read_runs(folder: Path) -> tuple[list[Run], list[dict[str, Any]], dict[str, dict[str, Any]]]:
+def read_runs(folder: Path) -> tuple[list[Record], list[dict[str, Any]], dict[str, dict[str, Any]]]:
     """Read ``results/runs/<dataset>``.
 
     Returns:
-        The runs that may be used; ``name``, ``family``, ``seed``, ``hash`` and ``error`` of each unit that failed or whose file is
+        The records that may be used; ``name``, ``family``, ``seed``, ``hash`` and ``error`` of each unit that failed or whose file is
         damaged; hash to content of the split files.
     """
-    splits = {path.stem.removeprefix("split-"): _read(path) for path in sorted(folder.glob("split-*.json"))}
-    runs, failed = [], []
-    for path, record in records_of(folder):
+    splits = {path.stem.removeprefix("split-"): _split(path) for path in sorted(folder.glob("split-*.json"))}
+    records, failed = [], []
+    for path in files_of(folder):
         try:
-            runs.append(_checked(record, splits))
+            records.append(usable(Record.read(path), splits))
         except ValueError as error:
-            known = {key: record.get(key) for key in ("name", "family", "seed", "hash")}
+            known = {key: _plain_of(path).get(key) for key in ("name", "family", "seed", "hash")}
             failed.append({**known, "name": known["name"] or path.stem, "error": str(error)})
-    return runs, failed, splits
+    return records, failed, splits
 
 
-def records_of(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
-    """The result files of a folder and what they hold. Files without a schema are from before the benchmark and are passed over."""
+def files_of(folder: Path) -> list[Path]:
+    """The result files of a folder, damaged ones among them. Files without a schema are from before the benchmark and are passed over."""
     paths = (path for path in sorted(folder.glob("*.json")) if not path.name.startswith("split-"))
-    return [(path, record) for path in paths if "schema" in (record := _read(path))]
+    return [path for path in paths if "schema" in _plain_of(path)]
 
 
-def read_run(path: Path) -> Run:
-    """The run in a result file, seen without its split.
+def usable(record: Record, splits: dict[str, dict[str, Any]]) -> Record:
+    """The record itself, if it has what a row needs.
+
+    Args:
+        record: of a result file.
+        splits: hash to content of the split files beside it.
 
     Raises:
-        ValueError: there is no such file, the unit failed, or the file is damaged or contradicts itself.
+        ValueError: its unit failed or was tested under no rule, or its users are not those of its split.
     """
-    record = _read(path)
-    if "schema" not in record:
-        raise ValueError("no result file of a benchmark")
-    return _checked(record, {})
+    if record.error is not None:
+        raise ValueError(record.error)
+    if not rules_of(record):
+        raise ValueError("record without test figures under either rule; delete it and run again")
+    if record.users is not None:
+        n_users = len(next(ranks for rule in RULES if (ranks := record.ranks(rule)) is not None))
+        expected = splits.get(record.users["split"], {}).get("users", n_users)
+        if expected != n_users:
+            raise ValueError(f"ranks of {n_users} users, its split has {expected}; delete it and run again")
+    return record
 
 
-def _read(path: Path) -> dict[str, Any]:
+def rules_of(record: Record) -> tuple[Rule, ...]:
+    """The rules under which a record has test figures."""
+    return tuple(rule for rule in RULES if record.test[rule] is not None)
+
+
+def _plain_of(path: Path) -> dict[str, Any]:
+    """What a file holds; of a file that cannot be read, that it claims to be a record."""
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        return {"schema": SCHEMA, "error": f"unreadable result file: {error}"}
-    return record if isinstance(record, dict) else {}
+        values = load(path)
+    except ValueError:
+        return {"schema": None}
+    return values if isinstance(values, dict) else {}
 
 
-def _checked(record: dict[str, Any], splits: dict[str, dict[str, Any]]) -> Run:
-    """A run that may be used.
-
-    Raises:
-        ValueError: the unit failed, or its file contradicts itself.
-    """
-    if record["schema"] != SCHEMA:
-        found = f"result file of schema {record['schema']!r}, this version reads {SCHEMA}"
-        raise ValueError(f"{found}; delete it and run the benchmark again")
-    if record.get("error") is not None:
-        raise ValueError(record["error"])
-    missing = [key for key in ("name", "model", "seed", "config", "test") if record.get(key) is None]
-    missing += [f"users.{key}" for key in ("split", "k", "ranks") if record.get("users") and key not in record["users"]]
-    if missing:
-        raise ValueError(f"result file without {', '.join(missing)}; delete it and run the benchmark again")
-    wrong = [key for kind, keys in _KINDS.items() for key in keys if not isinstance(record.get(key), (kind, type(None)))]
-    if not wrong:
-        wrong = [f"{part}.{key}" for part in _NUMBERS for key, value in (record.get(part) or {}).items()
-                 if not isinstance(value, (int, float, type(None)))]  # fmt: skip
-        wrong += [f"users.{key}" for key, kind in _OF_USERS.items() if record.get("users") and not isinstance(record["users"][key], kind)]
-    if wrong:
-        kind = f"result file in which {', '.join(wrong)} is of another kind than it should be"
-        raise ValueError(f"{kind}; delete it and run the benchmark again")
-    if not record.get("users"):
-        return Run(record, None)
-    ranks = unpack(record["users"]["ranks"], "uint8")
-    split = splits.get(record["users"]["split"], {})
-    if split.get("users", len(ranks)) != len(ranks):
-        raise ValueError(f"ranks of {len(ranks)} users, its split has {split['users']}; delete the file and run the benchmark again")
-    for metric in ACCURACY:
-        recorded = record["test"].get(metric)
-        if recorded is not None and int(metric.partition("@")[2]) <= record["users"]["k"]:
-            of_ranks = user_metric(ranks, metric).mean()
-            if abs(of_ranks - recorded) > ROUNDING:
-                contradiction = f"its ranks give {metric} {of_ranks:.4f}, it records {recorded:.4f}"
-                raise ValueError(f"{contradiction}; delete the file and run the benchmark again")
-    return Run(record, ranks)
+def _split(path: Path) -> dict[str, Any]:
+    try:
+        values = load(path)
+    except ValueError as error:
+        return {"error": str(error)}
+    return values if isinstance(values, dict) else {}
 
 
-def grouped(runs: list[Run], notes: list[str]) -> list[list[Run]]:
+def grouped(records: Sequence[Record], notes: list[str]) -> list[list[Record]]:
     """Runs that differ in their seed only, each seed once."""
-    groups: dict[str, dict[int, Run]] = {}
-    for run in runs:
-        record = run.record
-        config = {key: value for key, value in record["config"].items() if key not in SEEDS}
-        same = (record["name"], run.split, config, record.get("content"), record.get("data"), *map(record.get, CONDITIONS))
-        key = json.dumps(same, sort_keys=True)
-        seeds = groups.setdefault(key, {})
-        if record["seed"] in seeds:  # the same unit on another device, say: it must not count as another seed
-            kept = seeds[record["seed"]].record
-            again = f"{kept.get('hash')} is used, {record.get('hash')} is the same unit again"
-            notes.append(f"{record['name']}, seed {record['seed']}: {again}.")
+    groups: dict[str, dict[int, Record]] = {}
+    for record in records:
+        config = {key: value for key, value in record.config.items() if key not in SEEDS}
+        conditions = [getattr(record, key) for key in CONDITIONS]
+        same = (record.name, split_of(record), config, record.content, record.data, *conditions)
+        seeds = groups.setdefault(json.dumps(same, sort_keys=True), {})
+        if record.seed in seeds:  # the same unit on another device, say: it must not count as another seed
+            again = f"{seeds[record.seed].hash} is used, {record.hash} is the same unit again"
+            notes.append(f"{record.name}, seed {record.seed}: {again}.")
         else:
-            seeds[record["seed"]] = run
+            seeds[record.seed] = record
     return [[seeds[seed] for seed in sorted(seeds)] for seeds in groups.values()]
 
 
-def row_of(runs: list[Run]) -> dict[str, Any]:
-    """One configuration over its seeds."""
-    records = [run.record for run in runs]
+def split_of(record: Record) -> str | None:
+    """Hash of the split that a record has ranks of."""
+    return record.users["split"] if record.users is not None else None
+
+
+def row_of(records: Sequence[Record]) -> dict[str, Any]:
+    """One configuration over its seeds. Its ``rule``, by which it is ordered, is ``left_out`` where all seeds have figures of that."""
     first = records[0]
     names = (*ACCURACY, *CATALOGUE)
+    test = {rule: _means([record.test[rule] for record in records], names) for rule in RULES}
     return {
-        **{key: first.get(key) for key in ("name", "model", "tokenizer", "family")},
-        "seeds": [record["seed"] for record in records],
-        "hashes": [record.get("hash") for record in records],
-        "split": runs[0].split,
-        "data": fingerprint(first["data"]) if first.get("data") else None,
-        "content": first.get("content"),
-        **{part: {name: mean_std(found) for name in names if (found := _all(records, part, name))} for part in ("test", "valid")},
-        **{key: first.get(key) for key in ("n_parameters", *CONDITIONS)},
-        "seconds": {key: _mean(records, "seconds", key) for key in ("tokenizer", "training", "evaluation", "per_user_ms")},
-        "peak_memory_mb": {key: _mean(records, "peak_memory_mb", key) for key in ("process", "gpu")},
-        "epochs": [record.get("epochs") for record in records],
-        "stopped_at_budget": sum(bool(record.get("stopped_at_budget")) for record in records),
-        "quality": {key: value for key in QUALITY if (value := _mean(records, "quality", key)) is not None},
-        "commits": sorted({record["commit"] for record in records if record.get("commit")}),
-        "hardware": sorted({_hardware_line(record["hardware"]) for record in records if record.get("hardware")}),
-        "versions": sorted({_versions_line(record["versions"]) for record in records if record.get("versions")}),
-        "config": {key: value for key, value in first["config"].items() if key not in SEEDS},
+        **{key: getattr(first, key) for key in ("name", "model", "tokenizer", "family")},
+        "seeds": [record.seed for record in records],
+        "hashes": [record.hash for record in records],
+        "split": split_of(first),
+        "data": fingerprint(first.data) if first.data else None,
+        "content": first.content,
+        "rule": next((rule for rule in RULES if test[rule]), RULES[0]),
+        "test": test,
+        "valid": _means([record.valid for record in records], names),
+        "repeated_targets": first.repeated_targets,
+        **{key: getattr(first, key) for key in ("n_parameters", *CONDITIONS)},
+        "seconds": {
+            key: _mean([record.seconds for record in records], key) for key in ("tokenizer", "training", "evaluation", "per_user_ms")
+        },
+        "peak_memory_mb": {key: _mean([record.peak_memory_mb for record in records], key) for key in ("process", "gpu")},
+        "epochs": [record.epochs for record in records],
+        "stopped_at_budget": sum(record.stopped_at_budget for record in records),
+        "quality": {key: value for key in QUALITY if (value := _mean([record.quality for record in records], key)) is not None},
+        "commits": sorted({record.commit for record in records if record.commit}),
+        "hardware": sorted({_hardware_line(record.hardware) for record in records if record.hardware}),
+        "versions": sorted({_versions_line(record.versions) for record in records if record.versions}),
+        "config": {key: value for key, value in first.config.items() if key not in SEEDS},
         "bold": [],
     }
 
 
-def _all(records: list[dict[str, Any]], part: str, key: str) -> list[float]:
+def _means(parts: Sequence[dict[str, Any] | None], names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Name to mean and deviation over the seeds, of the figures that all of them have."""
+    return {name: mean_std(found) for name in names if (found := _all(parts, name))}
+
+
+def _all(parts: Sequence[dict[str, Any] | None], key: str) -> list[float]:
     """The figures of all seeds; none where one of them lacks it, because a mean over fewer seeds would look like one over all."""
-    found = [(record.get(part) or {}).get(key) for record in records]
+    found = [(part or {}).get(key) for part in parts]
     return [] if None in found else found
 
 
-def _mean(records: list[dict[str, Any]], part: str, key: str) -> float | None:
-    found = _all(records, part, key)
+def _mean(parts: Sequence[dict[str, Any] | None], key: str) -> float | None:
+    found = _all(parts, key)
     return float(np.mean(found)) if found else None
 
 

@@ -1,10 +1,7 @@
-"""What may be concluded from runs: metrics of single users, whether a lead is more than noise, slices of users, rank correlation."""
+"""What may be concluded from runs: whether a lead is more than noise, slices of users, rank correlation."""
 
 from __future__ import annotations
 
-import base64
-import binascii
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -21,39 +18,6 @@ RESAMPLES = 10_000
 """Of the bootstrap."""
 LEAST_POINTS = 5
 """Points from which a bootstrap interval means anything."""
-
-
-def unpack(text: str, dtype: str) -> np.ndarray:
-    """The inverse of base64 of zlib of a flat array.
-
-    Args:
-        text: what a result file holds.
-        dtype: ``uint8`` for ranks, ``int32`` for counts; stored little-endian.
-
-    Raises:
-        ValueError: it is not such a text.
-    """
-    try:
-        return np.frombuffer(zlib.decompress(base64.b64decode(text, validate=True)), dtype=np.dtype(dtype).newbyteorder("<"))
-    except (binascii.Error, zlib.error) as error:
-        raise ValueError(f"not base64 of zlib of {dtype}: {error}") from error
-
-
-def user_metric(ranks: np.ndarray, metric: str) -> np.ndarray:
-    """A ranking metric of each user, who has one target; the mean is RecBole's figure.
-
-    Args:
-        ranks: [n_users] 1-based rank of the target in the user's list; 0 where it is not there.
-        metric: ``recall@k``, ``ndcg@k`` or ``mrr@k``.
-
-    Returns:
-        [n_users], float64.
-    """
-    name, _, k = metric.partition("@")
-    hit = (ranks > 0) & (ranks <= int(k))
-    first = np.maximum(ranks, 1).astype(np.float64)  # any value will do where there is no hit
-    gain = {"recall": np.ones_like(first), "ndcg": 1 / np.log2(first + 1), "mrr": 1 / first}[name]
-    return np.where(hit, gain, 0.0)
 
 
 def mean_std(values: Sequence[float]) -> dict[str, Any]:

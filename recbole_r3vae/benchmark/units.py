@@ -78,13 +78,12 @@ class Unit:
         return runs / self.dataset / f"{self.name}-{self.seed}-{self.hash}.json"
 
     def identity(self) -> dict[str, Any]:
-        """What its result file holds whether it failed or not."""
+        """What its record holds whether it failed or not."""
         keys = ("dataset", "name", "model", "tokenizer", "family", "seed", "hash", "config", "data", "max_minutes", "tuning_trials")
         return {
-            "schema": 1,
             **{key: getattr(self, key) for key in keys},
             "valid_rule": self.config["valid_rule"],
-            "collision_policy": self.config["collision_policy"] if self.tokenizer else None,
+            "collision_policy": self.config.get("collision_policy") if self.tokenizer else None,
         }
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import zlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,15 +66,13 @@ class HeldOut:
             "history": pack(self.history),
         }
 
-    def ranks(self, ranks: Mapping[str, np.ndarray], k: int) -> dict[str, Any]:
-        """Ranks of the targets as plain data.
+    def packed(self, ranks: np.ndarray) -> str:
+        """Ranks of the targets, packed as by :func:`pack`.
 
         Args:
-            ranks: rule to ``[n]`` in the loader's order, from 1; 0 where the target is not among the k.
-            k: length of the ranked lists, at most 255.
+            ranks: ``[n]`` in the loader's order, from 1 to 255; 0 where the target is not in the ranked list.
         """
-        packed = {rule: pack(found[self.order].astype(np.uint8)) for rule, found in ranks.items()}
-        return {"split": self.split, "k": k, **packed}
+        return pack(ranks[self.order].astype(np.uint8))
 
 
 def held_out(valid_data, test_data) -> HeldOut | None:

@@ -128,6 +128,7 @@ class ClickContract(RecBoleContract):
     """A model that predicts labels from fields of features: any context-aware one, or DIN; semantic IDs may be such features."""
 
     task = CLICK
+    family = "clicks"
     layers = ("ctr",)
     more_metrics = ("UAUC",)
     ranks_items = False

@@ -11,7 +11,7 @@ from typing import Any
 
 from recbole.utils import init_logger, init_seed
 
-from recbole_r3vae.config import Config
+from recbole_r3vae.config import RULES, Config, fingerprint
 from recbole_r3vae.config.identity import precision
 from recbole_r3vae.config.registry import is_outside
 from recbole_r3vae.data.content import load_content
@@ -24,6 +24,7 @@ from recbole_r3vae.quick_start.lookup import create_dataset, data_preparation, d
 from recbole_r3vae.quick_start.provide import Provided, check_stages, provide
 from recbole_r3vae.quick_start.run_folder import RunFolder, find_checkpoint, open_run
 from recbole_r3vae.quick_start.semantic_ids import bundle_tokenizer, train_tokenizer
+from recbole_r3vae.record import Record
 from recbole_r3vae.sid.quality.report import format_quality
 from recbole_r3vae.trainer.checkpoint_file import from_plain, load_checkpoint, sources_of
 from recbole_r3vae.trainer.resumable import Checkpointed
@@ -105,26 +106,50 @@ def _run_model(config: Config, data, saved: bool) -> dict[str, Any]:
     best_valid_score, best_valid_result = trainer.fit(train_data, valid_data, saved=saved, show_progress=config["show_progress"])
     started, after_training = time.monotonic(), peak_memory_mb()
     test_result = trainer.evaluate(test_data, load_best_model=saved, show_progress=config["show_progress"])
+    seconds_testing, users = time.monotonic() - started, held_out(valid_data, test_data)
+    record = Record.of_run(
+        config, provenance(config), trainer, provided.tokenizer and provided.tokenizer.description, users, getattr(trainer, "ranks", None),
+        name=name, model=config.declared["model"], family=config.contract.family, loss=loss, n_parameters=n_parameters,
+        config=folder.identity["settings"], data={"loaded": known["data"], **provided.hashes}, hash=fingerprint(folder.identity),
+        precision=precision(config), continues=folder.continues, valid=best_valid_result, test=_by_rule(trainer),
+        repeated_targets=users.repeated if users else None, labelled=_labelled(config, (train_data, valid_data, test_data), test_result),
+        seconds_testing=seconds_testing, peak_memory_mb={"training": after_training, **_peaks(config["device"])},
+    )  # fmt: skip
+    if writes:
+        folder.done(record)
     result = {
-        "name": name,
         "best_valid_score": best_valid_score,
         "valid_score_bigger": config["valid_metric_bigger"],
         "best_valid_result": best_valid_result,
         "test_result": test_result,
-        "valid_rule": config["valid_rule"],
         "run_dir": str(folder.path),
-        "continues": folder.continues,
-        "seconds_testing": round(time.monotonic() - started, 3),
-        **_of_trainer(trainer, config, valid_data, test_data),
-        **_of_sources(provided),
-        "peak_memory_mb": {"training": after_training, **_peaks(config["device"])},
-        "labelled": config.contract.counted(train_data, valid_data, test_data),
+        "sid_file": str(provided.sid_file) if provided.sid_file else None,
+        "seconds": record.seconds["training"],
+        **{key: getattr(record, key) for key in IN_RESULT},
     }
-    if writes:
-        made = provenance(config) | ({"commit": trainer.commit} if isinstance(trainer, Checkpointed) else {})
-        folder.done({**result, **made, "loss": loss, "precision": precision(config), "n_parameters": n_parameters})
-    logging.getLogger().info(_closing_words(config, result, provided.tokenizer, saved))
+    logging.getLogger().info(_closing_words(config, result, saved))
     return result
+
+
+IN_RESULT = (
+    "name", "test", "users", "split", "labelled", "valid_rule", "valid_history", "epochs", "stopped_at_budget", "continues", "content",
+    "repeated_targets", "peak_memory_mb", "loss", "n_parameters",
+)  # fmt: skip
+"""Attributes of :class:`~recbole_r3vae.record.Record` that a run returns too."""
+
+
+def _by_rule(trainer) -> dict[str, Any]:
+    found = getattr(trainer, "results", {})
+    return {rule: found.get(rule) for rule in RULES}
+
+
+def _labelled(config: Config, loaders, test_result) -> dict[str, Any] | None:
+    """What the metrics are of, where they are not of rankings of the whole catalogue."""
+    mode = config["eval_args"]["mode"]["test"]
+    counted = config.contract.counted(*loaders)
+    if counted is None and mode == "full":
+        return None
+    return {**(counted or {"candidates": mode}), "metrics": dict(test_result or {})}
 
 
 def make_network(config: Config, dataset, sources: Sources):
@@ -159,31 +184,6 @@ def _count_parameters(network) -> int:
 
 def _peaks(device) -> dict[str, float | None]:
     return {"process": peak_memory_mb(), "gpu": peak_memory_mb(device) if device.type == "cuda" else None}
-
-
-def _of_trainer(trainer, config: Config, valid_data, test_data) -> dict[str, Any]:
-    """What training and test say, of trainers that this package knows; RecBole's others (of trees) say less."""
-    if not isinstance(trainer, Checkpointed):
-        keys = ("seconds", "epochs", "valid_history", "split", "users", "repeated_targets")
-        return {**dict.fromkeys(keys), "test": {}, "stopped_at_budget": False}
-    users = held_out(valid_data, test_data)
-    ranks = {rule: found for rule, found in trainer.ranks.items() if found is not None}
-    return {
-        "test": trainer.results,
-        "seconds": round(trainer.seconds(), 3),
-        "epochs": trainer.finished_epochs,
-        "valid_history": trainer.valid_history,
-        "stopped_at_budget": trainer.stopped_at_budget,
-        "split": users.describe() if users else None,
-        "users": users.ranks(ranks, max(config["topk"])) if users and ranks else None,
-        "repeated_targets": users.repeated if users else None,
-    }
-
-
-def _of_sources(provided: Provided) -> dict[str, Any]:
-    tokenizer, content = provided.tokenizer, provided.sources.content
-    encoder = tokenizer.description["content"] if tokenizer else content.encoder if content is not None else None
-    return {"sid_file": str(provided.sid_file) if provided.sid_file else None, "content": encoder}
 
 
 def _run_tokenizer(config: Config, dataset, saved: bool) -> dict[str, Any]:
@@ -298,7 +298,7 @@ def result_name(config: Config) -> str:
 def metric_table(config: Config, result: dict[str, Any]) -> str:
     """Validation and test metrics side by side, the test under each rule on items that users have met."""
     columns = {"validation": result["best_valid_result"], "test": result["test_result"]}
-    if result["test"]:
+    if any(result["test"].values()):
         columns = {"validation": result["best_valid_result"], "test, met left out": result["test"].get("left_out")}
         columns["met stay"] = result["test"].get("stay")
     widths = {name: max(10, len(name)) for name in columns}
@@ -308,12 +308,12 @@ def metric_table(config: Config, result: dict[str, Any]) -> str:
             f"{values[metric]:{widths[name]}.4f}" if values and metric in values else " " * widths[name] for name, values in columns.items()
         )
         lines.append(f"{metric:>16}  {'  '.join(cells)}")
-    if result["test"] and result["best_valid_result"]:
+    if any(result["test"].values()) and result["best_valid_result"]:
         lines.append(f"(items that a user has met: validation has them {'left out' if config['valid_rule'] == 'left_out' else 'stay'})")
     return "\n".join(lines)
 
 
-def _closing_words(config: Config, result: dict[str, Any], tokenizer, saved: bool) -> str:
+def _closing_words(config: Config, result: dict[str, Any], saved: bool) -> str:
     marked = f" (stopped at max_minutes={config['max_minutes']:g})" if result["stopped_at_budget"] else ""
     lines = [f"{result['name']} on {config.dataset}{marked}", metric_table(config, result)]
     if saved:

@@ -14,6 +14,7 @@ from recbole_r3vae.config import Config, arithmetic, decisive, fingerprint, iden
 from recbole_r3vae.config.identity import EXTENT, differences, told
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.io import write_json
+from recbole_r3vae.record import Record
 from recbole_r3vae.trainer.checkpoint_file import load_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -51,9 +52,9 @@ class RunFolder:
                 (self.path / name).rename(previous / name)
         logger.info(f"a finished run of the same settings lies here; it stays in {previous} until this one has ended")
 
-    def done(self, result: dict[str, Any]) -> None:
+    def done(self, record: Record) -> None:
         """Write the result, after which an earlier run of the same settings is no longer needed."""
-        write_json(self.path / RESULT, result)
+        record.write(self.path / RESULT)
         shutil.rmtree(self.path / PREVIOUS, ignore_errors=True)
 
 

@@ -51,7 +51,7 @@ class TokenizerTrainer(Checkpointed, Trainer):
         self.history, self._earlier_peaks = state["history"], state["peak_memory_mb"]
 
     def fit(self, train_data, valid_data=None, verbose=True, saved=True, show_progress=False, callback_fn=None):
-        """Initialise the codebooks, then train as :class:`~recbole_r3vae.trainer.checkpoint.Checkpointed` does.
+        """Initialise the codebooks, then train as :class:`~recbole_r3vae.trainer.resumable.Checkpointed` does.
 
         Args:
             train_data: loader of item batches.

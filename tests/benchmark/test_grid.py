@@ -16,11 +16,12 @@ from recbole.trainer import Trainer
 from recbole_r3vae.benchmark import grid as module
 from recbole_r3vae.benchmark.grid import run_unit, time_left
 from recbole_r3vae.benchmark.grid_file import load_grid
-from recbole_r3vae.benchmark.statistics import unpack, user_metric
 from recbole_r3vae.benchmark.units import units_of
 from recbole_r3vae.cli import main
+from recbole_r3vae.data.split import pack
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.io import locked
+from recbole_r3vae.record import RULES, Record, user_metric
 from recbole_r3vae.config.identity import fingerprint
 from recbole_r3vae.config.sources import properties
 
@@ -113,7 +114,7 @@ def test_levels_win_from_the_inside(tiny_data, tmp_path):
     assert (kmeans.max_minutes, pop.max_minutes) == (3, 5) and pop.config["max_minutes"] == 5
     assert kmeans.config["tokenizer_kmeans_iterations"] == 7 and rqvae.config["tokenizer_epochs"] == 9
     assert "tokenizer_epochs" not in kmeans.settings and "dropout" not in pop.settings  # neither has it
-    assert (kmeans.family, pop.family) == ("generative", "general") and kmeans.config["mask_history"] is False
+    assert (kmeans.family, pop.family) == ("generative", "general") and kmeans.config["valid_rule"] == "left_out"
     assert {unit.max_minutes for unit in units(path, tiny_data, max_minutes=0.5)} == {0.5}
 
 
@@ -140,7 +141,7 @@ def test_the_hash_follows_what_decides_the_result_and_nothing_else(tiny_data, tm
         hash_of(given=given)
         for given in ({"epochs": 3}, {"num_beams": 40}, {"tokenizer_kmeans_iterations": 3}, {"content_dim": 16}, {"stopping_step": 1})
     ]
-    others += [hash_of(seeds=[1]), hash_of(max_minutes=1), hash_of(mask_history=True), hash_of("Pop")]
+    others += [hash_of(seeds=[1]), hash_of(max_minutes=1), hash_of(valid_rule="stay"), hash_of("Pop")]
     copy = tmp_path / "copy" / "tiny"
     copy.mkdir(parents=True)
     for name in ("tiny.inter", "tiny.item"):
@@ -196,7 +197,9 @@ def test_the_hash_follows_the_item_ids_beside_item_vectors(tiny_data, tmp_path):
     ({"models": {"Pop": None}, "datasets": ["tinny"]}, ["dataset 'tinny'", "'tiny'"]),
     ({"models": {"Pop": None}, "datasets": "tiny"}, ["datasets", "list of names"]),
     ({"models": {"Pop": None}, "max_minutes": "10"}, ["max_minutes", "'10'", "above 0"]),
-    ({"models": {"Pop": None}, "mask_history": "no"}, ["mask_history", "'no'"]),
+    ({"models": {"Pop": None}, "valid_rule": "left out"}, ["valid_rule", "'left out'", "choose left_out or stay"]),
+    ({"models": {"Pop": None}, "mask_history": False}, ["mask_history of grid", "no key any more", "valid_rule: stay"]),
+    ({"models": {"Pop": None}, "settings": {"valid_rule": "stay"}}, ["valid_rule stands in the settings", "as `valid_rule:`"]),
     ({"models": {"Pop": None}, "tuning_trials": -1}, ["tuning_trials", "-1"]),
 ])  # fmt: skip
 def test_mistakes_in_the_file_run_nothing(tiny_data, tmp_path, capfd, monkeypatch, change, expected):
@@ -254,6 +257,83 @@ def test_provided_grids_are_sound(name, tmp_path):
     assert len({unit.hash for unit in found}) == len(found) > 2 and all(unit.max_minutes for unit in found)
 
 
+# -- records ---------------------------------------------------------------------------------------------------------------------
+
+
+def measured(unit, **more) -> Record:
+    """The record that a run of a unit's settings may leave, under a name and hash of its own."""
+    ranks = {rule: np.random.default_rng(seed).integers(0, 21, 30).astype(np.uint8) for seed, rule in enumerate(RULES)}
+    users = {"split": "0123456789ab", "k": 20, **{rule: pack(found) for rule, found in ranks.items()}}
+    values = {
+        "dataset": unit.dataset, "name": unit.name, "model": unit.model, "seed": unit.seed, "hash": "of the run", "config": {"seed": 1},
+        "data": {"as loaded": "f00"}, "valid_rule": "left_out", "precision": "bfloat16", "valid": {"ndcg@10": 0.5}, "users": users,
+        "test": {rule: {"ndcg@10": round(user_metric(found, "ndcg@10").mean(), 6)} for rule, found in ranks.items()}, "epochs": 2,
+        "seconds": {"tokenizer": None, "training": 2.0, "evaluation": 1.0, "per_user_ms": 0.1},
+        "hardware": {"machine": "x86", "threads": 1, "device": "cpu"},
+        "split": {"split": "0123456789ab", "users": 30, "popularity": pack(np.ones(30, np.int32)), "history": pack(np.ones(30, np.int32))},
+    }  # fmt: skip
+    return Record(**{**values, **more})
+
+
+@pytest.fixture
+def stubbed(monkeypatch, here, tiny_data):
+    """A grid of BPR and Pop whose runs train nothing and leave records; returns its units."""
+    path = write("grid.yaml", {"BPR": None, "Pop": None}, tuning_trials=3)
+    found = {unit.folder: unit for unit in units(path, tiny_data)}
+
+    def run(model, dataset, config_dict):
+        run_dir = Path(config_dict["run_dir"])
+        measured(found[run_dir.name]).write(run_dir / "result.json")
+
+    monkeypatch.setattr(module, "run_recbole_r3vae", run)
+    return list(found.values())
+
+
+def test_a_runs_record_is_completed_by_its_unit(stubbed, tiny_data, capsys):
+    assert benchmark(tiny_data, "grid.yaml") == 0
+    for unit in stubbed:
+        record, own = Record.read(unit.file(Path("results/runs"))), measured(unit)
+        assert {key: getattr(record, key) for key in unit.identity()} == unit.identity() and record.hash == unit.hash != own.hash
+        assert (record.tuning_trials, record.valid_rule, record.config) == (3, "left_out", unit.config)
+        assert (record.test, record.users, record.seconds, record.precision) == (own.test, own.users, own.seconds, "bfloat16")
+        assert record.command.startswith("recbole-r3vae benchmark --config=grid.yaml") and record.split is None
+        assert record.hardware == own.hardware, "one unit at a time is no condition"
+    split = json.loads(Path("results/runs/tiny/split-0123456789ab.json").read_text())
+    assert split == {"schema": 2, "dataset": "tiny", **own.split}
+    shown = capsys.readouterr().out
+    assert f"test ndcg@10 {own.test['left_out']['ndcg@10']:.4f} (met items left out), 3 s" in shown
+    report = json.loads(Path("results/leaderboard_tiny.json").read_text())
+    assert [row["name"] for row in report["rows"]] == ["BPR", "Pop"] and report["rule"] == "left_out"
+
+
+def test_a_finished_record_is_kept_and_a_damaged_one_made_anew(stubbed, tiny_data, monkeypatch):
+    assert benchmark(tiny_data, "grid.yaml") == 0
+    before = results()
+    damaged = next(iter(before))
+    (Path("results/runs/tiny") / damaged).write_text(json.dumps({**before[damaged], "users": {**before[damaged]["users"], "stay": "7"}}))
+    ran = []
+    run_of = module.run_unit
+    monkeypatch.setattr(module, "run_unit", lambda unit, where: ran.append(unit.name) or run_of(unit, where))
+    assert benchmark(tiny_data, "grid.yaml") == 0
+    assert ran == [before[damaged]["name"]] and results() == before
+
+
+def test_a_run_that_left_no_record_is_a_failed_unit(stubbed, tiny_data, monkeypatch):
+    def in_this_process_with_all_errors(function, calls, workers=1, threads=None):
+        for place, arguments in enumerate(calls):
+            try:
+                yield place, function(*arguments), None
+            except Exception as error:
+                yield place, None, str(error)
+
+    monkeypatch.setattr(module, "in_own_processes", in_this_process_with_all_errors)
+    monkeypatch.setattr(module, "run_recbole_r3vae", lambda *args, **keys: None)
+    assert benchmark(tiny_data, "grid.yaml") == 1
+    for unit in stubbed:
+        record = Record.read(unit.file(Path("results/runs")))
+        assert "unreadable record" in record.error and record.test == dict.fromkeys(RULES) and record.hash == unit.hash
+
+
 # -- running ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -261,16 +341,17 @@ def test_result_files_hold_what_was_measured(finished):
     found = {record["name"]: record for record in results(finished).values()}
     assert set(found) == {"R3GR[RKMeans]", "SASRec", "BPR"}
     for name, record in found.items():
-        assert record["error"] is None and record["schema"] == 1 and record["mask_history"] is False
-        assert set(record["valid"]) == set(record["test"]) == {
-            f"{metric}@{k}" for metric in ("recall", "ndcg", "mrr", "itemcoverage", "giniindex") for k in (5, 10, 20)
-        }  # fmt: skip
-        ranks = unpack(record["users"]["ranks"], "uint8")
-        for metric, value in record["test"].items():
-            if metric.startswith(("recall", "ndcg", "mrr")):
-                assert round(float(user_metric(ranks, metric).mean()), 6) == value
+        assert record["error"] is None and record["schema"] == 2 and record["valid_rule"] == "left_out" and record["split"] is None
         [split] = [json.loads(path.read_text()) for path in finished.glob("results/runs/tiny/split-*.json")]
-        assert record["users"]["split"] == split["split"] and split["users"] == len(ranks) == 60
+        for rule in RULES:
+            assert set(record["valid"]) == set(record["test"][rule]) == {
+                f"{metric}@{k}" for metric in ("recall", "ndcg", "mrr", "itemcoverage", "giniindex") for k in (5, 10, 20)
+            }  # fmt: skip
+            ranks = Record.of(record).ranks(rule)
+            for metric, value in record["test"][rule].items():
+                if metric.startswith(("recall", "ndcg", "mrr")):
+                    assert round(float(user_metric(ranks, metric).mean()), 6) == value
+            assert record["users"]["split"] == split["split"] and split["users"] == len(ranks) == 60
         assert record["seconds"]["training"] > 0 and record["seconds"]["per_user_ms"] > 0 and record["peak_memory_mb"]["process"] > 50
         assert record["epochs"] == record["config"]["epochs"] == len(record["valid_history"]) == (3 if name == "BPR" else 2)
         assert {"machine", "threads", "device"} <= set(record["hardware"]) and "torch" in record["versions"] and "commit" in record
@@ -389,7 +470,12 @@ def test_a_failed_unit_is_recorded_shown_and_tried_again(here, tiny_data, monkey
     monkeypatch.setattr(module, "run_unit", lambda unit, where: ran.append(unit.name) or run_unit(unit, where))
     assert benchmark(tiny_data, config) == 1
     [failed] = [record for record in results().values() if record["error"]]
-    assert failed["name"] == "R3GR[OPQ]" and "512" in failed["error"] and "test" not in failed and failed["config"]["seed"] == 2020
+    assert (
+        failed["name"] == "R3GR[OPQ]"
+        and "512" in failed["error"]
+        and failed["test"] == dict.fromkeys(RULES)
+        and failed["config"]["seed"] == 2020
+    )
     shown = capsys.readouterr().out
     assert "[2/2, 1 failed] tiny Pop" in shown and f"failed: tiny R3GR[OPQ] seed 2020: {failed['error']}" in shown
     assert benchmark(tiny_data, config) == 1 and ran == ["R3GR[OPQ]", "Pop", "R3GR[OPQ]"]
@@ -416,13 +502,13 @@ def test_a_tokenizer_that_its_budget_stopped_is_told(here, tiny_data):
 
 def test_time_left_is_that_of_units_of_the_same_name(tiny_data, tmp_path):
     found = units(write(tmp_path / "grid.yaml", {"SASRec": None, "BPR": None, "Pop": None}, seeds=[1, 2]), tiny_data)
-    seconds = {"tokenizer": None, "training": 90.0, "evaluation": 10.0}
+    seconds = {"tokenizer": None, "training": 90.0, "evaluation": 10.0, "per_user_ms": 1.0}
     known = {
-        ("SASRec", 1): {"error": None, "seconds": seconds},
-        ("BPR", 1): {"error": None, "seconds": {**seconds, "training": 10.0}},
+        ("SASRec", 1): {"seconds": seconds},
+        ("BPR", 1): {"seconds": {**seconds, "training": 10.0}},
         ("Pop", 1): {"error": "failed"},
     }
-    records = [known.get((unit.name, unit.seed)) for unit in found]
+    records = [Record(**unit.identity(), **known[unit.name, unit.seed]) if unit.seed == 1 else None for unit in found]
     assert time_left(found, records) == 100 + 20 + 60
     assert time_left(found, [None] * 6) == 0
 
@@ -443,13 +529,15 @@ def test_results_of_other_settings_are_named(finished, tiny_data, monkeypatch, t
 def test_a_whole_budget_is_one_budget(tiny_data, tmp_path):
     hashes = set()
     for minutes, given in ((10, None), (10.0, None), (3, 10.0), (None, 10)):
-        [unit] = units_of(load_grid(write(tmp_path / "grid.yaml", {"Pop": None}, max_minutes=minutes), given), {"data_path": str(tiny_data)})
+        [unit] = units_of(
+            load_grid(write(tmp_path / "grid.yaml", {"Pop": None}, max_minutes=minutes), given), {"data_path": str(tiny_data)}
+        )
         hashes.add(unit.hash)
         assert unit.max_minutes == 10 and type(unit.max_minutes) is int
     assert len(hashes) == 1
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": 1}', '{"error": null}', '{"schema": 0, "error": null, "name": "x"}'])
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": 1}', '{"error": null}', '{"schema": 2, "error": null, "name": "x"}'])
 def test_a_damaged_result_file_is_made_anew(tmp_path, text):
     (tmp_path / "a.json").write_text(text)
     assert module._finished(tmp_path / "a.json") is None

@@ -21,10 +21,10 @@ from recbole_r3vae.benchmark.charts import Point, scatter
 from recbole_r3vae.benchmark.leaderboard import leaderboard, write_leaderboards
 from recbole_r3vae.benchmark.leaderboard_text import correlation, listed
 from recbole_r3vae.benchmark.run_files import ACCURACY
-from recbole_r3vae.benchmark.statistics import holm, leads, mean_std, seeds_test, slices, spearman, unpack, user_metric, users_test
+from recbole_r3vae.benchmark.statistics import holm, leads, mean_std, seeds_test, slices, spearman, users_test
 from recbole_r3vae.benchmark.tables import escaped
 from recbole_r3vae.errors import UserError
-from recbole_r3vae.config.sources import load_yaml, properties
+from recbole_r3vae.record import RULES, unpack, user_metric
 
 N_USERS, SPLIT = 400, "0123456789ab"
 HOSTILE = "</script><img src=x onerror=alert(1)>|`*[a](b)"
@@ -40,22 +40,31 @@ def ranks_with(recall: float, seed: int) -> np.ndarray:
     return np.where(random.random(N_USERS) < recall, random.integers(1, 11, N_USERS), random.integers(0, 2, N_USERS) * 15)
 
 
-def unit(name, seed, ranks, **more) -> dict:
-    """A result file that agrees with its ranks."""
+def worse(ranks: np.ndarray) -> np.ndarray:
+    """Ranks where items that were met before take the first two places."""
+    return np.where((ranks > 0) & (ranks <= 18), ranks + 2, 0)
+
+
+def figures(ranks) -> dict[str, float]:
+    return {metric: round(user_metric(ranks, metric).mean(), 6) for metric in ACCURACY} | {"itemcoverage@10": 0.3, "giniindex@10": 0.8}
+
+
+def unit(name, seed, ranks, rules=RULES, **more) -> dict:
+    """A result file that agrees with its ranks, those with met items left out."""
     model, _, tokenizer = name.partition("[")
+    found = {"left_out": ranks, "stay": worse(ranks)}
     record = {
-        "schema": 1, "dataset": "toy", "name": name, "model": model, "tokenizer": tokenizer.rstrip("]") or None, "family": "generative",
-        "seed": seed, "hash": f"{seed:012x}", "config": {"epochs": 3, "seed": seed}, "content": None, "text_encoder": "tfidf",
-        "collision_policy": "suffix", "loss": "CE", "mask_history": False, "n_parameters": 1000,
-        "valid": {"ndcg@10": 0.5}, "test": {metric: round(user_metric(ranks, metric).mean(), 6) for metric in ACCURACY},
-        "users": {"split": SPLIT, "k": 20, "ranks": packed(ranks, "u1")}, "quality": None,
-        "seconds": {"tokenizer": 5.0, "training": 10.0 + seed % 3, "evaluation": 1.0, "per_user_ms": 0.5},
+        "schema": 2, "dataset": "toy", "name": name, "model": model, "tokenizer": tokenizer.rstrip("]") or None, "family": "generative",
+        "seed": seed, "hash": f"{seed:012x}", "config": {"epochs": 3, "seed": seed}, "data": {}, "content": None, "text_encoder": "tfidf",
+        "collision_policy": "suffix", "loss": "CE", "valid_rule": "left_out", "precision": "float32", "n_parameters": 1000,
+        "valid": {"ndcg@10": 0.5}, "test": {rule: figures(found[rule]) if rule in rules else None for rule in RULES},
+        "users": {"split": SPLIT, "k": 20, **{rule: packed(found[rule], "u1") if rule in rules else None for rule in RULES}},
+        "quality": None, "seconds": {"tokenizer": 5.0, "training": 10.0 + seed % 3, "evaluation": 1.0, "per_user_ms": 0.5},
         "peak_memory_mb": {"process": 100.0, "gpu": None}, "epochs": 3, "valid_history": None, "max_minutes": 30,
         "stopped_at_budget": False, "tuning_trials": 0, "versions": {"torch": "2"},
         "commit": "abc1234", "hardware": {"machine": "x86", "threads": 1, "device": "cpu"},
         "error": None,
     }  # fmt: skip
-    record["test"] |= {"itemcoverage@10": 0.3, "giniindex@10": 0.8}
     return {**record, **more}
 
 
@@ -94,35 +103,19 @@ def lead_of(report, metric="ndcg@10") -> dict:
 # -- figures ----------------------------------------------------------------------------------------------------------------
 
 
-def test_users_metrics_are_those_of_their_definition():
-    ranks = np.array([1, 3, 10, 11, 20, 0])
-    assert user_metric(ranks, "recall@10").tolist() == [1, 1, 1, 0, 0, 0]
-    assert user_metric(ranks, "mrr@20") == pytest.approx([1, 1 / 3, 1 / 10, 1 / 11, 1 / 20, 0])
-    assert user_metric(ranks, "ndcg@5") == pytest.approx([1, 1 / 2, 0, 0, 0, 0])
-
-
-@pytest.mark.parametrize("dtype", ["uint8", "int32"])
-def test_unpack_inverts_packing(dtype):
-    values = np.random.default_rng(1).integers(0, 200, 77)
-    assert unpack(packed(values, f"<{np.dtype(dtype).str[1:]}"), dtype).tolist() == values.tolist()
-
-
-@pytest.mark.parametrize("text", ["", "no base64!", base64.b64encode(b"no zlib").decode()])
-def test_unpack_refuses_other_texts(text):
-    with pytest.raises(ValueError, match="not base64 of zlib"):
-        unpack(text, "uint8")
-
-
 def test_means_and_deviations_over_seeds(runs):
     units = seeds_of("A", 0.5) + seeds_of("B", 0.2, seeds=[7])
     report = leaderboard(runs(*units))
     rows = by_name(report)
     assert [row["name"] for row in report["rows"]] == ["A", "B"] and rows["A"]["seeds"] == [1, 2, 3]
-    for metric in (*ACCURACY, "itemcoverage@10"):
-        values = [record["test"][metric] for record in units[:3]]
-        assert rows["A"]["test"][metric]["mean"] == pytest.approx(np.mean(values))
-        assert rows["A"]["test"][metric]["std"] == pytest.approx(np.std(values, ddof=1))
-    assert rows["B"]["test"]["ndcg@10"] == {"mean": units[3]["test"]["ndcg@10"], "std": None, "values": [units[3]["test"]["ndcg@10"]]}
+    for rule in RULES:
+        for metric in (*ACCURACY, "itemcoverage@10"):
+            values = [record["test"][rule][metric] for record in units[:3]]
+            assert rows["A"]["test"][rule][metric]["mean"] == pytest.approx(np.mean(values))
+            assert rows["A"]["test"][rule][metric]["std"] == pytest.approx(np.std(values, ddof=1))
+        alone = units[3]["test"][rule]["ndcg@10"]
+        assert rows["B"]["test"][rule]["ndcg@10"] == {"mean": alone, "std": None, "values": [alone]}
+    assert rows["A"]["test"]["left_out"]["mrr@10"]["mean"] > rows["A"]["test"]["stay"]["mrr@10"]["mean"]
     assert rows["A"]["seconds"] == {"tokenizer": 5.0, "training": 11.0, "evaluation": 1.0, "per_user_ms": 0.5}
 
 
@@ -152,7 +145,7 @@ def test_a_true_difference_is_bold(runs):
         for recall, start in ((0.6, 1000), (0.2, 2000))
     ]
     assert lead["p_users"] == pytest.approx(ttest_rel(np.mean(means[0], 0), np.mean(means[1], 0)).pvalue)
-    values = [rows[name]["test"]["ndcg@10"]["values"] for name in ("A", "BB")]
+    values = [rows[name]["test"]["left_out"]["ndcg@10"]["values"] for name in ("A", "BB")]
     assert lead["p_seeds"] == pytest.approx(ttest_ind(*values, equal_var=False).pvalue)
     assert lead["lead"] == pytest.approx(np.mean(values[0]) - np.mean(values[1]))
 
@@ -161,7 +154,10 @@ def test_noise_is_not_bold(runs, tmp_path):
     report = leaderboard(runs(*seeds_of("A", 0.4), *seeds_of("CCC", 0.4)))
     assert [row["bold"] for row in report["rows"]] == [[], []] and not any(lead["supported"] for lead in report["leads"])
     write_leaderboards(tmp_path / "results")
-    assert "Nothing is bold: no best figure is ahead of all others by both seeds and users." in (tmp_path / "results/leaderboard_toy.md").read_text()
+    assert (
+        "Nothing is bold: no best figure is ahead of all others by both seeds and users."
+        in (tmp_path / "results/leaderboard_toy.md").read_text()
+    )
 
 
 def test_noise_is_seldom_called_a_lead():
@@ -317,18 +313,122 @@ def test_a_row_of_another_split_takes_no_part(runs):
     assert any("Not all rows share a split" in note for note in report["notes"])
 
 
-def test_a_row_of_the_other_rule_on_items_already_seen_takes_no_part(runs):
-    tokenizers = {"R3GR[A]": 0.6, "R3GR[BB]": 0.3, "R3GR[CCC]": 0.2}
+def test_rows_are_ordered_and_tested_with_met_items_left_out(runs, tmp_path):
+    """B is the better one where met items stay, by ranks of its own."""
+    better = seeds_of("A", 0.6)
+    other = seeds_of("BB", 0.2)
+    for record, seed in zip(other, (1, 2, 3)):
+        ranks = ranks_with(0.95, seed)
+        record["test"]["stay"], record["users"]["stay"] = figures(ranks), packed(ranks, "u1")
+    report = leaderboard(runs(*better, *other))
+    first, second = report["rows"]
+    assert (first["name"], report["rule"], report["notes"]) == ("A", "left_out", [])
+    assert second["test"]["stay"]["ndcg@10"]["mean"] > first["test"]["stay"]["ndcg@10"]["mean"]
+    assert lead_of(report)["best"]["name"] == "A" and set(first["bold"]) == set(ACCURACY) and second["bold"] == []
+    write_leaderboards(tmp_path / "results")
+    text = (tmp_path / "results/leaderboard_toy.md").read_text()
+    assert (
+        "| Model | Recall@10, met items left out | NDCG@10, met items left out | Recall@10, met items stay | NDCG@10, met items stay "
+        "| Seeds |" in text
+    )
+    row = next(line for line in text.splitlines() if line.startswith("| A |")).split("|")
+    assert row[2].strip().startswith("**") and row[3].strip().startswith("**") and "**" not in row[4] + row[5]
+    page = parsed(tmp_path)
+    assert ["", "met items left out", "met items stay", ""] in page.rows
+    shown = next(cells for cells in page.rows if cells[0] == "A")
+    expected = [found[metric] for found in (first["test"][rule] for rule in RULES) for metric in ("recall@10", "ndcg@10")]
+    assert shown[1:5] == [f"{found['mean']:.4f}± {found['std']:.4f}" for found in expected]
+    assert "Order, bold figures, tests and slices are by the figures with met items left out." in text
+
+
+def test_a_row_without_the_rule_stands_by_the_other_and_is_not_tested(runs, tmp_path):
     quality = {"sc_raw": 0.1, "pd_raw": 0.2, "collision_rate": 0.3, "unique_ratio": 0.9}
-    units = [record for name, recall in tokenizers.items() for record in seeds_of(name, recall, quality=quality)]
-    other = seeds_of("R3GR[DDDD]", 0.9, mask_history=True, quality=quality)
+    units = [
+        record
+        for name, recall in {"R3GR[A]": 0.6, "R3GR[BB]": 0.3, "R3GR[CCC]": 0.2}.items()
+        for record in seeds_of(name, recall, quality=quality)
+    ]
+    other = seeds_of("R3GR[DDDD]", 0.98, rules=("stay",), quality=quality)
+    for record in other:
+        ranks = ranks_with(0.98, record["seed"])
+        record["test"]["stay"], record["users"]["stay"] = figures(ranks), packed(ranks, "u1")
     report = leaderboard(runs(*units, *other))
-    assert report["rows"][0]["name"] == "R3GR[DDDD]" and report["rows"][0]["bold"] == []
+    assert report["rule"] == "left_out" and report["rows"][0]["name"] == "R3GR[DDDD]" and report["rows"][0]["bold"] == []
+    assert report["rows"][0]["rule"] == "stay" and report["rows"][0]["slices"] == [{}] * len(report["slices"])
     assert lead_of(report)["best"]["name"] == "R3GR[A]" and len(report["best"]) == 2
     assert {cell["tokenizer"] for cell in report["grid"]} == {point["tokenizer"] for point in report["relations"][0]["points"]} == {
         "A", "BB", "CCC",
     }  # fmt: skip
-    assert any("mask_history: False only" in note for note in report["notes"])
+    [note] = report["notes"]
+    assert note == (
+        "R3GR[DDDD] was not tested with met items left out. It stands where the figures with met items stay put it, and no test compares "
+        "it with the others."
+    )
+    write_leaderboards(tmp_path / "results")
+    row = next(line for line in (tmp_path / "results/leaderboard_toy.md").read_text().splitlines() if line.startswith("| R3GR[DDDD] |"))
+    assert row.startswith("| R3GR[DDDD] | – | – | 0.9")
+
+
+def test_where_no_row_has_the_rule_the_other_orders_and_tests(runs, tmp_path):
+    report = leaderboard(runs(*seeds_of("A", 0.6, rules=("stay",)), *seeds_of("BB", 0.2, rules=("stay",))))
+    assert report["rule"] == "stay" and lead_of(report)["supported"] and [row["name"] for row in report["rows"]] == ["A", "BB"]
+    assert report["notes"] == [
+        "No row was tested with met items left out. Order and tests are by the figures with met items among the candidates."
+    ]
+    write_leaderboards(tmp_path / "results")
+    page = parsed(tmp_path)
+    assert [at["aria-sort"] for tag, at in page.tags if "aria-sort" in at] == ["descending"] * 2  # the main table and that of all metrics
+    text = (tmp_path / "results/leaderboard_toy.md").read_text()
+    row = next(line for line in text.splitlines() if line.startswith("| A |")).split("|")
+    assert [cell.strip() for cell in row[2:4]] == ["–", "–"] and "**" in row[4] and "**" in row[5]
+    assert "\nMet items stay:" in text and "\nMet items left out:" not in text
+
+
+def test_targets_that_were_met_before_are_told(runs, tmp_path):
+    runs(*seeds_of("A", 0.6, repeated_targets=7), *seeds_of("BB", 0.2, repeated_targets=7))
+    write_leaderboards(tmp_path / "results")
+    text = (tmp_path / "results/leaderboard_toy.md").read_text()
+    assert "7 test targets are items that their users had met before. With met items left out, nobody can find these." in text
+    assert "* Test targets met before: 7\n" in text
+
+
+# -- precision ---------------------------------------------------------------------------------------------------------------
+
+
+def test_two_precisions_share_no_table(runs, tmp_path):
+    rarer = seeds_of("BB", 0.9, precision="bfloat16")
+    report = leaderboard(runs(*seeds_of("A", 0.6), *seeds_of("CCC", 0.3), *rarer))
+    assert [row["name"] for row in report["rows"]] == ["A", "CCC"] and {row["precision"] for row in report["rows"]} == {"float32"}
+    [apart] = report["apart"]
+    assert apart["precision"] == "bfloat16" and [row["name"] for row in apart["rows"]] == ["BB"] and apart["rows"][0]["bold"] == []
+    assert lead_of(report)["best"]["name"] == "A" and len(report["best"]) == 1
+    written = write_leaderboards(tmp_path / "results")
+    why = (
+        "These rows were trained in bfloat16, those above in float32. Precision changes results. So the two share no table, and no test "
+        "compares them."
+    )
+    for name in ("leaderboard_toy.md", "leaderboard.html"):
+        text = (tmp_path / "results" / name).read_text()
+        assert text.count("Rows in bfloat16") == 1 and text.count(why) == 1
+    lines = (tmp_path / "results/leaderboard_toy.md").read_text().splitlines()
+    tables = "\n".join(line if line.startswith("|") else "" for line in lines).split("\n\n")
+    together = [table for table in tables if "| A |" in table and "| BB |" in table]
+    assert together == [] and sum("| BB |" in table for table in tables) == 1
+    names = {path.name: {row["name"] for row in csv.DictReader(path.open(encoding="utf-8"))} for path in written if path.suffix == ".csv"}
+    assert names == {"leaderboard_toy.csv": {"A", "CCC"}, "leaderboard_toy_bfloat16.csv": {"BB"}}
+
+
+def test_a_model_in_two_precisions_is_two_rows(runs):
+    units = [*seeds_of("A", 0.6), *seeds_of("A", 0.5, precision="bfloat16"), *seeds_of("BB", 0.5, precision="bfloat16")]
+    report = leaderboard(runs(*units))
+    assert [row["name"] for row in report["rows"]] == ["A", "BB"] and report["rows"][0]["precision"] == "bfloat16"
+    assert [(part["precision"], len(part["rows"])) for part in report["apart"]] == [("float32", 1)]
+    assert not any(row["variant"] for row in (*report["rows"], *report["apart"][0]["rows"])), "the table tells the precision"
+
+
+def test_where_two_precisions_are_equally_frequent_float32_stands_first(runs):
+    report = leaderboard(runs(*seeds_of("A", 0.2), *seeds_of("BB", 0.9, precision="bfloat16")))
+    assert [row["name"] for row in report["rows"]] == ["A"]
 
 
 def test_the_best_row_against_every_other(runs, tmp_path):
@@ -341,7 +441,7 @@ def test_the_best_row_against_every_other(runs, tmp_path):
     assert {lead["next"]["name"]: lead["supported"] for lead in report["best"]} == {**dict.fromkeys(others, False), "BB": True}
     assert {**report["best"][0], "tested": 2} == lead_of(report) and all(lead["best"]["name"] == best for lead in report["best"])
     users = [
-        np.mean([user_metric(unpack(u["users"]["ranks"], "uint8"), "ndcg@10") for u in units if u["name"] == name], axis=0)
+        np.mean([user_metric(unpack(u["users"]["left_out"], "uint8"), "ndcg@10") for u in units if u["name"] == name], axis=0)
         for name in (best, "BB")
     ]
     found = next(lead for lead in report["best"] if lead["next"]["name"] == "BB")
@@ -365,26 +465,36 @@ def test_the_grid_has_tokenizers_down_and_generators_across(runs, tmp_path):
     cells = {cell["name"]: cell for cell in report["grid"]}
     assert set(cells) == set(rows) - {"SASRec"} and len(report["grid"]) == len(cells)
     for name, cell in cells.items():
-        for metric in ("ndcg@10", "recall@10"):
-            assert cell["test"][metric] == rows[name]["test"][metric]
+        for rule in RULES:
+            for metric in ("ndcg@10", "recall@10"):
+                assert cell["test"][rule][metric] == rows[name]["test"][rule][metric]
     assert cells["G[Best]"]["behind"] == {} == cells["Other[Far]"]["behind"]  # alone, it is its column's best
     for name, behind in (("G[Near]", False), ("G[Far]", True), ("G[Once]", False)):
         for metric, found in cells[name]["behind"].items():
-            assert found["lead"] == pytest.approx(rows["G[Best]"]["test"][metric]["mean"] - rows[name]["test"][metric]["mean"])
+            assert found["lead"] == pytest.approx(
+                rows["G[Best]"]["test"]["left_out"][metric]["mean"] - rows[name]["test"]["left_out"][metric]["mean"]
+            )
             assert found["supported"] == behind, name
-        users = [np.mean([user_metric(unpack(u["users"]["ranks"], "uint8"), "ndcg@10") for u in units if u["name"] == other
+        users = [np.mean([user_metric(unpack(u["users"]["left_out"], "uint8"), "ndcg@10") for u in units if u["name"] == other
                           and u["config"]["epochs"] == 3], axis=0) for other in ("G[Best]", name)]  # fmt: skip
         assert cells[name]["behind"]["ndcg@10"]["p_users"] == pytest.approx(ttest_rel(*users).pvalue)
     assert cells["G[Once]"]["behind"]["ndcg@10"]["p_seeds"] is None
 
     write_leaderboards(tmp_path / "results")
     text = (tmp_path / "results" / "leaderboard_toy.md").read_text()
-    table = text[text.index("## Tokenizers and generators") : text.index("## Cost")].splitlines()[4:-1]
+    table = text[text.index("## Tokenizers and generators") : text.index("## All metrics")].splitlines()[4:-1]
     shown = [[cell.strip() for cell in line.strip("|").split("|")] for line in table if "---" not in line]
-    assert shown[0] == ["Tokenizer", *(f"{g} {m}" for g in ("G", "G-hybrid", "Other") for m in ("NDCG@10", "Recall@10"))]
+    rules = ("met items left out", "met items stay")
+    assert shown[0] == [
+        "Tokenizer",
+        *(f"{g} {m}, {r}" for g in ("G", "G-hybrid", "Other") for r in rules for m in ("Recall@10", "NDCG@10")),
+    ]
     assert [row[0] for row in shown[1:]] == ["Far", "Best", "Near", "Once"]  # by the best NDCG@10 of any generator
-    assert shown[2][3:] == ["–"] * 4 and shown[1][1].endswith(" †") and not any("†" in cell for row in shown[2:] for cell in row)
-    assert shown[4][1] == f"{rows['G[Once]']['test']['ndcg@10']['mean']:.4f}"
+    assert shown[2][5:] == ["–"] * 8 and shown[1][2].endswith(" †") and not any("†" in cell for row in shown[2:] for cell in row)
+    assert not any("†" in cell for row in shown for cell in row[3:5]), "the other rule is not tested"
+    assert shown[4][1:5] == [
+        f"{rows['G[Once]']['test'][rule][metric]['mean']:.4f}" for rule in RULES for metric in ("recall@10", "ndcg@10")
+    ]
     page = parsed(tmp_path).rows
     assert all(row in page for row in shown)
 
@@ -406,7 +516,7 @@ def test_slices_against_brute_force(runs, seed):
     units = seeds_of("A", 0.5) + seeds_of("BB", 0.3, [4])
     report = leaderboard(runs(*units, popularity=popularity, history=history))
     for row in report["rows"]:
-        mine = [unpack(record["users"]["ranks"], "uint8") for record in units if record["name"] == row["name"]]
+        mine = [unpack(record["users"]["left_out"], "uint8") for record in units if record["name"] == row["name"]]
         for part, figures in zip(report["slices"], row["slices"], strict=True):
             low, _, high = part["says"].partition("–")
             values = popularity if part["group"] == "popularity" else history
@@ -483,19 +593,22 @@ def test_a_tokenizer_is_one_point_of_its_generator(runs):
 
 
 def test_failed_and_damaged_units_are_shown_and_stop_nothing(runs, tmp_path):
-    failed = {key: unit("G[Bad]", 5, ranks_with(0.5, 1))[key] for key in ("schema", "name", "model", "family", "seed", "hash", "config")}
+    failed = {
+        key: unit("G[Bad]", 5, ranks_with(0.5, 1))[key]
+        for key in ("schema", "dataset", "name", "model", "family", "seed", "hash", "config", "data")
+    }
     lying = unit("Liar", 1, ranks_with(0.5, 1))
-    lying["test"]["recall@10"] += 0.01
+    lying["test"]["left_out"]["recall@10"] += 0.01
     short = unit("Short", 1, ranks_with(0.5, 1)[:-1])
-    folder = runs(*seeds_of("A", 0.6), {**failed, "error": "out of memory"}, lying, short, {**lying, "schema": 2}, {"name": "from before"})
-    (folder / "torn.json").write_text('{"schema": 1, "na')
+    folder = runs(*seeds_of("A", 0.6), {**failed, "error": "out of memory"}, lying, short, {**lying, "schema": 3}, {"name": "from before"})
+    (folder / "torn.json").write_text('{"schema": 2, "na')
     (folder / "list.json").write_text("[]")
     report = leaderboard(folder)
     assert [row["name"] for row in report["rows"]] == ["A"]
     errors = {unit["name"]: unit["error"] for unit in report["failed"]}
     assert len(report["failed"]) == 5 and errors["G[Bad]"] == "out of memory" and "unreadable" in errors["torn"]
     assert "it records" in next(unit["error"] for unit in report["failed"] if "ranks give" in unit["error"])
-    assert "399 users" in errors["Short"] and any("schema 2" in unit["error"] for unit in report["failed"])
+    assert "399 users" in errors["Short"] and any("schema 3" in unit["error"] for unit in report["failed"])
     write_leaderboards(tmp_path / "results")
     text = (tmp_path / "results" / "leaderboard_toy.md").read_text()
     assert "| G[Bad] | 5 | out of memory |" in text
@@ -507,32 +620,40 @@ def test_failed_and_damaged_units_are_shown_and_stop_nothing(runs, tmp_path):
 
 
 def test_missing_fields_leave_a_dash(runs, tmp_path):
-    keys = ("schema", "name", "model", "family", "seed", "config")
-    bare = {key: unit("Bare", 1, ranks_with(0.5, 1))[key] for key in keys} | {"test": {"ndcg@10": 0.2}}
+    keys = ("schema", "dataset", "name", "model", "family", "seed", "hash", "config", "data")
+    bare = {key: unit("Bare", 1, ranks_with(0.5, 1))[key] for key in keys} | {"test": {"left_out": {"ndcg@10": 0.2}, "stay": None}}
     report = leaderboard(runs(bare, *seeds_of("A", 0.6)))
-    assert by_name(report)["Bare"]["test"].keys() == {"ndcg@10"}
+    assert by_name(report)["Bare"]["test"]["left_out"].keys() == {"ndcg@10"} and by_name(report)["Bare"]["test"]["stay"] == {}
     write_leaderboards(tmp_path / "results")
-    row = next(line for line in (tmp_path / "results/leaderboard_toy.md").read_text().splitlines() if line.startswith("| Bare |"))
-    assert row == "| Bare | – | 0.2000 | – | – | – | – | – | – | – | 1 |"
-    assert ["Bare", "–", "0.2000", "–", "–", "–", "–", "–", "–", "–", "1"] in parsed(tmp_path).rows
+    lines = [line for line in (tmp_path / "results/leaderboard_toy.md").read_text().splitlines() if line.startswith("| Bare |")]
+    assert lines[:3] == [
+        "| Bare | – | 0.2000 | – | – | 1 |", f"| Bare | – | 0.2000 |{' – |' * 7}", f"| Bare |{' – |' * 9}",
+    ]  # fmt: skip
+    assert ["Bare", "–", "0.2000", "–", "–", "1"] in parsed(tmp_path).rows
 
 
 def test_a_metric_that_one_seed_lacks_has_no_mean(runs):
     units = seeds_of("A", 0.6)
-    del units[1]["test"]["mrr@10"]
-    assert "mrr@10" not in leaderboard(runs(*units))["rows"][0]["test"]
+    del units[1]["test"]["left_out"]["mrr@10"]
+    test = leaderboard(runs(*units))["rows"][0]["test"]
+    assert "mrr@10" not in test["left_out"] and "mrr@10" in test["stay"]
 
 
-@pytest.mark.parametrize("key, value", [
-    ("test", "high"), ("test", ["high"]), ("config", []), ("seconds", [1]), ("hardware", "fast"), ("versions", [2]), ("name", ["A"]),
-    ("max_minutes", "ten"), ("users", {"split": SPLIT, "k": None, "ranks": ""}), ("users", {"split": SPLIT, "k": 20, "ranks": 7}),
-    ("valid", {"ndcg@10": "high"}), ("quality", {"sc_raw": "high"}), ("epochs", "3"), ("seed", "1"), ("commit", 7), ("data", []),
+@pytest.mark.parametrize("change", [
+    {"test": "high"}, {"config": []}, {"users": {"split": SPLIT, "k": None, "left_out": "", "stay": ""}}, {"seed": "1"}, {"precision": 7},
+    {"test": {"left_out": None, "stay": None}, "users": None}, {"users": {"split": SPLIT, "k": 20, "left_out": "7", "stay": "7"}},
+    {"more": 1}, {"test": {"left_out": {"ndcg@10": 0.2}, "stay": None}},
 ])  # fmt: skip
-def test_a_value_of_the_wrong_kind_is_a_failed_unit(runs, key, value):
-    report = leaderboard(runs(*seeds_of("A", 0.6), {**unit("BB", 1, ranks_with(0.3, 1)), key: value}))
+def test_a_damaged_record_is_a_failed_unit_and_stops_nothing(runs, change):
+    report = leaderboard(runs(*seeds_of("A", 0.6), {**unit("BB", 1, ranks_with(0.3, 1)), **change}))
     [failed] = report["failed"]
-    assert f"in which {key}" in failed["error"] and "delete it and run the benchmark again" in failed["error"]
+    assert failed["name"] == "BB" and failed["error"]
     assert [row["name"] for row in report["rows"]] == ["A"]
+
+
+def test_a_result_file_of_an_earlier_version_says_how_it_is_migrated(runs):
+    report = leaderboard(runs(*seeds_of("A", 0.6), {**unit("BB", 1, ranks_with(0.3, 1)), "schema": 1}))
+    assert "benchmarks/migrate_results.py" in report["failed"][0]["error"]
 
 
 def test_no_results_is_an_error(tmp_path):
@@ -618,9 +739,9 @@ def test_the_page_loads_nothing_and_runs_only_its_own_script(runs, tmp_path):
     fingerprint = base64.b64encode(hashlib.sha256(page.script.encode()).digest()).decode()
     assert policy.startswith("default-src 'none'") and f"script-src 'sha256-{fingerprint}'" in policy
     sorted_by = [at for tag, at in page.tags if "aria-sort" in at]
-    assert [at["aria-sort"] for at in sorted_by] == ["descending"]
+    assert [at["aria-sort"] for at in sorted_by] == ["descending"] * 3  # the main table, and all metrics under each rule
     assert all(at.get("scope") in ("col", "row", "colgroup") for tag, at in page.tags if tag == "th")
-    assert sum(tag == "strong" for tag, _ in page.tags) == len(ACCURACY)
+    assert sum(tag == "strong" for tag, _ in page.tags) == 2 + len(ACCURACY)  # two of them in the main table too
 
 
 def test_every_slice_has_its_column_of_the_csv(runs, tmp_path):
@@ -642,12 +763,13 @@ def test_markdown_json_and_csv_say_the_same(runs, tmp_path):
     with open(results / "leaderboard_toy.csv", encoding="utf-8") as file:
         flat = {row["name"]: row for row in csv.DictReader(file)}
     for row in report["rows"]:
-        figures = row["test"]["ndcg@10"]
-        assert float(flat[row["name"]]["ndcg@10"]) == figures["mean"] and float(flat[row["name"]]["ndcg@10_std"]) == figures["std"]
-        assert f"{figures['mean']:.4f} ± {figures['std']:.4f}" in text
+        for rule in RULES:
+            found, cells = row["test"][rule]["ndcg@10"], flat[row["name"]]
+            assert float(cells[f"{rule}_ndcg@10"]) == found["mean"] and float(cells[f"{rule}_ndcg@10_std"]) == found["std"]
+            assert f"{found['mean']:.4f}" in text and f" ± {found['std']:.4f}" in text
     assert flat["A"]["seeds"] == "1 2 3" and flat["BB"]["stopped_at_budget"] == "2"
     for stated in ("Seeds: 1–3; 2 to 3 a row", "Budget: 30 min a unit; 2 of 5 units stopped at it", "Hardware: x86, 1 thread(s), cpu",
-                   "Commit: abc1234", "Items already seen: stay candidates", "30 min (2 of 2 stopped)",
+                   "Commit: abc1234", "Epochs selected with: met items left out", "Precision: float32", "30 min (2 of 2 stopped)",
                    "`recbole-r3vae benchmark --config=properties/benchmark/toy.yaml`"):  # fmt: skip
         assert stated in text
     ranked = [line for line in text[: text.index("* Test users")].splitlines() if line.startswith(("| A ", "| BB "))]
@@ -676,50 +798,13 @@ def test_writing_again_changes_nothing(runs, tmp_path):
 
 
 def test_what_differs_between_rows_is_told_per_row(runs, tmp_path):
-    runs(*seeds_of("A", 0.6), *seeds_of("BB", 0.2, mask_history=True, commit="fff0000"))
+    runs(*seeds_of("A", 0.6), *seeds_of("BB", 0.2, valid_rule="stay", commit="fff0000"))
     write_leaderboards(tmp_path / "results")
     text = (tmp_path / "results" / "leaderboard_toy.md").read_text()
-    assert "Commit: abc1234 (1 row); fff0000 (1 row)" in text and "| History masked | Commit |" in text
-    assert re.search(r"\| BB \|.*\| yes \| fff0000 \|", text) and re.search(r"\| A \|.*\| no \| abc1234 \|", text)
-
-
-# -- published figures --------------------------------------------------------------------------------------------------------
-
-
-def test_published_figures_stand_apart(runs, tmp_path):
-    runs(*seeds_of("SASRec", 0.6), *seeds_of("TIGER[RQVAE]", 0.2), *seeds_of("R3GR[R3VAE]", 0.3), dataset="amazon-beauty")
-    report = leaderboard(tmp_path / "results" / "runs" / "amazon-beauty")
-    rows = by_name(report)
-    assert rows["SASRec"]["published"]["independent"]["recall@10"] == 0.0668 and "authors" not in rows["SASRec"]["published"]
-    tiger = rows["TIGER[RQVAE]"]["published"]
-    assert (tiger["authors"]["recall@10"], tiger["authors"]["ndcg@10"]) == (0.0648, 0.0384)  # of the paper itself, which is named first
-    assert rows["R3GR[R3VAE]"]["published"] == {}  # nobody published that generator
-    write_leaderboards(tmp_path / "results")
-    text = (tmp_path / "results/leaderboard_amazon-beauty.md").read_text()
-    assert "(SASRec (BCE), MTandHJ/RecBoard) |" in text  # whose loss is not that of the row
-    assert "| 0.0648 / 0.0384 (arXiv 2305.05065) |" in text and "Not comparable with our rows" in text
-    page = parsed(tmp_path)
-    assert ["", "Published elsewhere, not comparable"] in page.rows
-    outside = [at for tag, at in page.tags if tag == "td" and at.get("class") == "outside"]
-    assert len(outside) == 2 * len(rows)
-
-
-def test_other_datasets_have_no_published_columns(runs, tmp_path):
-    runs(*seeds_of("SASRec", 0.6))
-    write_leaderboards(tmp_path / "results")
-    assert "ublished" not in (tmp_path / "results/leaderboard_toy.md").read_text()
-
-
-def test_the_published_file_is_complete():
-    source = load_yaml(properties() / "benchmark" / "published.yaml")
-    datasets = {"amazon-beauty", "amazon-sports", "amazon-toys"}
-    for entry in source["authors"] + source["independent"]:
-        assert entry["method"] and entry["source"] and datasets & entry.keys()
-        assert entry.keys() <= {"method", "row", "source"} | datasets
-        for dataset in datasets & entry.keys():
-            recall, ndcg, *deviation = entry[dataset]
-            assert recall is None or ndcg is None or 0 < ndcg < recall < 0.2
-            assert len(deviation) == ("RecBoard" in entry["source"])
+    assert "Commit: abc1234 (1 row); fff0000 (1 row)" in text and "| Epochs selected with | Commit |" in text
+    assert re.search(r"\| BB \|.*\| met items stay \| fff0000 \|", text) and re.search(
+        r"\| A \|.*\| met items left out \| abc1234 \|", text
+    )
 
 
 # -- small parts --------------------------------------------------------------------------------------------------------------

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from recbole_r3vae.benchmark.grid_file import load_grid
-from recbole_r3vae.benchmark.run_files import Run
 from recbole_r3vae.benchmark.units import units_of
+from recbole_r3vae.data.split import pack
 from recbole_r3vae.errors import UserError
+from recbole_r3vae.record import Record
 from recbole_r3vae.config.sources import properties
 
 ROOT = Path(__file__).parents[2]
@@ -24,30 +25,44 @@ def script(monkeypatch):
     return r3vae_signs
 
 
-def group(script, name, hits, sc) -> list[Run]:
-    """Two seeds: the first ``hits`` of 100 users have their target at the first place."""
+def group(script, name, hits, sc, rules=("left_out", "stay")) -> list[Record]:
+    """Two seeds: the first ``hits`` of 100 users have their target at the first place, one fewer where met items stay."""
     config = {**script.DEFAULT, **script.CHANGES[name]}
-    ranks = (np.arange(100) < hits).astype(np.uint8)
+    found = {"left_out": hits, "stay": hits - 1}
+    test = {rule: dict.fromkeys(("recall@10", "ndcg@10"), found[rule] / 100) if rule in rules else None for rule in found}
+    packed = {rule: pack((np.arange(100) < found[rule]).astype(np.uint8)) if rule in rules else None for rule in found}
     quality = {"sc_raw": sc, "pd_raw": -1.5, "unique_ratio": 0.8}
-    measured = {"valid": {"ndcg@10": hits / 100}, "test": {"recall@10": hits / 100, "ndcg@10": hits / 100}, "quality": quality}
-    return [Run({"seed": seed, "config": config, "stopped_at_budget": False, **measured}, ranks) for seed in (1, 2)]
+    fixed = {"dataset": "lastfm", "name": "R3GR[R3VAE]", "model": "R3GR", "hash": "", "config": config, "data": {}}
+    measured = {"valid": {"ndcg@10": hits / 100}, "test": test, "users": {"split": "s", "k": 20, **packed}, "quality": quality}
+    return [Record(seed=seed, **fixed, **measured) for seed in (1, 2)]
 
 
-def groups(script) -> dict[str, list[Run]]:
+def groups(script) -> dict[str, list[Record]]:
     hits = dict(zip(script.CHANGES, (50, 30, 50, 51, 49, 50, 50)))
     return {name: group(script, name, hits[name], 0.5 if name == "default" else 0.6) for name in script.CHANGES}
 
 
 def test_differences_carry_their_sign_their_doubt_and_the_papers(script):
     runs = groups(script)
-    entry = script.difference("no reference vector", "recall@10", runs["no reference vector"], runs["default"])
+    entry = script.difference("no reference vector", "recall@10", "left_out", runs["no reference vector"], runs["default"])
     assert entry["found"] == pytest.approx(-0.2) and entry["p"] < 1e-4 and entry["paper"] == pytest.approx(-0.0074)
-    assert script.difference("no SC", "ndcg@10", runs["no SC"], runs["default"])["p"] > 0.05  # one user of a hundred
-    entry = script.difference("lambda .1", "sc_raw", runs["lambda .1"], runs["default"])
+    assert script.difference("no SC", "ndcg@10", "left_out", runs["no SC"], runs["default"])["p"] > 0.05  # one user of a hundred
+    entry = script.difference("lambda .1", "sc_raw", "left_out", runs["lambda .1"], runs["default"])
     assert entry == {"found": pytest.approx(0.1), "paper": None, "p": None}
     text = "\n".join(script.report(list(runs.values())[::-1]))  # in whatever order
     assert "| no reference vector | -0.2000, p 0.00 (-0.0074) | -0.2000, p 0.00 (-0.0036) | +0.1000 (-0.0300) | +0.0000 (+0.0800) |" in text
     assert "| default | 0.5000 ± 0.0000 |" in text and "seeds 1, 2" in text and "0 of 14 units" in text
+    assert "Rule of the test figures: met items left out." in text
+
+
+def test_figures_are_of_the_rule_that_all_runs_have(script):
+    runs = groups(script)
+    runs["no PD"] = group(script, "no PD", 49, 0.6, rules=("stay",))
+    text = "\n".join(script.report(list(runs.values())))
+    assert "Rule of the test figures: met items stay." in text and "| default | 0.5000 ± 0.0000 | 0.4900 ± 0.0000 |" in text
+    runs["no SC"] = group(script, "no SC", 51, 0.6, rules=("left_out",))
+    with pytest.raises(UserError, match="run the grid again"):
+        script.report(list(runs.values()))
 
 
 def test_an_unfinished_grid_is_refused(script):

@@ -7,10 +7,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from recbole_r3vae.benchmark.statistics import unpack
 from recbole_r3vae.config import Config
 from recbole_r3vae.data.split import held_out
 from recbole_r3vae.quick_start.lookup import create_dataset, data_preparation
+from recbole_r3vae.record import unpack
 
 USER, ITEM, TIME = "user_id:token", "item_id:token", "timestamp:float"
 

@@ -126,9 +126,9 @@ def test_a_result_names_every_commit_that_made_it(tiny_settings, monkeypatch):
 
     settings = {**tiny_settings, "epochs": 1, "run_dir": f"{tiny_settings['checkpoint_dir']}/sasrec"}
     for expected, commit in (("aaa", "aaa"), ("aaa", "aaa"), ("aaa, bbb", "bbb"), ("aaa", None)):
-        monkeypatch.setattr("recbole_r3vae.trainer.checkpoint.commit", lambda commit=commit: commit)
+        monkeypatch.setattr("recbole_r3vae.trainer.resumable.commit", lambda commit=commit: commit)
         assert made() == expected
-    monkeypatch.setattr("recbole_r3vae.trainer.checkpoint.commit", lambda: "ccc")
+    monkeypatch.setattr("recbole_r3vae.trainer.resumable.commit", lambda: "ccc")
     settings["epochs"] = 2
     assert made() == made() == "aaa, ccc"
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from recbole.utils import init_seed
 
-from recbole_r3vae.benchmark.statistics import unpack, user_metric
 from recbole_r3vae.config import Config
 from recbole_r3vae.data.split import held_out
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.quick_start.lookup import create_dataset, data_preparation, get_trainer
+from recbole_r3vae.record import unpack, user_metric
 from recbole_r3vae.sid.table import SemanticIDs
 
 MODELS = {"BPR": {}, "SASRec": {"loss_type": "CE"}, "R3GR": {"item_inputs": ["codes"], "valid_num_beams": "exact", "num_beams": "exact"}}

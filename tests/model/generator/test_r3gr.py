@@ -181,7 +181,7 @@ def test_full_sort_predict_scatters_the_beam(build):
 @pytest.mark.parametrize("share", [True, False])
 @pytest.mark.parametrize("cells", [1, 2000, 2**25])
 def test_exact_scoring_is_the_log_probability_of_every_item(build, monkeypatch, share, cells):
-    monkeypatch.setattr("recbole_r3vae.model.generator.base.EXACT_CELLS", cells)
+    monkeypatch.setattr("recbole_r3vae.model.heads.EXACT_CELLS", cells)
     _, model, train, _, test = build((4, 5, 6) if share else (6, 6, 6), share=share, num_beams="exact")
     rows = first_rows(test, 5)
     full = model.full_sort_predict(rows)

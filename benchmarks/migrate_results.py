@@ -1,0 +1,114 @@
+"""Result files of version 0.1 as records of today, with both rules on met items in one.
+
+    python benchmarks/migrate_results.py results results/r3vae_ablation
+
+Version 0.1 tested a checkpoint under one rule, which its key ``mask_history`` stated, and under the other by a script that wrote files of
+the same names into ``<results>/mask_history/runs``. Both become one record in ``<results>/runs``: ``mask_history: False`` becomes
+``valid_rule: stay``, since that is how the epoch was selected, ``True`` becomes ``left_out``. Files are named by the hash of their
+configuration, which has another key now, so they get other names. Records of today, and files without a schema, are passed over. Nothing
+in ``mask_history`` is changed; delete it when the records are to your liking.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from recbole_r3vae.record import SCHEMA, Record
+from recbole_r3vae.config.identity import fingerprint
+from recbole_r3vae.io import write_json
+
+SAME = ("name", "model", "seed", "hash", "data", "seconds")
+"""What two files of one checkpoint agree in; seconds tell two trainings of one unit apart."""
+AS_THEY_WERE = (
+    "dataset", "name", "model", "tokenizer", "family", "seed", "data", "max_minutes", "tuning_trials", "collision_policy", "content",
+    "text_encoder", "loss", "n_parameters", "valid", "quality", "seconds", "peak_memory_mb", "epochs", "valid_history", "stopped_at_budget",
+    "versions", "commit", "hardware", "command", "error",
+)  # fmt: skip
+
+
+def unit_hash(config: dict[str, Any], data: dict[str, str]) -> str:
+    """The hash that names a unit of a grid, as :attr:`recbole_r3vae.benchmark.units.Unit.hash` makes it."""
+    return fingerprint({"config": config, "data": data})
+
+
+def migrated(old: dict[str, Any], other: dict[str, Any] | None = None) -> Record:
+    """One record of a checkpoint.
+
+    Args:
+        old: content of its result file, of schema 1.
+        other: content of the file of its test under the other rule, if there was one.
+
+    Raises:
+        ValueError: the two are not of one checkpoint and one split, or the record would contradict itself.
+    """
+    rule, opposite = ("left_out", "stay") if old["mask_history"] else ("stay", "left_out")
+    config = {**{key: value for key, value in old["config"].items() if key != "mask_history"}, "valid_rule": rule}
+    found = {rule: old, opposite: other}
+    if other is not None:
+        differing = [key for key in SAME if old.get(key) != other.get(key)]
+        differing += [f"users.{key}" for key in ("split", "k") if (old.get("users") or {}).get(key) != (other.get("users") or {}).get(key)]
+        if differing or other["mask_history"] == old["mask_history"]:
+            raise ValueError(f"no test of the same checkpoint under the other rule: {', '.join(differing) or 'mask_history'} tells")
+    test = {rule: part.get("test") if part else None for rule, part in found.items()}
+    users = None
+    if old.get("users"):
+        users = {key: old["users"][key] for key in ("split", "k")}
+        users |= {rule: part["users"]["ranks"] if part else None for rule, part in found.items()}
+    return Record.of({
+        **{key: old[key] for key in AS_THEY_WERE if key in old},
+        "schema": SCHEMA,
+        "hash": unit_hash(config, old["data"]),
+        "config": config,
+        "valid_rule": rule,
+        "precision": "float32",
+        "test": test,
+        "users": users,
+        # The script that tested under the other rule refused data in which a target had been met before.
+        "repeated_targets": 0 if other is not None else None,
+    })  # fmt: skip
+
+
+def migrate(results: Path) -> list[str]:
+    """Migrate all files under ``<results>/runs``.
+
+    Returns:
+        A line for each file that could not be, and for each record without the other rule.
+    """
+    told = []
+    for path in sorted((results / "runs").glob("*/*.json")):
+        old = json.loads(path.read_text(encoding="utf-8"))
+        if old.get("schema") != 1:
+            continue
+        if path.name.startswith("split-"):
+            write_json(path, {**old, "schema": SCHEMA})
+            continue
+        beside = results / "mask_history" / "runs" / path.parent.name / path.name
+        other = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else None
+        try:
+            record = migrated(old, other)
+        except (ValueError, KeyError) as error:
+            told.append(f"{path} stays as it is: {error!r}")
+            continue
+        new = path.with_name(f"{record.name}-{record.seed}-{record.hash}.json")
+        if new.exists():
+            told.append(f"{path} stays as it is: {new.name} is there")
+            continue
+        record.write(new)
+        path.unlink()
+        if other is None and record.error is None:
+            told.append(f"{new} has one rule only")
+    return told
+
+
+def main(words: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", nargs="+", type=Path, help="folders of results, each with runs/")
+    for results in parser.parse_args(words).results:
+        print("\n".join([f"{results}: migrated", *migrate(results)]))
+
+
+if __name__ == "__main__":
+    main()
