@@ -165,6 +165,7 @@ class Record:
         tokenizer: Mapping[str, Any] | None = None,
         held_out: HeldOut | None = None,
         ranks: Mapping[Rule, np.ndarray | None] | None = None,
+        /,
         *,
         seconds_testing: float,
         peak_memory_mb: dict[str, float | None],
