@@ -172,7 +172,7 @@ def _parser() -> argparse.ArgumentParser:
         "tokenize", help="train a tokenizer on item vectors alone, or tokenize new items with a trained one", description=TOKENIZE_HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
     )
-    tokenize.add_argument("--tokenizer", default="R3VAE", help="name of the tokenizer to train")
+    tokenize.add_argument("--tokenizer", help="name of the tokenizer to train, default R3VAE; with --checkpoint, one of your own, whose code is then run")
     what = tokenize.add_mutually_exclusive_group(required=True)
     what.add_argument("--embeddings", help="train on these: .npy or .safetensors of item vectors [n, d]")
     what.add_argument("--items", help="with --checkpoint, the new items: an .item file, or vectors as .npy or .safetensors")
@@ -294,8 +294,9 @@ def _tokenize_new(options) -> None:
     from recbole_r3vae.quick_start.serve_tokenize import tokenize_items
 
     done = tokenize_items(
-        options.checkpoint, options.items, options.output, options.collision_policy, options.add, options.ids, show_progress=True
-    )
+        options.checkpoint, options.items, options.output, options.collision_policy, options.add, options.ids, show_progress=True,
+        tokenizer=options.tokenizer,
+    )  # fmt: skip
     print(
         f"{done.sids.n_items - 1} new items: {options.output}; {done.known} known ones passed over, {done.moved} got another last code "
         f"than their own, {done.shared} share a semantic ID"
@@ -310,7 +311,7 @@ def _train_and_tokenize(options) -> None:
     from recbole_r3vae.sid.quality.report import format_quality
 
     content = content_from_vectors(options.embeddings, options.ids)
-    config = Config(options.tokenizer, Path(options.embeddings).stem, arguments=[f"--{pair}" for pair in options.set])
+    config = Config(options.tokenizer or "R3VAE", Path(options.embeddings).stem, arguments=[f"--{pair}" for pair in options.set])
     tokenizer = train_tokenizer(config, content)
     sids, _ = tokenizer.resolved(ItemVectors(content), options.collision_policy or "suffix")
     sids.save(options.output)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from recbole_r3vae.errors import UserError
-from recbole_r3vae.model.parameters import Parameter, check_parameters
+from recbole_r3vae.model.parameters import Parameter, check_parameters, declared_by
 
 if TYPE_CHECKING:
     from recbole.config import Config
@@ -124,9 +124,7 @@ class Contract:
         Raises:
             UserError: a key has a value outside its range.
         """
-        tables = (vars(ancestor).get("hyperparameters", {}) for ancestor in reversed(cls.__mro__))
-        table = {key: parameter for own in tables for key, parameter in own.items()}
-        check_parameters(table, config)
+        check_parameters(declared_by(cls), config)
 
     @classmethod
     def result_name(cls, config: Config) -> str:

@@ -120,6 +120,18 @@ class AutoregressiveHead:
 
     def score(self, reading: Any, items: Tensor) -> Tensor:
         """The exact teacher-forced log-probability of the semantic IDs of ``items``."""
+        return self.follow(reading, items)[0]
+
+    def follow(self, reading: Any, items: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What a search that ends at one given item says of it, for models that re-rank what the search finds.
+
+        Args:
+            reading: of B histories.
+            items: ``[B]`` item ids.
+
+        Returns:
+            ``[B]`` float32 scores as :meth:`score`'s, and ``[B, d]`` states as :attr:`Ranking.states`; ``None`` where the model has none.
+        """
         codes = self.model.codes[items]  # [B, L]
         state, tokens, parents = self.model.start(reading), None, None
         score = torch.zeros(len(codes), device=codes.device)
@@ -128,7 +140,8 @@ class AutoregressiveHead:
             tokens = codes[:, level, None]  # [B, 1]
             parents = torch.zeros_like(tokens)
             score += log_probs[:, 0].float().gather(1, tokens).squeeze(1)
-        return score
+        beam_states = getattr(self.model, "beam_states", None)
+        return score, None if beam_states is None else beam_states(state, parents)[:, 0]
 
 
 class ParallelHead:

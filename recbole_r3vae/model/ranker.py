@@ -184,6 +184,8 @@ class Ranker(Contract, SequentialRecommender):
 
     def grow(self, sources: Sources) -> None:
         """Know the items of ``sources``: the old ones in their order, then new ones. See :meth:`.Contract.grow`."""
+        if sources.semantic_ids is None and sources.content is None:
+            super().grow(sources)  # refuses
         self._know(sources)
         known = sources.semantic_ids if sources.semantic_ids is not None else sources.content
         self.n_items = len(known.item_ids)

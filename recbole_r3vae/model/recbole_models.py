@@ -13,7 +13,7 @@ from recbole.utils import ModelType
 from recbole_r3vae.data.clicks import ClickDataset, ClickHistoryDataset
 from recbole_r3vae.errors import UserError, nearest
 from recbole_r3vae.model.contract import CLICK, RANK, SHARED, Contract, Needs, Sources
-from recbole_r3vae.model.parameters import check_parameters
+from recbole_r3vae.model.parameters import check_parameters, declared_by
 
 if TYPE_CHECKING:
     from recbole.config import Config
@@ -100,7 +100,7 @@ class RecBoleContract:
 
     def check(self, config: Config) -> None:
         """Check what the class says of its keys, if it does."""
-        check_parameters(getattr(self.model_class, "hyperparameters", {}), config)
+        check_parameters(declared_by(self.model_class), config)
 
     def result_name(self, config: Config) -> str:
         """The model's name."""
@@ -184,7 +184,7 @@ class ClickContract(RecBoleContract):
 
     def next_step(self, config: Config) -> str:
         """The same rows with the item id."""
-        return f"next: recbole-r3vae run --model={config.model} --dataset={config.dataset}   # the item id, on the same rows"
+        return f"next: recbole-r3vae run --model={config.declared['model']} --dataset={config.dataset}   # the item id, on the same rows"
 
 
 def contract_of(model_class: type, evaluation_mode: Any = None) -> Any:

@@ -58,6 +58,11 @@ def check_stages(config: Config) -> None:
     """
     if config.contract.needs(config).semantic_ids is None or config["sid_file"]:
         return
+    if not config["tokenizer"]:
+        raise UserError(
+            f"{config.model} needs semantic IDs, and nothing says whose; write `tokenizer: R3VAE` or another in {config.model}.yaml, and "
+            "`sid_file: ~` beside it"
+        )
     tokenizer = get_tokenizer(config["tokenizer"])
     if config.contract.task == CLICK:
         check_buckets(config["sid_prefix_buckets"])

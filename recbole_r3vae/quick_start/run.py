@@ -13,7 +13,7 @@ from recbole.utils import init_logger, init_seed
 
 from recbole_r3vae.config import RULES, Config, fingerprint
 from recbole_r3vae.config.identity import precision
-from recbole_r3vae.config.registry import is_outside
+from recbole_r3vae.config.registry import code_of, is_outside
 from recbole_r3vae.data.content import load_content
 from recbole_r3vae.data.fingerprint import data_fingerprint, known_ids
 from recbole_r3vae.data.split import held_out
@@ -194,7 +194,7 @@ def _run_tokenizer(config: Config, dataset, saved: bool) -> dict[str, Any]:
     logging.getLogger().info(
         f"{config.model} {how}\n{format_quality(tokenizer.description['quality'])}\n"
         f"semantic IDs (collisions left as they are): {sid_file}\n"
-        f"next: recbole-r3vae run --model=R3GR --tokenizer={config.model} --dataset={config.dataset}"
+        f"next: recbole-r3vae run --model=R3GR --tokenizer={config.declared['model']} --dataset={config.dataset}"
     )
     return {
         "name": config.model,
@@ -217,8 +217,8 @@ def load_data_and_model(model_file: str | Path, config_dict: dict[str, Any] | No
 
     Args:
         model_file: a run's ``best.pth``, or its folder.
-        config_dict: keys to set differently, such as ``data_path`` or ``device``; ``model`` names the class of a model from outside the
-            package, whose code a checkpoint never imports by itself.
+        config_dict: keys to set differently, such as ``data_path`` or ``device``; ``model`` and ``tokenizer`` name the classes of a model and
+            a tokenizer from outside the package, whose code a checkpoint never imports by itself.
 
     Returns:
         ``config, model, dataset, train_data, valid_data, test_data``.
@@ -246,15 +246,17 @@ def config_of(state: dict[str, Any], model_file: str | Path, changed: dict[str, 
     """The configuration in a checkpoint.
 
     Raises:
-        UserError: its model is from outside the package, and ``changed`` does not name it.
+        UserError: its model or its tokenizer is from outside the package, and ``changed`` does not name it.
     """
-    model = state["config"]["model"]
-    if is_outside(model) and changed.get("model") != model:
-        raise UserError(f"checkpoint {model_file} is of {model}, code from outside this package; give --model={model} to run it")
-    tokenizer = state["config"].get("tokenizer")
-    if is_outside(tokenizer):
-        changed = {"tokenizer": tokenizer, **changed}
-    return Config(config_dict={**state["config"], **changed})
+    for key in ("model", "tokenizer"):
+        name = state["config"].get(key)
+        if is_outside(name) and changed.get(key) != name:
+            raise UserError(f"checkpoint {model_file} has {key} {name}, code from outside this package; give --{key}={name} to run it")
+    config = Config(config_dict={**state["config"], **changed})
+    trained_by = state.get("identity", {}).get("settings", {}).get("code")
+    if (code := code_of(config.model_class)) != trained_by:
+        logging.getLogger().warning(f"{config.declared['model']} is not the code that trained {model_file}: {code}, then {trained_by}")
+    return config
 
 
 def start_logging(config: Config) -> None:

@@ -86,7 +86,7 @@ class ServedModel:
         """See :meth:`~recbole_r3vae.quick_start.serve.Recommender.add_items`."""
         sources = self.model.sources
         if sources.semantic_ids is None:
-            self.model.grow(sources)  # refuses in the model's own words
+            raise UserError(f"{self.config.model} knows the items of its training and no others; add items to a generator, such as R3GR")
         made_for = sids.meta.get("extends", self._table.content_hash)
         if made_for != self._table.content_hash:
             raise UserError(
@@ -98,7 +98,7 @@ class ServedModel:
         if not new:
             return 0
         names, codes = [sids.item_ids[row] for row in new], sids.codes[new]
-        extension = TableExtension(self.sids, policy or sids.meta.get("collision_policy") or self.config["collision_policy"])
+        extension = TableExtension(self.sids, policy or sids.meta.get("collision_policy") or self.config["collision_policy"] or "share")
         if sids.n_levels == self.sids.n_levels:
             extension.occupy(names, codes)
         else:

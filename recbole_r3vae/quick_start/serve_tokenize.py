@@ -51,6 +51,7 @@ def tokenize_items(
     add: Sequence[str | os.PathLike] = (),
     ids: str | os.PathLike | None = None,
     show_progress: bool = False,
+    tokenizer: str | None = None,
 ) -> TokenizedItems:
     """Tokenize items beside a table of semantic IDs, which stays as it is.
 
@@ -67,19 +68,21 @@ def tokenize_items(
         add: ``.sid`` files of items that were added earlier, so that the new ones keep clear of them.
         ids: the vectors' item ids, one a line; default: beside them, with the ending ``.ids``.
         show_progress: whether to show a bar.
+        tokenizer: the class of a tokenizer from outside the package, ``package.module:Class``, whose code is then run.
 
     Returns:
         The new semantic IDs and what became of collisions.
 
     Raises:
-        UserError: there is no tokenizer, the items do not fit it, none is new, or one comes twice.
+        UserError: there is no tokenizer, or it is from outside the package and not named; the items do not fit it, none is new, or one
+            comes twice.
     """
     items, output = Path(items), Path(output)
     vectors_path, ids_path = beside(output, ".npy"), beside(output, ".ids")
     inputs = [items, Path(ids) if ids else beside(items, ".ids")] if items.suffix in ENDINGS else [items]
     if {path.resolve() for path in (output, vectors_path, ids_path)} & {path.resolve() for path in inputs}:
         raise UserError(f"--output {output}, with {vectors_path.name} and {ids_path.name}, would replace {items}; choose another name")
-    tokenizer, table, policy = _tokenizer_and_table(Path(checkpoint), policy)
+    tokenizer, table, policy = _tokenizer_and_table(Path(checkpoint), policy, tokenizer)
     extension = TableExtension(table, policy)
     old, seen = set(table.item_ids), set()
     for path in add:
@@ -115,10 +118,10 @@ def tokenize_items(
     return TokenizedItems(sids, known, extension.moved, extension.shared)
 
 
-def _tokenizer_and_table(path: Path, policy: str | None) -> tuple[TrainedTokenizer, SemanticIDs, str]:
+def _tokenizer_and_table(path: Path, policy: str | None, named: str | None) -> tuple[TrainedTokenizer, SemanticIDs, str]:
     """The tokenizer, the table that new items stand beside, and the collision policy."""
     if (path / DESCRIPTION).is_file() or path.name == DESCRIPTION:
-        tokenizer = load_tokenizer(path if path.is_dir() else path.parent)
+        tokenizer = load_tokenizer(path if path.is_dir() else path.parent, named=named)
         return tokenizer, _table_of(tokenizer, policy or "suffix"), policy or "suffix"
     checkpoint = find_checkpoint(path)
     state = load_checkpoint(checkpoint)
@@ -131,7 +134,7 @@ def _tokenizer_and_table(path: Path, policy: str | None) -> tuple[TrainedTokeniz
             f"{checkpoint.parent} has no tokenizer: its semantic IDs came from sid_file {state['config'].get('sid_file')}; tokenize new "
             "items with the tool that made that file"
         )
-    return load_tokenizer(folder), table, policy or state["config"].get("collision_policy") or "share"
+    return load_tokenizer(folder, named=named), table, policy or state["config"].get("collision_policy") or "share"
 
 
 def _table_of(tokenizer: TrainedTokenizer, policy: str) -> SemanticIDs:
