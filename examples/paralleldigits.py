@@ -34,7 +34,7 @@ class ParallelDigits(Ranker):
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
         size, dropout = config["hidden_size"], config["dropout"]
-        self.code_embedding = nn.Embedding(self.n_tokens, size, padding_idx=0)
+        self.code_embedding = nn.Embedding(self.n_tokens, size)
         self.position_embedding = nn.Embedding(self.max_seq_length, size)
         self.dropout = nn.Dropout(dropout)
         layer = nn.TransformerEncoderLayer(
@@ -42,6 +42,8 @@ class ParallelDigits(Ranker):
         )
         self.encoder = nn.TransformerEncoder(layer, config["n_layers"], nn.LayerNorm(size), enable_nested_tensor=False)
         self.digit_heads = nn.ModuleList(nn.Linear(size, n_codes) for n_codes in self.codebook_sizes)
+        for table in (self.code_embedding, self.position_embedding):  # as in GPT-2, which RPG builds on
+            nn.init.normal_(table.weight, std=0.02)
         self.heads["digits"] = ParallelHead(self)
 
     @classmethod

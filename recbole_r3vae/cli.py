@@ -172,7 +172,9 @@ def _parser() -> argparse.ArgumentParser:
         "tokenize", help="train a tokenizer on item vectors alone, or tokenize new items with a trained one", description=TOKENIZE_HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
     )
-    tokenize.add_argument("--tokenizer", help="name of the tokenizer to train, default R3VAE; with --checkpoint, one of your own, whose code is then run")
+    tokenize.add_argument(
+        "--tokenizer", help="the tokenizer to train, default R3VAE; with --checkpoint, one from outside this package, whose code is then run"
+    )
     what = tokenize.add_mutually_exclusive_group(required=True)
     what.add_argument("--embeddings", help="train on these: .npy or .safetensors of item vectors [n, d]")
     what.add_argument("--items", help="with --checkpoint, the new items: an .item file, or vectors as .npy or .safetensors")

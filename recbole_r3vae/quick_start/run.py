@@ -217,8 +217,8 @@ def load_data_and_model(model_file: str | Path, config_dict: dict[str, Any] | No
 
     Args:
         model_file: a run's ``best.pth``, or its folder.
-        config_dict: keys to set differently, such as ``data_path`` or ``device``; ``model`` and ``tokenizer`` name the classes of a model and
-            a tokenizer from outside the package, whose code a checkpoint never imports by itself.
+        config_dict: keys to set differently, such as ``data_path`` or ``device``; ``model`` and ``tokenizer`` name the classes of a
+            model and a tokenizer from outside the package, whose code a checkpoint never imports by itself.
 
     Returns:
         ``config, model, dataset, train_data, valid_data, test_data``.

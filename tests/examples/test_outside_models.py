@@ -34,7 +34,10 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 DIGITS, RERANK = "examples.paralleldigits:ParallelDigits", "examples.rerank:Rerank"
 AVERAGED, CLICKS, MODALITIES = "examples.averagedgru:AveragedGRU", "examples.clickmodel:FinalMLP", "examples.twomodalities:TwoModalities"
 
-TWO_TEXTS = {"title": {"encoder": "tfidf-svd", "fields": ["movie_title"], "dim": 16}, "genre": {"encoder": "tfidf-svd", "fields": ["class"]}}
+TWO_TEXTS = {
+    "title": {"encoder": "tfidf-svd", "fields": ["movie_title"], "dim": 16},
+    "genre": {"encoder": "tfidf-svd", "fields": ["class"]},
+}
 BATCHES = {"train_batch_size": 16, "tokenizer_epochs": 0}
 OF = {
     DIGITS: {**BATCHES, "tokenizer": "OPQ"},
@@ -356,6 +359,20 @@ def test_tokenizers_are_compared_without_a_generator(tiny_settings, tiny_data, m
 def test_keys_are_dealt_to_models_with_dots_in_their_names():
     given = {"epochs": 3, f"{CLICKS}.epochs": 1, "DeepFM.epochs": 2}
     assert deal(given, {CLICKS: {"epochs"}, "DeepFM": {"epochs"}}) == {CLICKS: {"epochs": 1}, "DeepFM": {"epochs": 2}}
+
+
+@pytest.mark.parametrize("name", ["paralleldigits.py", "ParallelDigits.yaml", "leaderboard.yaml"])
+def test_the_guide_shows_the_files_as_they_are(name):
+    guide = EXAMPLES.parent / "docs" / "guides" / "outside_model.md"
+    assert f"`examples/{name}`:\n\n```" in guide.read_text() and (EXAMPLES / name).read_text() in guide.read_text()
+
+
+def test_every_example_is_a_file_and_a_yaml_and_opens_with_its_paper():
+    for file in (path for path in EXAMPLES.glob("*.py") if path.stem != "__init__"):
+        module = importlib.import_module(f"examples.{file.stem}")
+        assert "arXiv" in module.__doc__ and len(file.read_text().splitlines()) < 150
+        [model] = [name for name, value in vars(module).items() if f"{module.__name__}:{name}" in (*OF, MODALITIES)]
+        assert (EXAMPLES / f"{model}.yaml").is_file() and model in (EXAMPLES.parent / "docs/guides/outside_model.md").read_text()
 
 
 # -- identity ----------------------------------------------------------------------------------------------------------------------

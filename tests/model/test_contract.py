@@ -31,7 +31,8 @@ BY_NAME = {"config/registry.py: `name in ours`"}
 def questions(source: str) -> Iterator[str]:
     """The expressions that ask a model of this package what class it is, or what it is called."""
     tree = ast.parse(source)
-    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("recbole_r3vae.model")]
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    imports = [node for node in imports if (node.module or "").startswith("recbole_r3vae.model")]
     models = {alias.asname or alias.name for node in imports for alias in node.names}
     assigned = [node for node in ast.walk(tree) if isinstance(node, ast.Assign) and _calls(node.value, "own_models")]
     listed = {target.id for node in assigned for target in node.targets if isinstance(target, ast.Name)}
@@ -42,7 +43,7 @@ def questions(source: str) -> Iterator[str]:
                 yield ast.unparse(node)
         elif isinstance(node, ast.Compare):
             sides, told = [node.left, *node.comparators], [isinstance(op, (ast.In, ast.NotIn)) for op in node.ops]
-            lists = any(told) and any(_calls(side, "own_models") or (isinstance(side, ast.Name) and side.id in listed) for side in sides[1:])
+            lists = any(told) and any(_calls(side, "own_models") or getattr(side, "id", None) in listed for side in sides[1:])
             if lists or any(_is_name_of_model(side) for side in sides):
                 yield ast.unparse(node)
 
