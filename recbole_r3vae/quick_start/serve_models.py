@@ -86,7 +86,7 @@ class ServedModel:
         """See :meth:`~recbole_r3vae.quick_start.serve.Recommender.add_items`."""
         sources = self.model.sources
         if sources.semantic_ids is None:
-            self.model.grow(sources)  # refuses in the model's own words
+            raise UserError(f"{self.config.model} knows the items of its training and no others; add items to a generator, such as R3GR")
         made_for = sids.meta.get("extends", self._table.content_hash)
         if made_for != self._table.content_hash:
             raise UserError(
