@@ -12,7 +12,7 @@ from recbole.model.layers import MultiHeadAttention
 from recbole_r3vae.config import Config
 from recbole_r3vae.data.sequences import TARGET_LIST_FIELD
 from recbole_r3vae.errors import UserError
-from recbole_r3vae.model.baseline.bsarec import Attention, BSARec, FrequencyLayer
+from recbole_r3vae.model.sequential.bsarec import Attention, BSARec, FrequencyLayer
 from recbole_r3vae.quick_start.lookup import create_dataset, data_preparation
 
 

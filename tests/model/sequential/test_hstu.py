@@ -10,8 +10,8 @@ from recbole.data.interaction import Interaction
 
 from recbole_r3vae.data.sequences import TARGET_LIST_FIELD
 from recbole_r3vae.errors import UserError
-from recbole_r3vae.model.baseline import hstu
-from recbole_r3vae.model.baseline.hstu import Block
+from recbole_r3vae.model.sequential import hstu
+from recbole_r3vae.model.sequential.hstu import Block
 
 
 def first_rows(dataset, n=16) -> Interaction:
