@@ -61,14 +61,14 @@ class Contract:
 
     Attributes:
         task: :data:`TOKENIZE`, :data:`RANK` or :data:`CLICK`.
-        parameters: the keys of its YAML and what they may be, see :mod:`~recbole_r3vae.model.parameters`; those of the classes that it
-            derives from count too.
+        hyperparameters: the keys of its YAML and what they may be, see :mod:`~recbole_r3vae.model.parameters`; those of the classes
+            that it derives from count too. (``parameters`` is torch's word for a module's weights.)
         dataset_class: RecBole ``Dataset`` that makes its training rows; ``None`` for RecBole's own of the model's type.
         trainer_class: RecBole ``Trainer`` for it; ``None`` for that of its task.
     """
 
     task: ClassVar[str] = RANK
-    parameters: ClassVar[Mapping[str, Parameter]] = {}
+    hyperparameters: ClassVar[Mapping[str, Parameter]] = {}
     dataset_class: ClassVar[type | None] = None
     trainer_class: ClassVar[type | None] = None
 
@@ -86,7 +86,8 @@ class Contract:
         Raises:
             UserError: a key has a value outside its range.
         """
-        table = {key: parameter for ancestor in reversed(cls.__mro__) for key, parameter in vars(ancestor).get("parameters", {}).items()}
+        tables = (vars(ancestor).get("hyperparameters", {}) for ancestor in reversed(cls.__mro__))
+        table = {key: parameter for own in tables for key, parameter in own.items()}
         check_parameters(table, config)
 
     @classmethod

@@ -1,7 +1,7 @@
 """What values a model's keys may have: one table a class, checked once, before anything is trained.
 
-As scikit-learn's ``_parameter_constraints``: a class writes ``parameters = {"dropout": Number(at_least=0, below=1), …}``, and those of the
-classes that it derives from count too.
+As scikit-learn's ``_parameter_constraints``: a class writes ``hyperparameters = {"dropout": Number(at_least=0, below=1), …}``, and
+those of the classes that it derives from count too.
 """
 
 from __future__ import annotations

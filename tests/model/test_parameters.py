@@ -44,10 +44,10 @@ def test_the_refusal_names_key_value_and_what_may_be_given():
 
 def test_a_class_has_the_keys_of_its_ancestors_and_may_say_them_anew():
     class Parent(Contract):
-        parameters = {"size": Whole(), "rate": Number(above=0)}
+        hyperparameters = {"size": Whole(), "rate": Number(above=0)}
 
     class Child(Parent):
-        parameters = {"size": Whole(8), "depth": Whole()}
+        hyperparameters = {"size": Whole(8), "depth": Whole()}
 
     Parent.check({"size": 1, "rate": 1})
     for change in ({"size": 7}, {"rate": 0}, {"depth": 0}):
