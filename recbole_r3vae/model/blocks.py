@@ -102,19 +102,20 @@ class HSTUBlock(nn.Module):
         """
         *qkv, gate = F.silu(self.qkvu(self.attention_norm(x))).split(self.widths, dim=-1)
         heads = zip(*(packing.split(part.unflatten(-1, (self.n_heads, -1))) for part in qkv))  # each three of [n, t, H, A or V]
-        biases = bias or [None] * len(packing.blocks)
-        attended = torch.cat([self.attend(*part, further).flatten(0, 1) for part, further in zip(heads, biases)])  # [M, H * V]
-        return x + self.dropout(self.out(self.gate_dropout(self.gate_norm(attended) * gate)))
+        position = torch.arange(packing.longest, device=x.device)
+        behind = position[:, None] - position  # [T, T], how far the key lies behind the query
+        distance_bias, future = self.distance_bias[:, behind.clamp(min=0)], behind < 0  # [H or 1, T, T], [T, T]
+        attended = []
+        for place, ((_, t), (query, key, value)) in enumerate(zip(packing.blocks, heads)):
+            of_pair = distance_bias[:, :t, :t] if bias is None else distance_bias[:, :t, :t] + bias[place][:, None]  # [(n,) H or 1, t, t]
+            attended.append(self.attend(query, key, value, of_pair, future[:t, :t]).flatten(0, 1))
+        return x + self.dropout(self.out(self.gate_dropout(self.gate_norm(torch.cat(attended)) * gate)))
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
-        """Sums over each position and those before it: queries and keys [n, t, H, A] and values [n, t, H, V] to [n, t, H * V]."""
+    @staticmethod
+    def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, future: Tensor) -> Tensor:
+        """Each position's sum over all but future ones: queries and keys [n, t, H, A] and values [n, t, H, V] to [n, t, H * V]."""
         query, key, value = (part.transpose(1, 2) for part in (query, key, value))  # [n, H, t, A or V]
-        position = torch.arange(query.shape[2], device=query.device)
-        behind = position[:, None] - position  # [t, t], how far the key lies behind the query
-        bias_of_pair = self.distance_bias[:, behind.clamp(min=0)]  # [H or 1, t, t]
-        if bias is not None:
-            bias_of_pair = bias_of_pair + bias[:, None]  # [n, H or 1, t, t]
-        weights = F.silu(query @ key.transpose(-1, -2) + bias_of_pair).masked_fill(behind < 0, 0)  # [n, H, t, t]
+        weights = F.silu(query @ key.transpose(-1, -2) + bias).masked_fill(future, 0)  # [n, H, t, t]
         return (weights @ value).transpose(1, 2).flatten(2)
 
 

@@ -31,6 +31,10 @@ class Packing:
         """Positions of the longest history."""
         return self.blocks[-1][1]
 
+    def lengths(self) -> Tensor:
+        """``[B]``, positions of each history, the shortest first."""
+        return torch.cat([torch.full((n,), t, device=self.order.device) for n, t in self.blocks])
+
     def position(self) -> Tensor:
         """``[M]``, each position's place in its own history, from 0."""
         return self.place % self.padded_shape[1]
@@ -54,8 +58,7 @@ class Packing:
 
     def last(self, packed: Tensor) -> Tensor:
         """The last position of every history ``[B, d]``, in the order of the batch."""
-        ends = torch.cat([torch.full((n,), t, device=packed.device) for n, t in self.blocks]).cumsum(0) - 1  # [B]
-        return self.unsort(packed[ends])
+        return self.unsort(packed[self.lengths().cumsum(0) - 1])
 
 
 def pack(real: Tensor) -> Packing:

@@ -170,13 +170,14 @@ class HSTU(Contract, SequentialRecommender):
 
     def _log_sum_of_negatives(self, x: Tensor, target: Tensor, items: Tensor, packing: Packing) -> Tensor:
         """Logarithm of the sum of the exponentials of the drawn items' logits, ``[M]``; draws that are the target are left out."""
-        found = []
-        drawn = self.sample_negatives(len(packing.order)).split([n for n, _ in packing.blocks])
-        for block in zip(packing.split(x), packing.split(target), drawn):
-            for history, wanted, negatives in zip(*(part.split(ROWS) for part in block)):  # [n, t, d], [n, t], [n, K]
-                logits = F.embedding(negatives, items) @ history.transpose(1, 2)  # [n, K, t]
-                lowest = torch.finfo(logits.dtype).min  # -inf would make gradients nan where every draw is the target
-                found.append(logits.masked_fill(negatives[:, :, None] == wanted[:, None], lowest).logsumexp(1).flatten())
+        length, found = packing.lengths()[:, None], []  # [B, 1]
+        histories, targets = packing.pad(x)[packing.order], packing.pad(target[:, None])[packing.order, :, 0]  # [B, T, d], [B, T]
+        for rows in zip(length.split(ROWS), histories.split(ROWS), targets.split(ROWS), self.sample_negatives(len(length)).split(ROWS)):
+            real = torch.arange(int(rows[0][-1]), device=x.device) < rows[0]  # [n, t], t = the longest of these; they are in this order
+            history, wanted, negatives = rows[1][:, : real.shape[1]], rows[2][:, : real.shape[1]], rows[3]  # [n, t, d], [n, t], [n, K]
+            logits = F.embedding(negatives, items) @ history.transpose(1, 2)  # [n, K, t]
+            lowest = torch.finfo(logits.dtype).min  # -inf would make gradients nan where every draw is the target
+            found.append(logits.masked_fill(negatives[:, :, None] == wanted[:, None], lowest).logsumexp(1)[real])
         return torch.cat(found)
 
     def sample_negatives(self, n_rows: int) -> Tensor:
