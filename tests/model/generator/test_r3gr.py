@@ -6,9 +6,13 @@ import pytest
 import torch
 from recbole.data.interaction import Interaction
 
+from recbole_r3vae.config import Config
 from recbole_r3vae.data.sequences import TARGET_LIST_FIELD
 from recbole_r3vae.errors import UserError
-from recbole_r3vae.model.generator.r3gr import HSTUBlock
+from recbole_r3vae.model.contract import UNIQUE, Needs
+from recbole_r3vae.model.generator.r3gr import R3GR
+from recbole_r3vae.model.parameters import check_parameters
+from recbole_r3vae.config.sources import load_yaml, properties
 
 
 def first_rows(dataset, n=16) -> Interaction:
@@ -135,37 +139,53 @@ def test_tied_heads_are_the_code_embedding(build):
         assert torch.allclose(tied._logits(x, level), x @ tied.code_embedding.weight[first : first + size].T, atol=1e-6)
 
 
-def test_hstu_attention_by_hand():
-    """Every term of the sum written out, with a bias that differs for every distance."""
-    torch.manual_seed(0)
-    block = HSTUBlock(size=8, n_heads=2, max_length=7, dropout=0.0)
-    torch.nn.init.normal_(block.distance_bias)
-    query, key, value = torch.randn(3, 1, 2, 5, 4)
-    attended = block.causal_attention(query, key, value)
-    for head in range(2):
-        for i in range(5):
-            total = torch.zeros(4)
-            for j in range(i + 1):
-                logit = query[0, head, i] @ key[0, head, j] + block.distance_bias[head, i - j]
-                total += torch.nn.functional.silu(logit) * value[0, head, j]
-            assert torch.allclose(attended[0, head, i], total, atol=1e-6)
-
-
 @pytest.mark.parametrize(
     "keys, message",
     [
-        ({"item_inputs": ["codes", "texts"]}, "item_inputs.*texts.*codes, text, id"),
+        ({"item_inputs": ["codes", "texts"]}, "item_inputs.*texts.*did you mean 'text'.*codes, text, id"),
         ({"item_inputs": []}, "item_inputs"),
+        ({"item_inputs": ["codes", "codes"]}, "item_inputs"),
         ({"item_inputs": "codes"}, "item_inputs"),
         ({"encoder": "hstuu"}, "did you mean.*hstu"),
         ({"sid_dropout": 1.0}, "sid_dropout is 1.0"),
         ({"id_dropout": -0.1}, "id_dropout is -0.1"),
+        ({"tied_heads": 1}, "tied_heads is 1"),
+        ({"label_smoothing": 1.5}, "label_smoothing is 1.5"),
+        ({"n_heads": 3}, "n_heads is 3 and hidden_size 16"),
     ],
     ids=str,
 )
-def test_settings_out_of_range_are_named(build, keys, message):
+def test_settings_out_of_range_are_named(tiny_settings, keys, message):
     with pytest.raises(UserError, match=message):
-        build(**keys)
+        config = Config("R3GR", "tiny", config_dict={**tiny_settings, **keys})
+        check_parameters(R3GR.hyperparameters, config)
+        R3GR.check(config)
+
+
+@pytest.mark.parametrize(
+    "inputs, content, name",
+    [
+        (["codes"], None, "R3GR"),
+        (["codes", "text"], ("text",), "R3GR"),
+        (["codes", "text", "id"], ("text",), "R3GR-hybrid"),
+        (["image", "text", "id"], ("image", "text"), "R3GR-hybrid"),
+    ],
+)
+def test_what_it_says_of_itself(inputs, content, name):
+    config = {**load_yaml(properties() / "model" / "R3GR.yaml"), "item_inputs": inputs}
+    config["content_encoder"] = {"text": "tfidf-svd", "image": "file"}
+    check_parameters(R3GR.hyperparameters, config)
+    R3GR.check(config)
+    assert R3GR.needs(config) == Needs(semantic_ids=UNIQUE, content=content)
+    assert R3GR.result_name(config) == name and R3GR.loss_name(config) == "NLL of semantic ID"
+
+
+def test_any_modality_is_read_through_one_layer(build):
+    """The dataset holds the columns that were asked for, whatever they are called."""
+    _, image, *_ = build(item_inputs=["codes", "image"])
+    _, text, *_ = build(item_inputs=["codes", "text"])
+    items = torch.tensor([1, 2, 3])
+    assert torch.equal(image.embed(items), text.embed(items)) and image.item_vectors.shape[1] == 12
 
 
 def test_full_sort_predict_scatters_the_beam(build):
