@@ -13,7 +13,7 @@ from torch import Tensor
 
 from recbole_r3vae.data.sequences import WindowDataset
 from recbole_r3vae.errors import UserError
-from recbole_r3vae.model.contract import UNIQUE, Contract, Needs, Sources
+from recbole_r3vae.model.contract import SHARED, UNIQUE, Contract, Needs, Sources
 from recbole_r3vae.model.generator.decoding.rules import Allowed
 from recbole_r3vae.model.heads import EXACT, AutoregressiveHead, Head, Ranking, joined, of_rows
 from recbole_r3vae.model.parameters import Choice, Either, Flag, Number, Whole
@@ -190,9 +190,10 @@ class Ranker(Contract, SequentialRecommender):
 
 
 class SIDGenerator(Ranker):
-    """A ranker with one autoregressive head: it writes the semantic ID of the next item, code by code.
+    """A ranker with an autoregressive head: it writes the semantic ID of the next item, code by code.
 
-    A subclass implements ``calculate_loss``, :meth:`read`, :meth:`start` and :meth:`step`.
+    A subclass implements ``calculate_loss``, :meth:`read`, :meth:`start` and :meth:`step`. It may have other heads, and, where
+    :meth:`writes_codes` says so, those alone.
 
     Args:
         config: ``num_beams`` is read here, a number or :data:`~recbole_r3vae.model.heads.EXACT`.
@@ -208,16 +209,24 @@ class SIDGenerator(Ranker):
 
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
-        self.heads["generate"] = AutoregressiveHead(self, config["num_beams"])
         self._beams = config["num_beams"], config["valid_num_beams"]
+        if self.writes_codes(config):
+            self.heads["generate"] = AutoregressiveHead(self, config["num_beams"])
+
+    @classmethod
+    def writes_codes(cls, config) -> bool:
+        """Whether it has an autoregressive head under this configuration."""
+        return True
 
     @classmethod
     def needs(cls, config) -> Needs:
-        return Needs(semantic_ids=UNIQUE)
+        return Needs(semantic_ids=UNIQUE if cls.writes_codes(config) else SHARED)
 
     @classmethod
     def check(cls, config) -> None:
         super().check(config)
+        if not cls.writes_codes(config):
+            return
         widest = max(config["topk"])
         for key in ("valid_num_beams", "num_beams"):
             if config[key] != EXACT and config[key] < widest:
@@ -238,7 +247,8 @@ class SIDGenerator(Ranker):
 
     def validating(self, under_way: bool) -> None:
         """Search with ``valid_num_beams`` while an epoch is validated, with ``num_beams`` otherwise."""
-        self.num_beams = self._beams[under_way]
+        if "generate" in self.heads:
+            self.num_beams = self._beams[under_way]
 
     def start(self, reading: Any) -> Any:
         """Begin to decode.

@@ -1,9 +1,13 @@
-"""R3GR: a causal encoder over items that writes the next item's semantic ID with a small decoder.
+"""R3GR: a causal encoder over items that recommends by writing the next item's semantic ID, by item vectors made of codes, or by both.
 
 The generator idea is TIGER's (Rajput et al., "Recommender Systems with Generative Retrieval", NeurIPS 2023, arXiv 2305.05065): recommend
 by generating the semantic ID of the next item. TIGER feeds every code of the history to an encoder-decoder. R3GR reads one vector an
 item, as SASRec does (Kang and McAuley, "Self-Attentive Sequential Recommendation", ICDM 2018), and spends its decoding on the L codes of
 the next item alone. All positions of a history are trained at once, so an epoch costs a fraction of TIGER's.
+
+A dense head beside the decoder is LIGER's idea (Yang et al., arXiv 2411.18814). Here the vector of an item is the one that histories are
+read by, the sum of its codes' embeddings and its projected content: no parameter belongs to a single item. Its loss is a softmax over the
+catalogue, which long codes (32 of product quantisation, as RPG's, arXiv 2506.05781) need and a decoder could not write.
 """
 
 from __future__ import annotations
@@ -11,7 +15,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,20 +22,26 @@ from torch import Tensor, nn
 from recbole_r3vae.data.sequences import TARGET_LIST_FIELD
 from recbole_r3vae.errors import UserError, nearest, shown
 from recbole_r3vae.model.blocks import ENCODERS, TransformerBlock, causal_blocks
-from recbole_r3vae.model.contract import UNIQUE, Needs
+from recbole_r3vae.model.contract import Needs, Sources
+from recbole_r3vae.model.generator.decoding.rules import Allowed
 from recbole_r3vae.model.generator.levels import LevelCache, attend_levels
+from recbole_r3vae.model.heads import DenseHead, Ranking
+from recbole_r3vae.model.item_vectors import CODES, ID, MERGES, TEXT, ItemInputs, ItemVectors, modalities
+from recbole_r3vae.model.losses import catalogue_cross_entropy
 from recbole_r3vae.model.packing import Packing, pack
 from recbole_r3vae.model.parameters import SHARE, Choice, Flag, Number, Whole
 from recbole_r3vae.model.ranker import SIDGenerator
+from recbole_r3vae.model.repeat_prior import RepeatPrior
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from recbole.config import Config
     from recbole.data.interaction import Interaction
 
-    from recbole_r3vae.model.contract import Sources
-
-CODES, TEXT, ID = "codes", "text", "id"
-"""What an item of a history may be; other names are modalities of item content, as text is."""
+RANK_BY = ("generate", "dense", "both")
+PRIOR_POSITIONS = 64
+"""Positions of a batch from which the prior on repeats is learnt where the decoder alone ranks."""
 
 
 class LevelBlock(TransformerBlock):
@@ -53,6 +62,15 @@ class LevelBlock(TransformerBlock):
 
 
 @dataclass
+class Reading:
+    """B histories, read."""
+
+    user: Tensor  # [B, d]
+    items: Tensor  # [B, T], for the prior on repeats
+    lengths: Tensor  # [B]
+
+
+@dataclass
 class DecodingState:
     """Histories as vectors, and what each block of the decoder has computed for each beam."""
 
@@ -61,35 +79,31 @@ class DecodingState:
     level: int = 0
 
 
-class ItemInputs:
-    """Parameter of :mod:`~recbole_r3vae.model.parameters`: ``codes``, ``id`` and modalities of item content, each once."""
-
-    def takes(self, value: Any) -> bool:
-        named = isinstance(value, (list, tuple)) and all(isinstance(entry, str) and entry for entry in value)
-        return named and len(set(value)) == len(value) > 0
-
-    def expected(self) -> str:
-        return f"a list of some of {CODES}, {TEXT}, {ID} and other modalities of item content, such as [{CODES}, {TEXT}]"
-
-
 class R3GR(SIDGenerator):
-    """Generator of semantic IDs over item-level histories.
+    """Ranker over item-level histories with one or two heads over one encoder.
 
-    An item is the sum of what ``item_inputs`` names: its codes (the concatenation of their embeddings through a linear layer), its content
-    (the vectors of the named modalities through a linear layer), an embedding of its id. With the last the model is no longer pure content
-    and is called *hybrid*. ``n_layers`` causal blocks turn the history into one vector at each position. From it, ``n_decoder_layers``
-    blocks with attention over the levels predict the next item's codes c_1 … c_L one after the other: position 0 of the decoder is the
-    history, position l the embedding of c_l. The loss is the negative log-likelihood of the item, the sum over levels of the cross-entropy.
+    An item is the sum of what ``item_inputs`` names, see :class:`~recbole_r3vae.model.item_vectors.ItemVectors`. With ids among it the
+    model is no longer pure content and is called *hybrid*. ``n_layers`` causal blocks turn the history into one vector at each position.
+
+    * ``rank_by: generate``. From that vector, ``n_decoder_layers`` blocks with attention over the levels predict the next item's codes
+      c_1 … c_L one after the other: position 0 of the decoder is the history, position l the embedding of c_l. The loss is the negative
+      log-likelihood of the item, the sum over levels of the cross-entropy. Items are found by beam search.
+    * ``rank_by: dense``. Scores are the cosines of that vector and the vectors of all items, over ``temperature``; the loss is the
+      cross-entropy over the catalogue. The codes need no order.
+    * ``rank_by: both``. Both losses, the second weighted by ``dense_weight``. What either head proposes is ranked by
+      ``(1 - blend) * log P(semantic ID) + blend * cosine / temperature``.
+
+    With ``repeat_prior``, items of the history have learnt log-odds more or less, see :class:`~recbole_r3vae.model.repeat_prior.RepeatPrior`.
 
     Args:
-        config: ``item_inputs``, ``encoder``, ``hidden_size``, ``n_layers``, ``n_decoder_layers``, ``n_heads``, ``inner_size``,
-            ``dropout``, ``sid_dropout``, ``id_dropout``, ``tied_heads``, ``label_smoothing``, ``num_beams``; see
-            ``properties/model/R3GR.yaml``. :meth:`check` took it.
+        config: keys of ``properties/model/R3GR.yaml``. :meth:`check` took it.
         dataset: training dataset with ``sources``: semantic IDs and, where it reads content, the modalities that ``item_inputs`` names.
     """
 
     hyperparameters = {
+        "rank_by": Choice(*RANK_BY),
         "item_inputs": ItemInputs(),
+        "code_merge": Choice(*MERGES),
         "encoder": Choice(*ENCODERS),
         "hidden_size": Whole(),
         "n_layers": Whole(),
@@ -101,32 +115,39 @@ class R3GR(SIDGenerator):
         "id_dropout": SHARE,
         "tied_heads": Flag(),
         "label_smoothing": Number(at_least=0, at_most=1),
+        "temperature": Number(above=0),
+        "dense_weight": Number(above=0),
+        "blend": Number(at_least=0, at_most=1),
+        "repeat_prior": Flag(),
+        "repeat_penalty": Number(at_least=0),
     }
 
     def __init__(self, config: Config, dataset: Any):
         super().__init__(config, dataset)
         size, n_heads, inner_size, dropout = (config[key] for key in ("hidden_size", "n_heads", "inner_size", "dropout"))
-        self.item_inputs, self.label_smoothing = config["item_inputs"], config["label_smoothing"]
-        self.sid_dropout, self.id_dropout = config["sid_dropout"], config["id_dropout"]
+        self.rank_by, self.temperature = config["rank_by"], config["temperature"]
+        self.dense_weight, self.blend, self.label_smoothing = config["dense_weight"], config["blend"], config["label_smoothing"]
         self.first_token = [1 + sum(self.codebook_sizes[:level]) for level in range(self.n_levels)]  # of each level's code 0
-        self.code_embedding = nn.Embedding(self.n_tokens, size, padding_idx=0)
-        if CODES in self.item_inputs:
-            self.code_projection = nn.Linear(self.n_levels * size, size)
-        if modalities(self.item_inputs):
-            self.register_buffer("item_vectors", copied(self.sources.content.embeddings), persistent=False)  # [n_items, D]
-            self.text_projection = nn.Linear(self.item_vectors.shape[1], size)  # of whichever modalities these are
-        if ID in self.item_inputs:
-            self.id_embedding = nn.Embedding(self.n_items, size, padding_idx=0)
+        hidden = config["sid_dropout"], config["id_dropout"]
+        self.items = ItemVectors(config["item_inputs"], config["code_merge"], size, self.sources, *hidden)
         self.position_embedding = nn.Embedding(self.max_seq_length, size)
-        self.level_embedding = nn.Embedding(self.n_levels, size)
+        if self.writes_codes(config):
+            self.level_embedding = nn.Embedding(self.n_levels, size)
         self.dropout = nn.Dropout(dropout)
         self.encoder = causal_blocks(config["encoder"], config["n_layers"], size, n_heads, inner_size, self.max_seq_length, dropout)
-        self.decoder = nn.ModuleList(LevelBlock(size, n_heads, inner_size, dropout) for _ in range(config["n_decoder_layers"]))
-        self.encoder_norm, self.decoder_norm = nn.LayerNorm(size), nn.LayerNorm(size)
-        self.head_bias = nn.ParameterList(torch.zeros(n_codes) for n_codes in self.codebook_sizes)
-        self.tied_heads = config["tied_heads"]
-        if not self.tied_heads:
-            self.head_embedding = nn.Embedding(self.n_tokens, size)
+        if self.writes_codes(config):
+            self.decoder = nn.ModuleList(LevelBlock(size, n_heads, inner_size, dropout) for _ in range(config["n_decoder_layers"]))
+        self.encoder_norm = nn.LayerNorm(size)
+        if self.writes_codes(config):
+            self.decoder_norm = nn.LayerNorm(size)
+            self.head_bias = nn.ParameterList(torch.zeros(n_codes) for n_codes in self.codebook_sizes)
+            self.tied_heads = config["tied_heads"]
+            if not self.tied_heads:
+                self.head_embedding = nn.Embedding(self.n_tokens, size)
+        if self.rank_by != "generate":
+            self.heads["dense"] = DenseHead(self)
+        self.prior = RepeatPrior(self.max_seq_length, config["repeat_penalty"]) if config["repeat_prior"] else None
+        self._catalogue: Tensor | None = None  # vectors of all items, kept while nothing is trained
         self.apply(self._initialise)
 
     @staticmethod
@@ -140,53 +161,62 @@ class R3GR(SIDGenerator):
 
     # -- the history ---------------------------------------------------------------------------------------------------
 
-    def embed(self, items: Tensor) -> Tensor:
-        """Vectors of items ``[M]``, ``[M, d]``."""
-        inputs = []
-        if CODES in self.item_inputs:
-            tokens = self.tokens[items]  # [M, L]
-            if self.training and self.sid_dropout:
-                tokens = tokens * (torch.rand(tokens.shape, device=tokens.device) >= self.sid_dropout)
-            inputs.append(self.code_projection(self.code_embedding(tokens).flatten(1)))
-        if modalities(self.item_inputs):
-            inputs.append(self.text_projection(self.item_vectors[items]))
-        if ID in self.item_inputs:
-            if self.training and self.id_dropout:
-                items = items * (torch.rand(items.shape, device=items.device) >= self.id_dropout)
-            inputs.append(self.id_embedding(items))
-        return sum(inputs)
-
-    def encode(self, items: Tensor) -> tuple[Tensor, Packing]:
+    def encode(self, items: Tensor, catalogue: Tensor | None = None) -> tuple[Tensor, Packing]:
         """Vectors of every position of every history; padding costs nothing.
 
         Args:
             items: ``[B, T]`` item ids, padded with 0 on the right.
+            catalogue: vectors of all items ``[n_items, d]``, where they are at hand.
 
         Returns:
             ``[M, d]`` for the M real positions, and where each of them lies.
         """
         packing = pack(items > 0)
-        x = self.dropout(self.embed(packing.take(items)) + self.position_embedding(packing.position()))  # [M, d]
+        ids = packing.take(items)  # [M]
+        x = self.items(ids) if catalogue is None else catalogue[ids]
+        x = self.dropout(x + self.position_embedding(packing.position()))  # [M, d]
         for block in self.encoder:
             x = block(x, packing)
         return self.encoder_norm(x), packing
 
-    # -- the next item, in training ------------------------------------------------------------------------------------
+    def read(self, interaction: Interaction) -> Reading:
+        """Histories as vectors."""
+        items = interaction[self.ITEM_SEQ]
+        encoded, packing = self.encode(items)
+        return Reading(packing.last(encoded), items, interaction[self.ITEM_SEQ_LEN])
+
+    # -- training ----------------------------------------------------------------------------------------------------------
 
     def calculate_loss(self, interaction: Interaction) -> Tensor:
-        """Mean negative log-likelihood of the target items of all positions.
+        """Mean loss over the targets of all positions.
 
         Args:
             interaction: windows of a :class:`~recbole_r3vae.data.sequences.WindowDataset`.
         """
         length = int(interaction[self.ITEM_SEQ_LEN].max())
-        user, packing = self.encode(interaction[self.ITEM_SEQ][:, :length])  # [M, d]
+        items = interaction[self.ITEM_SEQ][:, :length]
+        hides = self.items.code_dropout or self.items.id_dropout
+        catalogue = self.items.catalogue() if "dense" in self.heads else None  # [n_items, d]
+        user, packing = self.encode(items, None if hides else catalogue)  # [M, d]
         target = packing.take(interaction[TARGET_LIST_FIELD][:, :length])  # [M]
         has_target = target > 0
         user, target = user[has_target], target[has_target]  # [N, d], [N]
-        codes = self.codes[target]  # [N, L]
+        place = packing.place[has_target]  # [N], in B * T
+        losses = []
+        if "generate" in self.heads:
+            losses.append(self.code_loss(user, target))
+        if catalogue is not None:
+            losses.append(self.dense_loss(user, target, catalogue, items, place) * (self.dense_weight if losses else 1))
+        elif self.prior is not None:
+            losses.append(self.prior_loss(user.detach(), target, items, place))
+        if self.prior is not None:
+            losses.append(self.prior.regularization())
+        return sum(losses)
 
-        given = self.code_embedding(self.tokens[target][:, :-1])  # [N, L-1, d]: position l is given c_1 … c_l
+    def code_loss(self, user: Tensor, target: Tensor) -> Tensor:
+        """Mean negative log-likelihood of the semantic IDs of ``target`` [N] after histories ``user`` [N, d]."""
+        codes = self.codes[target]  # [N, L]
+        given = self.items.code_embedding(self.tokens[target][:, :-1])  # [N, L-1, d]: position l is given c_1 … c_l
         x = torch.cat([user[:, None], given], dim=1) + self.level_embedding.weight  # [N, L, d]
         for block in self.decoder:
             x = block(x)
@@ -196,21 +226,43 @@ class R3GR(SIDGenerator):
             for level in range(self.n_levels)
         )
 
-    def _logits(self, x: Tensor, level: int) -> Tensor:
-        """Decoder output [..., d] to the logits of a level's codes [..., K]."""
-        table = self.code_embedding if self.tied_heads else self.head_embedding
-        return F.linear(x, table.weight[self.first_token[level] :][: self.codebook_sizes[level]], self.head_bias[level])
+    def dense_loss(self, user: Tensor, target: Tensor, catalogue: Tensor, items: Tensor, place: Tensor) -> Tensor:
+        """Mean cross-entropy of ``target`` [N] over the catalogue [n_items, d], with the prior on items met at each ``place`` [N]."""
+        extra = None
+        if self.prior is not None:
+            position, met, steps = self.prior.training_cells(items)  # [C] each
+            row = torch.full((items.numel(),), -1, device=items.device)
+            row[place] = torch.arange(len(place), device=items.device)
+            row = row[position]
+            kept = row >= 0
+            extra = row[kept], met[kept] - 1, self.prior.log_odds[steps[kept]]
+        return catalogue_cross_entropy(
+            F.normalize(user, dim=-1), F.normalize(catalogue[1:], dim=-1), target - 1, self.temperature, extra=extra
+        )
+
+    def prior_loss(self, user: Tensor, target: Tensor, items: Tensor, place: Tensor) -> Tensor:
+        """What the prior learns from where no loss goes over the catalogue: the likelihood of a few targets with it.
+
+        An item's probability ``p`` becomes ``p exp(b) / Z`` with ``Z = 1 + sum over met items of p (exp(b) - 1)``: only the probabilities of
+        met items are asked for. Positions are spread evenly over the batch.
+        """
+        some = torch.arange(0, len(target), max(1, len(target) // PRIOR_POSITIONS), device=target.device)
+        position, met, steps = self.prior.training_cells(items)  # [C]
+        row = torch.full((items.numel(),), -1, device=items.device)
+        row[place[some]] = torch.arange(len(some), device=items.device)
+        row = row[position]
+        row, met, odds = row[row >= 0], met[row >= 0], self.prior.log_odds[steps[row >= 0]]
+        with torch.no_grad():
+            log_p = self.heads["generate"].log_probs(Reading(user[some][row], None, None), met[:, None]).squeeze(1)  # [C]
+        z = 1 + torch.zeros(len(some), device=odds.device).index_add(0, row, log_p.exp() * odds.expm1())
+        gain = torch.zeros(len(some), device=odds.device).index_add(0, row, odds * (met == target[some][row]))
+        return (z.clamp(min=1e-6).log() - gain).mean()
 
     # -- the next item, code by code ------------------------------------------------------------------------------------
 
-    def read(self, interaction: Interaction) -> Tensor:
-        """Histories as vectors ``[B, d]``."""
-        encoded, packing = self.encode(interaction[self.ITEM_SEQ])
-        return packing.last(encoded)
-
-    def start(self, reading: Tensor) -> DecodingState:
+    def start(self, reading: Reading) -> DecodingState:
         """Begin to decode; see :meth:`SIDGenerator.start`."""
-        return DecodingState(user=reading, caches=[LevelCache() for _ in self.decoder])
+        return DecodingState(user=reading.user, caches=[LevelCache() for _ in self.decoder])
 
     def step(self, state: DecodingState, tokens: Tensor | None, parents: Tensor | None) -> Tensor:
         """Log-probabilities of the next level's codes; see :meth:`SIDGenerator.step`."""
@@ -218,7 +270,7 @@ class R3GR(SIDGenerator):
         if level == 0:
             x = state.user[:, None]  # [B, 1, d]
         else:
-            x = self.code_embedding(tokens + self.first_token[level - 1])  # [B, W, d]
+            x = self.items.code_embedding(tokens + self.first_token[level - 1])  # [B, W, d]
             for cache in state.caches:
                 cache.reorder(parents)
         x = x + self.level_embedding.weight[level]
@@ -226,7 +278,66 @@ class R3GR(SIDGenerator):
             x = block(x, cache)
         return self._logits(self.decoder_norm(x), level).float().log_softmax(-1)  # [B, W, K]
 
+    def _logits(self, x: Tensor, level: int) -> Tensor:
+        """Decoder output [..., d] to the logits of a level's codes [..., K]."""
+        table = self.items.code_embedding if self.tied_heads else self.head_embedding
+        return F.linear(x, table.weight[self.first_token[level] :][: self.codebook_sizes[level]], self.head_bias[level])
+
+    # -- the next item, by vectors ---------------------------------------------------------------------------------------
+
+    def user_vectors(self, reading: Reading) -> Tensor:
+        """``[B, d]``, of length 1 over the temperature."""
+        return F.normalize(reading.user, dim=-1) / self.temperature
+
+    def item_vectors(self) -> Tensor:
+        """``[n_items, d]``, of length 1."""
+        if self._catalogue is None or self.training:
+            self._catalogue = F.normalize(self.items.catalogue(), dim=-1)
+        return self._catalogue
+
+    def train(self, mode: bool = True) -> R3GR:
+        """As of any module; vectors of items that were kept for ranking are forgotten."""
+        self._catalogue = None
+        return super().train(mode)
+
+    def item_bias(self, reading: Reading) -> Tensor | None:
+        """The prior on repeats, ``[B, n_items]``; ``None`` without one."""
+        return None if self.prior is None else self.prior.bias(reading.items, reading.lengths, self.n_items)
+
+    # -- both --------------------------------------------------------------------------------------------------------------
+
+    def rank(self, reading: Reading, k: int, rules: Sequence[Allowed] = (None,), strict: bool = True) -> list[Ranking]:
+        """By its head; where it has two, what either proposes, ranked by the blend of both."""
+        if len(self.heads) == 1:
+            return super().rank(reading, k, rules, strict)
+        n = min(self.most_items, self.n_items - 1)
+        proposed = [head.rank(reading, n, rules, strict=False) for head in self.heads.values()]
+        return [self._blended(reading, torch.cat([a.items, b.items], 1), k) for a, b in zip(*proposed)]
+
+    def _blended(self, reading: Reading, items: Tensor, k: int) -> Ranking:
+        items = items.sort(1).values  # [B, 2n]
+        again = F.pad(items[:, 1:] == items[:, :-1], (1, 0))
+        scores = self._blend(reading, items).masked_fill(again | (items == 0), -torch.inf)
+        scores, place = scores.topk(k, dim=1)  # of equal scores whichever: they are sums of floats
+        return Ranking(items.gather(1, place).masked_fill(scores == -torch.inf, 0), scores)
+
+    def _blend(self, reading: Reading, items: Tensor) -> Tensor:
+        """Scores of several items a history, ``[B, C]``."""
+        log_probs, products = self.heads["generate"].log_probs(reading, items), self.heads["dense"].products(reading, items)
+        scores = (1 - self.blend) * log_probs + self.blend * products
+        bias = self.item_bias(reading)
+        return scores if bias is None else scores + bias.gather(1, items)
+
+    def score(self, reading: Reading, items: Tensor) -> Tensor:
+        """Exact scores of one item for each history."""
+        return super().score(reading, items) if len(self.heads) == 1 else self._blend(reading, items[:, None]).squeeze(1)
+
     # -- what it says of itself --------------------------------------------------------------------------------------------
+
+    @classmethod
+    def writes_codes(cls, config: Config) -> bool:
+        """Unless its dense head alone ranks."""
+        return config["rank_by"] != "dense"
 
     @classmethod
     def check(cls, config: Config) -> None:
@@ -250,37 +361,23 @@ class R3GR(SIDGenerator):
 
     @classmethod
     def needs(cls, config: Config) -> Needs:
-        """Unique semantic IDs, and content of the modalities that ``item_inputs`` names."""
-        return Needs(semantic_ids=UNIQUE, content=modalities(config["item_inputs"]) or None)
+        """Semantic IDs, unique ones where it writes them, and content of the modalities that ``item_inputs`` names."""
+        return Needs(super().needs(config).semantic_ids, content=modalities(config["item_inputs"]) or None)
 
     @classmethod
     def result_name(cls, config: Config) -> str:
-        """``R3GR``, or ``R3GR-hybrid`` where it reads item ids."""
-        return f"{cls.__name__}-hybrid" if ID in config["item_inputs"] else cls.__name__
+        """``R3GR``; ``-dense`` or ``-both`` by what ranks, unless it writes codes alone; ``-hybrid`` where it reads item ids."""
+        ranks = {"generate": "", "dense": "-dense", "both": "-both"}[config["rank_by"]]
+        return f"{cls.__name__}{ranks}{'-hybrid' if ID in config['item_inputs'] else ''}"
 
     @classmethod
     def loss_name(cls, config: Config) -> str:
-        """That of every generator of semantic IDs."""
-        return "NLL of semantic ID"
+        """Of its heads."""
+        names = {"generate": ["NLL of semantic ID"], "dense": ["CE over items"], "both": ["NLL of semantic ID", "CE over items"]}
+        return " + ".join(names[config["rank_by"]])
 
-    @torch.no_grad()
     def grow(self, sources: Sources) -> None:
-        """Know more items, see :meth:`.Contract.grow`: theirs are the codes and content of ``sources``, and no id embedding."""
-        n_old, n_items = len(self.codes), sources.semantic_ids.n_items
-        if modalities(self.item_inputs):
-            new = copied(sources.content.embeddings[n_old:]).to(self.item_vectors.device)
-            self.item_vectors = torch.cat([self.item_vectors, new])  # what it was trained with stays as it was
-        if ID in self.item_inputs:
-            weight = F.pad(self.id_embedding.weight, (0, 0, 0, n_items - n_old))  # [n_items, d]
-            self.id_embedding = nn.Embedding.from_pretrained(weight, freeze=False, padding_idx=0)
+        """Know more items, see :meth:`.Contract.grow`; they have no id embedding."""
+        self.items.grow(sources)
+        self._catalogue = None
         super().grow(sources)
-
-
-def modalities(item_inputs: list[str]) -> tuple[str, ...]:
-    """Those of ``item_inputs`` that are modalities of item content."""
-    return tuple(name for name in item_inputs if name not in (CODES, ID))
-
-
-def copied(vectors: Any) -> Tensor:
-    """Vectors as a float32 tensor of its own: where they come from may be a read-only file."""
-    return torch.from_numpy(np.array(vectors, dtype=np.float32))

@@ -89,7 +89,7 @@ def test_steps_of_many_beams_are_teacher_forcing(build_tiger):
     _, model, train, _, test = build_tiger((6, 5, 4, 3))
     rows = rows_of(test, 3)
     generator = torch.Generator().manual_seed(1)
-    state, tokens, parents = model.start(rows), None, None
+    state, tokens, parents = model.start(model.read(rows)), None, None
     prefixes = torch.zeros(3, 1, 0, dtype=torch.int64)
     first = 1
     for level, (size, width) in enumerate(zip(model.codebook_sizes, (4, 9, 5, 1))):
@@ -130,7 +130,7 @@ def test_no_padding_is_computed(build_tiger):
     for layer in model.decoder:
         layer.cross_kv.register_forward_hook(lambda module, inputs, output: seen.append(len(output)))
     model.calculate_loss(rows)
-    model.start(rows)
+    model.start(model.read(rows))
     assert seen == [n_real] * len(seen) and len(seen) == 2 + (2 + 2)
 
 
