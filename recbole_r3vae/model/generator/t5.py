@@ -79,9 +79,9 @@ class Attention(nn.Module):
         super().__init__()
         self.n_heads, self.dropout = n_heads, nn.Dropout(dropout)
 
-    def heads(self, x: Tensor, n: int) -> tuple[Tensor, ...]:
-        """``n`` projections side by side [..., n * A] as ``n`` of [..., H, A/H]."""
-        return x.unflatten(-1, (n, self.n_heads, -1)).unbind(-3)
+    def heads(self, x: Tensor, n: int) -> Tensor:
+        """``n`` projections side by side [..., n * A] as [..., n, H, A/H]."""
+        return x.unflatten(-1, (n, self.n_heads, -1))
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
         """Queries [N, S, H, A/H] to keys and values [N, T, H, A/H], with ``bias`` [..., S, T] on their logits: [N, S, A]."""
@@ -136,9 +136,9 @@ class EncoderLayer(Layer):
 
     def forward(self, x: Tensor, packing: Packing, bias: Tensor) -> Tensor:
         """Positions ``[M, d]`` to ``[M, d]``; ``bias`` [1, H, T, T] for the longest history."""
-        qkv = zip(*map(packing.split, self.attention.heads(self.qkv(self.attention_norm(x)), 3)))  # each three of [n, t, H, A/H]
+        qkv = packing.split(self.attention.heads(self.qkv(self.attention_norm(x)), 3))  # of [n, t, 3, H, A/H]
         lengths = (t for _, t in packing.blocks)
-        attended = [self.attention(*part, bias[..., :t, :t]).flatten(0, 1) for part, t in zip(qkv, lengths)]
+        attended = [self.attention(*part.unbind(2), bias[..., :t, :t]).flatten(0, 1) for part, t in zip(qkv, lengths)]
         return self.feed_forward(x + self.dropout(self.out(torch.cat(attended))))
 
 
@@ -173,8 +173,8 @@ class DecoderLayer(Layer):
         Returns:
             ``[B, L, d]``.
         """
-        attended = self.attention(*self.attention.heads(self.qkv(self.attention_norm(x)), 3), bias)  # [B, L, A]
-        x = x + self.dropout(self.out(attended))
+        qkv = self.attention.heads(self.qkv(self.attention_norm(x)), 3)  # [B, L, 3, H, A/H]
+        x = x + self.dropout(self.out(self.attention(*qkv.unbind(2), bias)))
         x = x + self.dropout(self.cross_out(self.read(self.cross_query(self.cross_norm(x)), history)))
         return self.feed_forward(x)
 
@@ -185,8 +185,7 @@ class DecoderLayer(Layer):
         sum: L queries a head go through the projections instead of all positions of the history.
         """
         key, value = self.cross_kv.weight.view(2, self.attention.n_heads, -1, self.cross_kv.in_features)  # [H, A/H, d] each
-        (query,) = self.attention.heads(query, 1)  # [B, L, H, A/H]
-        query = torch.einsum("blha,had->blhd", query, key)  # [B, L, H, d]
+        query = torch.einsum("blha,had->blhd", query.unflatten(-1, (self.attention.n_heads, -1)), key)  # [B, L, H, d]
         queries = query.flatten(1, 2)[:, :, None].split([len(block) for block in history])  # of [n, L * H, 1, d]
         read = torch.cat([self.attention(q, e[:, :, None], e[:, :, None]) for q, e in zip(queries, history)])  # [B, L * H, d]
         return torch.einsum("blhd,had->blha", read.view_as(query), value).flatten(2)
@@ -203,9 +202,9 @@ class DecoderLayer(Layer):
         Returns:
             ``[B, W, d]``.
         """
-        qkv = self.qkv(self.attention_norm(x)).unflatten(-1, (3, self.attention.n_heads, -1))  # [B, W, 3, H, A/H]
+        qkv = self.attention.heads(self.qkv(self.attention_norm(x)), 3)  # [B, W, 3, H, A/H]
         cache.append(qkv[:, :, 1:])
         x = x + self.dropout(self.out(cache.attend(qkv[:, :, 0], bias)))
-        (query,) = self.attention.heads(self.cross_query(self.cross_norm(x)), 1)
+        query = self.attention.heads(self.cross_query(self.cross_norm(x)), 1)[:, :, 0]  # [B, W, H, A/H]
         x = x + self.dropout(self.cross_out(self.attention(query, history.key, history.value, history.mask)))
         return self.feed_forward(x)

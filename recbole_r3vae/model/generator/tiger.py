@@ -181,7 +181,8 @@ class TIGER(SIDGenerator):
         encoded, packing = reading
         real = packing.pad(encoded.new_ones(len(encoded), 1))[:, None, None, :, 0] > 0  # [B, 1, 1, T]
         mask = None if real.all() else encoded.new_zeros(real.shape).masked_fill(~real, -torch.inf)
-        histories = [History(*layer.attention.heads(packing.pad(layer.cross_kv(encoded)), 2), mask) for layer in self.decoder]
+        projected = (layer.attention.heads(packing.pad(layer.cross_kv(encoded)), 2) for layer in self.decoder)  # [B, T, 2, H, A/H] each
+        histories = [History(*kv.unbind(2), mask) for kv in projected]
         return DecodingState(histories, caches=[LevelCache() for _ in self.decoder])
 
     def step(self, state: DecodingState, tokens: Tensor | None, parents: Tensor | None) -> Tensor:
