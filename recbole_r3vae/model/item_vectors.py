@@ -46,28 +46,45 @@ class ItemVectors(nn.Module):
         item_inputs: ``codes``, ``id`` and names of modalities of item content.
         merge: one of :data:`MERGES`.
         size: width d.
-        sources: semantic IDs, which are asked for in any case, and the content of the modalities.
+        n_items: the padding item included.
+        sources: semantic IDs, if there are any, and the content of the modalities.
+        content_inner_size: width of a hidden layer between content and d; 0 for a linear layer alone.
         code_dropout: share of the codes that training hides, in :meth:`forward`.
         id_dropout: likewise of the ids.
     """
 
     def __init__(
-        self, item_inputs: list[str], merge: str, size: int, sources: Sources, code_dropout: float = 0.0, id_dropout: float = 0.0
+        self,
+        item_inputs: list[str],
+        merge: str,
+        size: int,
+        n_items: int,
+        sources: Sources,
+        content_inner_size: int = 0,
+        code_dropout: float = 0.0,
+        id_dropout: float = 0.0,
     ):
         super().__init__()
         self.item_inputs, self.merge, self.code_dropout, self.id_dropout = list(item_inputs), merge, code_dropout, id_dropout
-        sids = sources.semantic_ids
-        self.code_embedding = nn.Embedding(sids.n_tokens, size, padding_idx=0)
+        self.n_items, sids = n_items, sources.semantic_ids
+        if sids is not None:
+            self.code_embedding = nn.Embedding(sids.n_tokens, size, padding_idx=0)
         if CODES in self.item_inputs and merge == "concat":
             self.code_projection = nn.Linear(sids.n_levels * size, size)
         if modalities(self.item_inputs):
             self.register_buffer("content", copied(sources.content.embeddings), persistent=False)  # [n_items, D]
-            self.content_projection = nn.Linear(self.content.shape[1], size)  # of whichever modalities these are
+            width = self.content.shape[1]  # of whichever modalities these are
+            self.content_projection = nn.Linear(width, size)
+            if content_inner_size:
+                inner = nn.Linear(width, content_inner_size), nn.GELU(), nn.Linear(content_inner_size, size)
+                self.content_projection = nn.Sequential(*inner)
         if ID in self.item_inputs:
-            self.id_embedding = nn.Embedding(sids.n_items, size, padding_idx=0)
+            self.id_embedding = nn.Embedding(n_items, size, padding_idx=0)
         self._know(sources)
 
     def _know(self, sources: Sources) -> None:
+        if sources.semantic_ids is None:
+            return
         tokens = sources.semantic_ids.tokens().to(self.code_embedding.weight.device)
         self.register_buffer("tokens", tokens, persistent=False)  # [n_items, L], row 0 is 0
         items_of_token = tokens.flatten().argsort(stable=True) // tokens.shape[1]  # items, those of token 0 first
@@ -112,12 +129,13 @@ class ItemVectors(nn.Module):
     @torch.no_grad()
     def grow(self, sources: Sources) -> None:
         """Know more items: theirs are the codes and the content of ``sources``; they have no id embedding, which is zero, as hidden ones."""
-        n_old = len(self.tokens)
+        known = sources.semantic_ids if sources.semantic_ids is not None else sources.content
+        n_old, self.n_items = self.n_items, len(known.item_ids)
         if modalities(self.item_inputs):
             new = copied(sources.content.embeddings[n_old:]).to(self.content.device)
             self.content = torch.cat([self.content, new])  # what it was trained with stays as it was
         if ID in self.item_inputs:
-            weight = F.pad(self.id_embedding.weight, (0, 0, 0, sources.semantic_ids.n_items - n_old))  # [n_items, d]
+            weight = F.pad(self.id_embedding.weight, (0, 0, 0, self.n_items - n_old))  # [n_items, d]
             self.id_embedding = nn.Embedding.from_pretrained(weight, freeze=False, padding_idx=0)
         self._know(sources)
 

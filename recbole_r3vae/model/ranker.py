@@ -36,7 +36,7 @@ class Ranker(Contract, SequentialRecommender):
 
     Args:
         config: RecBole-like configuration.
-        dataset: training dataset with an attribute ``sources`` (:class:`~recbole_r3vae.model.contract.Sources`).
+        dataset: training dataset with an attribute ``sources`` (:class:`~recbole_r3vae.model.contract.Sources`) where it asks for any.
 
     Attributes:
         heads: name to head.
@@ -58,7 +58,7 @@ class Ranker(Contract, SequentialRecommender):
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
         self.heads: dict[str, Head] = {}
-        self._know(dataset.sources)
+        self._know(getattr(dataset, "sources", Sources()))
 
     def _know(self, sources: Sources) -> None:
         self.sources = sources
@@ -186,6 +186,8 @@ class Ranker(Contract, SequentialRecommender):
         """Know the items of ``sources``: the old ones in their order, then new ones. See :meth:`.Contract.grow`."""
         self._know(sources)
         known = sources.semantic_ids if sources.semantic_ids is not None else sources.content
+        if known is None:
+            raise UserError(f"{type(self).__name__} knows the items of its training and no others; add items to a generator, such as R3GR")
         self.n_items = len(known.item_ids)
 
 

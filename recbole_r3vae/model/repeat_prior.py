@@ -7,12 +7,22 @@ to what they know, as to a restaurant, the same few numbers say the opposite. Th
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 SCALE = 50.0
 """The numbers are stored divided by it, so that an optimizer's step for weights moves them as far as log-odds have to go."""
+
+
+@dataclass
+class Reading:
+    """B histories, read: what a dense head and a prior on repeats rank from."""
+
+    user: Tensor  # [B, d]
+    items: Tensor  # [B, T], 0 on the right
+    lengths: Tensor  # [B]
 
 
 class RepeatPrior(nn.Module):
@@ -59,6 +69,28 @@ class RepeatPrior(nn.Module):
         known = (place[:, None] >= place) & (again[:, None, :] > place[:, None]) & (items[:, None, :] > 0)  # [B, t, s]
         row, now, then = known.nonzero(as_tuple=True)
         return row * length + now, items[row, then], self.range_of(now - then + 1)
+
+    def extra(self, items: Tensor, place: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Terms of a loss over the catalogue, as :func:`~recbole_r3vae.model.losses.catalogue_cross_entropy` takes them.
+
+        Args:
+            items: ``[B, T]`` histories of a batch of windows.
+            place: ``[N]``, where in ``B * T`` each position with a target lies.
+
+        Returns:
+            Row among the N, item from 0 (without the padding item) and log-odds of each met item, ``[C]`` each.
+        """
+        row, item, steps = self.cells_of(items, place)
+        return row, item - 1, self.log_odds[steps]
+
+    def cells_of(self, items: Tensor, place: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """:meth:`training_cells` of some positions: row among them, item and range."""
+        position, item, steps = self.training_cells(items)
+        row = torch.full((items.numel(),), -1, device=items.device)
+        row[place] = torch.arange(len(place), device=items.device)
+        row = row[position]
+        kept = row >= 0
+        return row[kept], item[kept], steps[kept]
 
     def cells(self, items: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Which items have been met when a history ends.

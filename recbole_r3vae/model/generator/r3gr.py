@@ -31,7 +31,7 @@ from recbole_r3vae.model.losses import catalogue_cross_entropy
 from recbole_r3vae.model.packing import Packing, pack
 from recbole_r3vae.model.parameters import SHARE, Choice, Flag, Number, Whole
 from recbole_r3vae.model.ranker import SIDGenerator
-from recbole_r3vae.model.repeat_prior import RepeatPrior
+from recbole_r3vae.model.repeat_prior import Reading, RepeatPrior
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,15 +59,6 @@ class LevelBlock(TransformerBlock):
             return cache.attend(query)
         levels = kv.unbind(1)  # L of [N, 2, H, d/H]
         return torch.stack([attend_levels(query[:, level], levels[: level + 1]) for level in range(len(levels))], dim=1)
-
-
-@dataclass
-class Reading:
-    """B histories, read."""
-
-    user: Tensor  # [B, d]
-    items: Tensor  # [B, T], for the prior on repeats
-    lengths: Tensor  # [B]
 
 
 @dataclass
@@ -104,6 +95,7 @@ class R3GR(SIDGenerator):
         "rank_by": Choice(*RANK_BY),
         "item_inputs": ItemInputs(),
         "code_merge": Choice(*MERGES),
+        "content_inner_size": Whole(0),
         "encoder": Choice(*ENCODERS),
         "hidden_size": Whole(),
         "n_layers": Whole(),
@@ -127,11 +119,11 @@ class R3GR(SIDGenerator):
         size, n_heads, inner_size, dropout = (config[key] for key in ("hidden_size", "n_heads", "inner_size", "dropout"))
         self.rank_by, self.temperature = config["rank_by"], config["temperature"]
         self.dense_weight, self.blend, self.label_smoothing = config["dense_weight"], config["blend"], config["label_smoothing"]
-        self.first_token = [1 + sum(self.codebook_sizes[:level]) for level in range(self.n_levels)]  # of each level's code 0
         hidden = config["sid_dropout"], config["id_dropout"]
-        self.items = ItemVectors(config["item_inputs"], config["code_merge"], size, self.sources, *hidden)
+        self.items = ItemVectors(config["item_inputs"], config["code_merge"], size, self.n_items, self.sources, config["content_inner_size"], *hidden)
         self.position_embedding = nn.Embedding(self.max_seq_length, size)
         if self.writes_codes(config):
+            self.first_token = [1 + sum(self.codebook_sizes[:level]) for level in range(self.n_levels)]  # of each level's code 0
             self.level_embedding = nn.Embedding(self.n_levels, size)
         self.dropout = nn.Dropout(dropout)
         self.encoder = causal_blocks(config["encoder"], config["n_layers"], size, n_heads, inner_size, self.max_seq_length, dropout)
@@ -228,14 +220,7 @@ class R3GR(SIDGenerator):
 
     def dense_loss(self, user: Tensor, target: Tensor, catalogue: Tensor, items: Tensor, place: Tensor) -> Tensor:
         """Mean cross-entropy of ``target`` [N] over the catalogue [n_items, d], with the prior on items met at each ``place`` [N]."""
-        extra = None
-        if self.prior is not None:
-            position, met, steps = self.prior.training_cells(items)  # [C] each
-            row = torch.full((items.numel(),), -1, device=items.device)
-            row[place] = torch.arange(len(place), device=items.device)
-            row = row[position]
-            kept = row >= 0
-            extra = row[kept], met[kept] - 1, self.prior.log_odds[steps[kept]]
+        extra = None if self.prior is None else self.prior.extra(items, place)
         return catalogue_cross_entropy(
             F.normalize(user, dim=-1), F.normalize(catalogue[1:], dim=-1), target - 1, self.temperature, extra=extra
         )
@@ -247,11 +232,8 @@ class R3GR(SIDGenerator):
         met items are asked for. Positions are spread evenly over the batch.
         """
         some = torch.arange(0, len(target), max(1, len(target) // PRIOR_POSITIONS), device=target.device)
-        position, met, steps = self.prior.training_cells(items)  # [C]
-        row = torch.full((items.numel(),), -1, device=items.device)
-        row[place[some]] = torch.arange(len(some), device=items.device)
-        row = row[position]
-        row, met, odds = row[row >= 0], met[row >= 0], self.prior.log_odds[steps[row >= 0]]
+        row, met, steps = self.prior.cells_of(items, place[some])  # [C]
+        odds = self.prior.log_odds[steps]
         with torch.no_grad():
             log_p = self.heads["generate"].log_probs(Reading(user[some][row], None, None), met[:, None]).squeeze(1)  # [C]
         z = 1 + torch.zeros(len(some), device=odds.device).index_add(0, row, log_p.exp() * odds.expm1())
@@ -361,8 +343,10 @@ class R3GR(SIDGenerator):
 
     @classmethod
     def needs(cls, config: Config) -> Needs:
-        """Semantic IDs, unique ones where it writes them, and content of the modalities that ``item_inputs`` names."""
-        return Needs(super().needs(config).semantic_ids, content=modalities(config["item_inputs"]) or None)
+        """Semantic IDs, unique ones where it writes them, unless it neither does nor reads them; and content of the modalities it reads."""
+        inputs = config["item_inputs"]
+        sids = super().needs(config).semantic_ids if CODES in inputs or cls.writes_codes(config) else None
+        return Needs(sids, content=modalities(inputs) or None)
 
     @classmethod
     def result_name(cls, config: Config) -> str:

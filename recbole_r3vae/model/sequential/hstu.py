@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from recbole.model.abstract_recommender import SequentialRecommender
-from recbole.utils import InputType
 from torch import Tensor, nn
 
 from recbole_r3vae.data.sequences import TARGET_LIST_FIELD, TimedWindowDataset
 from recbole_r3vae.model.blocks import HSTUBlock
-from recbole_r3vae.model.contract import Contract
+from recbole_r3vae.errors import UserError
+from recbole_r3vae.model.heads import DenseHead
 from recbole_r3vae.model.losses import catalogue_cross_entropy
 from recbole_r3vae.model.packing import Packing, pack
-from recbole_r3vae.model.parameters import SHARE, Choice, Number, Whole
+from recbole_r3vae.model.parameters import SHARE, Choice, Flag, Number, Whole
+from recbole_r3vae.model.ranker import Ranker
+from recbole_r3vae.model.repeat_prior import Reading, RepeatPrior
 
 if TYPE_CHECKING:
     from recbole.config import Config
@@ -64,7 +65,7 @@ class TimeBias(nn.Module):
         return (apart.log() / BUCKET_GROWTH).long().clamp(max=self.table.num_embeddings - 1)
 
 
-class HSTU(Contract, SequentialRecommender):
+class HSTU(Ranker):
     """Item-id recommender that trains on all positions of a history at once.
 
     A score is the cosine between the history and the item, over a temperature. The loss at each position is InfoNCE, the cross-entropy of
@@ -84,7 +85,6 @@ class HSTU(Contract, SequentialRecommender):
         dataset: training dataset.
     """
 
-    input_type = InputType.POINTWISE
     dataset_class = TimedWindowDataset
     hyperparameters = {
         "hidden_size": Whole(),
@@ -98,6 +98,8 @@ class HSTU(Contract, SequentialRecommender):
         "loss_type": Choice(INFO_NCE, CE),
         "n_negatives": Whole(),
         "temperature": Number(above=0),
+        "repeat_prior": Flag(),
+        "repeat_penalty": Number(at_least=0),
     }
 
     def __init__(self, config: Config, dataset: Any):
@@ -122,6 +124,8 @@ class HSTU(Contract, SequentialRecommender):
             )
             for _ in range(n_layers)
         )
+        self.heads["dense"] = DenseHead(self)
+        self.prior = RepeatPrior(self.max_seq_length, config["repeat_penalty"]) if config["repeat_prior"] else None
         self._initialise(size)
 
     @torch.no_grad()
@@ -162,7 +166,9 @@ class HSTU(Contract, SequentialRecommender):
         target = packing.take(interaction[TARGET_LIST_FIELD])  # [M]
         has_target, items = target > 0, F.normalize(self.item_embedding.weight, dim=-1)  # [M], [n_items, d]
         if self.loss_type == CE:
-            return catalogue_cross_entropy(x[has_target], items[1:], target[has_target] - 1, self.temperature)
+            extra = None if self.prior is None else self.prior.extra(interaction[self.ITEM_SEQ], packing.place[has_target])
+            loss = catalogue_cross_entropy(x[has_target], items[1:], target[has_target] - 1, self.temperature, extra=extra)
+            return loss if self.prior is None else loss + self.prior.regularization()
         x = x / self.temperature
         others = self._log_sum_of_negatives(x, target, items, packing)
         logit = (x * F.embedding(target, items)).sum(-1)  # [M]
@@ -184,19 +190,35 @@ class HSTU(Contract, SequentialRecommender):
         """Items drawn uniformly with replacement, ``[n_rows, n_negatives]``."""
         return torch.randint(1, self.n_items, (n_rows, self.n_negatives), device=self.item_embedding.weight.device)
 
-    def predict(self, interaction: Interaction) -> Tensor:
-        """Scores ``[B]`` of ``item_id``."""
-        items = F.normalize(self.item_embedding(interaction[self.ITEM_ID]), dim=-1)  # [B, d]
-        return (self._last(interaction) * items).sum(-1) / self.temperature
+    # -- ranking -----------------------------------------------------------------------------------------------------------
 
-    def full_sort_predict(self, interaction: Interaction) -> Tensor:
-        """Scores of all items, ``[B, n_items]``."""
-        return self._last(interaction) @ F.normalize(self.item_embedding.weight, dim=-1).T / self.temperature
-
-    def _last(self, interaction: Interaction) -> Tensor:
-        """Histories at their last positions, ``[B, d]``."""
+    def read(self, interaction: Interaction) -> Reading:
+        """Histories at their last positions."""
         x, packing = self.encode(interaction)
-        return packing.last(x)
+        return Reading(packing.last(x), interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
+
+    def user_vectors(self, reading: Reading) -> Tensor:
+        """``[B, d]``, over the temperature."""
+        return reading.user / self.temperature
+
+    def item_vectors(self) -> Tensor:
+        """``[n_items, d]``, of length 1."""
+        return F.normalize(self.item_embedding.weight, dim=-1)
+
+    def item_bias(self, reading: Reading) -> Tensor | None:
+        """The prior on repeats, ``[B, n_items]``; ``None`` without one."""
+        return None if self.prior is None else self.prior.bias(reading.items, reading.lengths, self.n_items)
+
+    @classmethod
+    def check(cls, config: Config) -> None:
+        """Refuse settings that it cannot be made with.
+
+        Raises:
+            UserError: a key has a value outside its range, or the prior is to be learnt from a sample of the catalogue.
+        """
+        super().check(config)
+        if config["repeat_prior"] and config["loss_type"] != CE:
+            raise UserError(f"repeat_prior is learnt from a loss over all items, and loss_type is {config['loss_type']}; take loss_type: {CE}")
 
     @classmethod
     def loss_name(cls, config: Config) -> str:

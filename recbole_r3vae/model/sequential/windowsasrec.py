@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from recbole.model.abstract_recommender import SequentialRecommender
-from recbole.utils import InputType
 from torch import Tensor, nn
 
-from recbole_r3vae.data.sequences import TARGET_LIST_FIELD, WindowDataset
+from recbole_r3vae.data.sequences import TARGET_LIST_FIELD
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.model.blocks import ENCODERS, causal_blocks
-from recbole_r3vae.model.contract import Contract
+from recbole_r3vae.model.heads import DenseHead
 from recbole_r3vae.model.losses import catalogue_cross_entropy, sampled_cross_entropy
 from recbole_r3vae.model.packing import Packing, pack
-from recbole_r3vae.model.parameters import SHARE, Choice, Either, Number, Whole
+from recbole_r3vae.model.parameters import SHARE, Choice, Either, Flag, Number, Whole
+from recbole_r3vae.model.ranker import Ranker
+from recbole_r3vae.model.repeat_prior import Reading, RepeatPrior
 
 if TYPE_CHECKING:
     from recbole.config import Config
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 CE, SAMPLED = "CE", "SampledCE"
 
 
-class WindowSASRec(Contract, SequentialRecommender):
+class WindowSASRec(Ranker):
     """Item-id recommender: causal blocks over item embeddings, which are also what the output is compared with.
 
     A score is the dot product of the history's vector and the item's embedding or, with a ``temperature``, their cosine over it. The loss
@@ -47,8 +47,6 @@ class WindowSASRec(Contract, SequentialRecommender):
         dataset: training dataset.
     """
 
-    input_type = InputType.POINTWISE
-    dataset_class = WindowDataset
     hyperparameters = {
         "encoder": Choice(*ENCODERS),
         "hidden_size": Whole(),
@@ -60,6 +58,8 @@ class WindowSASRec(Contract, SequentialRecommender):
         "n_negatives": Whole(),
         "negative_power": Number(at_least=0),
         "temperature": Either(None, Number(above=0)),
+        "repeat_prior": Flag(),
+        "repeat_penalty": Number(at_least=0),
     }
 
     def __init__(self, config: Config, dataset: Any):
@@ -73,6 +73,8 @@ class WindowSASRec(Contract, SequentialRecommender):
         self.norm = nn.LayerNorm(size)
         log_q = self._log_frequency(dataset, config["negative_power"])
         self.register_buffer("log_q", log_q, persistent=False)  # [n_items - 1], of being drawn, items from 1 on
+        self.heads["dense"] = DenseHead(self)
+        self.prior = RepeatPrior(self.max_seq_length, config["repeat_penalty"]) if config["repeat_prior"] else None
         self.apply(self._initialise)
 
     def _log_frequency(self, dataset: Any, power: float) -> Tensor:
@@ -118,6 +120,9 @@ class WindowSASRec(Contract, SequentialRecommender):
         target = packing.take(interaction[TARGET_LIST_FIELD])  # [M]
         has_target, items = target > 0, self._compared(self.item_embedding.weight[1:])  # [M], [n_items - 1, d]
         x, target = x[has_target], target[has_target] - 1  # [N, d], [N]
+        if self.prior is not None:
+            extra = self.prior.extra(interaction[self.ITEM_SEQ], packing.place[has_target])
+            return catalogue_cross_entropy(x, items, target, self.temperature, extra=extra) + self.prior.regularization()
         if self.loss_type == CE:
             return catalogue_cross_entropy(x, items, target, self.temperature)
         negatives = self.sample_negatives()
@@ -127,28 +132,36 @@ class WindowSASRec(Contract, SequentialRecommender):
         """Rows of the items from 1 on, drawn by their smoothed frequency with replacement: ``[n_negatives]``."""
         return torch.multinomial(self.log_q.exp(), self.n_negatives, replacement=True)
 
-    def predict(self, interaction: Interaction) -> Tensor:
-        """Scores ``[B]`` of ``item_id``."""
-        items = self._compared(self.item_embedding(interaction[self.ITEM_ID]))  # [B, d]
-        return (self._last(interaction) * items).sum(-1) / (self.temperature or 1)
+    # -- ranking -----------------------------------------------------------------------------------------------------------
 
-    def full_sort_predict(self, interaction: Interaction) -> Tensor:
-        """Scores of all items, ``[B, n_items]``."""
-        return self._last(interaction) @ self._compared(self.item_embedding.weight).T / (self.temperature or 1)
-
-    def _last(self, interaction: Interaction) -> Tensor:
-        """Histories at their last positions, ``[B, d]``."""
+    def read(self, interaction: Interaction) -> Reading:
+        """Histories at their last positions."""
         x, packing = self.encode(interaction)
-        return packing.last(x)
+        return Reading(packing.last(x), interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
+
+    def user_vectors(self, reading: Reading) -> Tensor:
+        """``[B, d]``, over the temperature."""
+        return reading.user / (self.temperature or 1)
+
+    def item_vectors(self) -> Tensor:
+        """``[n_items, d]``."""
+        return self._compared(self.item_embedding.weight)
+
+    def item_bias(self, reading: Reading) -> Tensor | None:
+        """The prior on repeats, ``[B, n_items]``; ``None`` without one."""
+        return None if self.prior is None else self.prior.bias(reading.items, reading.lengths, self.n_items)
 
     @classmethod
     def check(cls, config: Config) -> None:
         """Refuse settings that it cannot be made with.
 
         Raises:
-            UserError: a key has a value outside its range, or ``n_heads`` does not divide ``hidden_size``.
+            UserError: a key has a value outside its range, ``n_heads`` does not divide ``hidden_size``, or the prior is to be learnt from
+                a sample of the catalogue.
         """
         super().check(config)
+        if config["repeat_prior"] and config["loss_type"] != CE:
+            raise UserError(f"repeat_prior is learnt from a loss over all items, and loss_type is {config['loss_type']}; take loss_type: {CE}")
         size, n_heads = config["hidden_size"], config["n_heads"]
         if size % n_heads:
             raise UserError(f"n_heads is {n_heads} and hidden_size {size}; give a number of heads that divides the size")
