@@ -82,4 +82,4 @@ def test_resumed_is_bit_identical_and_loads(tiny_settings, tmp_path, model):
     scores = network.full_sort_predict(interaction)
     scores[:, 0] = -torch.inf
     hits = (scores.topk(10).indices == positive[:, None]).any(1).float().mean().item()
-    assert hits == pytest.approx(whole["test_result"]["recall@10"], abs=1e-6)
+    assert hits == pytest.approx(whole["test"]["stay"]["recall@10"], abs=1e-6)
