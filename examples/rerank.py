@@ -123,8 +123,9 @@ class Rerank(SIDGenerator):
         return rankings
 
     def score(self, reading: Any, items: Tensor) -> Tensor:
-        log_probs, states = self.heads["generate"].follow(reading, items)  # [B], [B, d]
-        return log_probs + self.dense_weight * self.similarities(states, items)
+        items = items[:, None]  # [B, 1]
+        log_probs, states = self.heads["generate"].follow(reading, items)  # [B, 1], [B, 1, d]
+        return (log_probs + self.dense_weight * self.similarities(states, items)).squeeze(1)
 
     def grow(self, sources: Sources) -> None:
         super().grow(sources)

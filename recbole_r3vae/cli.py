@@ -364,7 +364,7 @@ def _tune(options, rest: list[str]) -> int:
     files = [path for words in options.config_files for path in words.split()]
     trials = parse_value("trials", options.trials) if options.trials else None
     rows = run_tune(options.tokenizer, options.dataset, options.space, trials, options.output, files, rest, options.model)
-    return int(any(error is not None for error in errors))
+    return int(any(row["error"] is not None for row in rows))
 
 
 def _coldstart(options, rest: list[str]) -> None:

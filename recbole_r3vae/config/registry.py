@@ -16,7 +16,7 @@ from recbole_r3vae.compat import recbole_model
 from recbole_r3vae.config.sources import properties, recbole_properties
 from recbole_r3vae.errors import UserError, nearest, one_line, shown
 
-MODEL_ROOMS = ("recbole_r3vae.model.tokenizer", "recbole_r3vae.model.generator", "recbole_r3vae.model.baseline")
+MODEL_ROOMS = ("recbole_r3vae.model.tokenizer", "recbole_r3vae.model.generator", "recbole_r3vae.model.sequential")
 """Packages whose modules hold one model each: module ``r3gr`` holds class ``R3GR``."""
 
 

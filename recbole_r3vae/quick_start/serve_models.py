@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -181,3 +182,7 @@ class _Known:
 
     def num(self, field: str) -> int:
         return len(self.ids.get(field, [PAD]))
+
+    def counter(self, field: str) -> Counter:
+        """Of nothing: frequencies are for training."""
+        return Counter()
