@@ -170,9 +170,10 @@ def _take_up(trainer, config: Config, folder: RunFolder, writes: bool) -> None:
     if not isinstance(trainer, Checkpointed):
         return
     if config["resume"]:
-        if not trainer.resume():
-            logging.getLogger().info(f"nothing to resume in {folder.path}; starting anew")
-    elif writes:
+        if trainer.resume():
+            return
+        logging.getLogger().info(f"nothing to resume in {folder.path}; starting anew")
+    if writes:
         folder.set_aside()
 
 
