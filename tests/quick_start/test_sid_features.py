@@ -151,7 +151,8 @@ def test_the_tokenizer_has_settings_of_its_own_and_codes_that_items_share(click_
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_one_line(click_settings, capfd, model, words, expected):
-    words = [*words, *(f"--{key}={json.dumps(click_settings[key])}" for key in KEPT)]
+    kept = [key for key in KEPT if not (model == "SASRec" and key == "codebook_sizes")]  # it has no tokenizer, and the first key counts
+    words = [*words, *(f"--{key}={json.dumps(click_settings[key])}" for key in kept)]
     assert main(["run", f"--model={model}", "-d", "tiny", *words]) == 2
     [line] = [line for line in capfd.readouterr().err.splitlines() if line.startswith("recbole-r3vae: ")]
     for text in expected:

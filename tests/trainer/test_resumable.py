@@ -172,9 +172,13 @@ def test_load_data_and_model_gives_back_what_was_tested(tiny_settings):
     config, model, dataset, _, _, test_data = load_data_and_model(f"{result['run_dir']}/best.pth")
     assert config["model"] == "R3GR" and dataset.dataset_name == "tiny"
     interaction, _, _, positive_i = next(iter(test_data))
-    items, _ = model.recommend(interaction, 10)
-    hits = (items == positive_i[:, None]).any(1).float().mean().item()
-    assert hits == pytest.approx(result["test_result"]["recall@10"], abs=1e-6)
+    unmet = torch.from_numpy(test_data.seen[interaction["user_id"].numpy()].toarray() == 0)  # [B, n_items]
+    assert unmet[torch.arange(len(interaction)), positive_i].all()  # nobody's target is one that he had met
+    for rule, allowed in (("stay", None), ("left_out", unmet)):
+        items, _ = model.recommend(interaction, 10, allowed=allowed)
+        hits = (items == positive_i[:, None]).any(1).float().mean().item()
+        assert hits == pytest.approx(result["test"][rule]["recall@10"], abs=1e-6)
+    assert result["test_result"] == result["test"]["left_out"]
 
 
 def test_a_killed_tokenizer_is_taken_up_by_the_next_run(tiny_settings, tmp_path, monkeypatch):
