@@ -347,7 +347,7 @@ def fault(kind: str, stage: str, status: int | None, shown: str, path: Path | No
         return "no remedy"
     if kind == "yaml":
         keys = [spelling for key in {**SETTINGS, **GENERATOR} for spelling in (key, key.replace("_", " "))]
-        named = any(name in line for name in [path.name, "no model", "no dataset", "dataset '", "dataset is", *keys])
+        named = any(name in line for name in [path.name, "no model", "model '", "has no class", "no dataset", "dataset '", "dataset is", *keys])
     elif stage == "inspect" and "item 'i1'" in line:
         named = True  # a table without it
     else:

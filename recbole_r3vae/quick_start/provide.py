@@ -66,10 +66,7 @@ def check_stages(config: Config) -> None:
                 f"{config['tokenizer']} learns from interactions, and its split is another than that of the labels, so it would see some of "
                 "the test; take a tokenizer of item content alone, such as R3VAE, RQVAE or RKMeans"
             )
-    try:
-        tokenizer_config(config)
-    except UserError as error:  # the key may stand for the model too, with another value
-        raise UserError(f"tokenizer {config['tokenizer']}: {error}") from error
+    tokenizer_config(config)
 
 
 def provide(config: Config, dataset, show_progress: bool = True) -> Provided:

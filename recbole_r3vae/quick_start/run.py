@@ -315,7 +315,8 @@ def metric_table(config: Config, result: dict[str, Any]) -> str:
 
 
 def _closing_words(config: Config, result: dict[str, Any], saved: bool) -> str:
-    marked = f" (stopped at max_minutes={config['max_minutes']:g})" if result["stopped_at_budget"] else ""
+    budget = "its tokenizer_max_minutes" if config["max_minutes"] is None else f"max_minutes={config['max_minutes']:g}"
+    marked = f" (stopped at {budget})" if result["stopped_at_budget"] else ""
     lines = [f"{result['name']} on {config.dataset}{marked}", metric_table(config, result)]
     if saved:
         lines.append(f"checkpoint: {Path(result['run_dir']) / 'best.pth'}")
