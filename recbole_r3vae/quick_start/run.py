@@ -21,7 +21,7 @@ from recbole_r3vae.errors import UserError, refused
 from recbole_r3vae.model.contract import TOKENIZE, Sources
 from recbole_r3vae.provenance import peak_memory_mb, provenance
 from recbole_r3vae.quick_start.lookup import create_dataset, data_preparation, dataset_folder, get_trainer
-from recbole_r3vae.quick_start.provide import Provided, check_stages, provide
+from recbole_r3vae.quick_start.provide import check_stages, provide
 from recbole_r3vae.quick_start.run_folder import RunFolder, find_checkpoint, open_run
 from recbole_r3vae.quick_start.semantic_ids import bundle_tokenizer, train_tokenizer
 from recbole_r3vae.record import Record

@@ -19,7 +19,9 @@ from recbole_r3vae.quick_start.lookup import create_dataset
 from recbole_r3vae.quick_start.provide import Provided, check_stages, hashes, provide
 from recbole_r3vae.sid.table import SemanticIDs
 
-TWO = {"text": {"encoder": "tfidf-svd", "fields": ["movie_title"], "dim": 8}, "genre": {"encoder": "tfidf-svd", "fields": ["class"], "dim": 6}}
+TWO = {
+    "text": {"encoder": "tfidf-svd", "fields": ["movie_title"], "dim": 8}, "genre": {"encoder": "tfidf-svd", "fields": ["class"], "dim": 6},
+}  # fmt: skip
 CLICKS = {
     "load_col": {"inter": ["user_id", "item_id", "rating", "timestamp"], "item": ["item_id", "movie_title", "class"]},
     "threshold": {"rating": 4}, "ctr_features": [], "embedding_size": 4, "mlp_hidden_size": [8], "sid_prefix_buckets": 16,

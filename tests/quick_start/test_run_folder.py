@@ -78,7 +78,9 @@ def test_what_can_change_a_result_gives_another_folder(settings, more):
     assert place(settings, **more) != place(settings)
 
 
-@pytest.mark.parametrize("more", [{"show_progress": True}, {"state": "warning"}, {"resume": True}, {"checkpoint_dir": "elsewhere"}], ids=str)
+@pytest.mark.parametrize(
+    "more", [{"show_progress": True}, {"state": "warning"}, {"resume": True}, {"checkpoint_dir": "elsewhere"}], ids=str
+)
 def test_places_and_loudness_do_not(settings, more):
     assert place(settings, **more) == place(settings)
 
@@ -129,7 +131,12 @@ def test_a_longer_run_goes_on_from_a_shorter_one_and_says_so(settings, caplog, m
     first, short = run(settings)
     before, epochs = hashes(short), []
     train_epoch = Trainer._train_epoch
-    monkeypatch.setattr(Trainer, "_train_epoch", lambda self, data, epoch, *a, **k: epochs.append(epoch) or train_epoch(self, data, epoch, *a, **k))
+
+    def noted(self, data, epoch, *given, **named):
+        epochs.append(epoch)
+        return train_epoch(self, data, epoch, *given, **named)
+
+    monkeypatch.setattr(Trainer, "_train_epoch", noted)
     result, long = run(settings, epochs=4, resume=True)
     told = f"{short.name} after 2 epochs"
     assert epochs == [2, 3] and long != short
@@ -281,9 +288,8 @@ def test_a_run_dir_with_another_run_is_refused(settings, tmp_path, monkeypatch):
     ):
         with pytest.raises(UserError) as error:
             run(settings, run_dir=own, **more)
-        assert str(error.value) == (
-            f"run_dir {own} holds another run, with {told}; choose another run_dir, or leave it out: every run then gets a folder of its own"
-        )
+        way_out = "choose another run_dir, or leave it out: every run then gets a folder of its own"
+        assert str(error.value) == f"run_dir {own} holds another run, with {told}; {way_out}"
     assert hashes(folder) == before
 
 

@@ -35,8 +35,8 @@ def state_of(result, name="best.pth"):
     return load_checkpoint(f"{result['run_dir']}/{name}")
 
 
-COSTS = {"seconds", "seconds_with_scoring", "peak_memory_mb", "config"}
-"""What differs between equal runs: times, memory, and in the configuration the `resume` key."""
+COSTS = {"seconds", "seconds_with_scoring", "peak_memory_mb", "config", "commit", "commits"}
+"""What differs between equal runs: times, memory, in the configuration the `resume` key, and the commit where one is made meanwhile."""
 
 
 def assert_same(a, b, aside=COSTS):
