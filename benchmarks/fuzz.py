@@ -347,7 +347,7 @@ def fault(kind: str, stage: str, status: int | None, shown: str, path: Path | No
         return "no remedy"
     if kind == "yaml":
         keys = [spelling for key in {**SETTINGS, **GENERATOR} for spelling in (key, key.replace("_", " "))]
-        named = any(name in line for name in [path.name, "no model", "no dataset", "dataset '", "dataset is", *keys])
+        named = any(name in line for name in [path.name, "no model", "model '", "has no class", "no dataset", "dataset '", "dataset is", *keys])
     elif stage == "inspect" and "item 'i1'" in line:
         named = True  # a table without it
     else:
@@ -358,10 +358,12 @@ def fault(kind: str, stage: str, status: int | None, shown: str, path: Path | No
 def inconsistency(kind: str, stage: str, path: Path | None, top: Path) -> str | None:
     """How the result of a stage that ended well contradicts itself or its input, or ``None``."""
     for result in top.glob("saved/**/result.json"):
-        scores = json.loads(result.read_text())["test_result"]
+        record = json.loads(result.read_text())
+        measured = [*record["test"].values(), (record["labelled"] or {}).get("metrics")]
+        scores = [score for metrics in measured if metrics for score in metrics.values()]
         if not scores:
             return "nothing was measured, and nothing says so"
-        if not all(math.isfinite(score) and score >= 0 for score in scores.values()):
+        if not all(score is not None and math.isfinite(score) and score >= 0 for score in scores):
             return f"scores are {scores}"
     if kind == "command" or stage == "config_files":
         return None

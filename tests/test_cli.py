@@ -83,7 +83,7 @@ def test_a_run_from_the_command_line(words, caplog):
     (["--model=R3GR", "--dataset=tiny", "--device=gpu"], ["device 'gpu'", "cpu"]),
     (["--model=R3GR", "--dataset=tiny", "--valid_metric=NDCG@7"], ["valid_metric NDCG@7", "NDCG@10"]),
     (["--model=R3GR", "--dataset=tiny", "--sid_file=absent.sid"], ["absent.sid"]),
-    (["--model=R3GR", "--dataset=tiny", "--lr_schedule=linear"], ["lr_schedule 'linear'", "cosine"]),
+    (["--model=R3GR", "--dataset=tiny", "--lr_schedule=linear"], ["lr_schedule is 'linear'", "cosine"]),
     (["--model=R3GR", "--dataset=tiny", "--config_files", "absent.yaml"], ["absent.yaml", "check the path"]),
 ])  # fmt: skip
 def test_bad_arguments(words, capfd, arguments, expected):

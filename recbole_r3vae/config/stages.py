@@ -53,6 +53,9 @@ def tokenizer_config(config: Config) -> Config:
 
     Returns:
         Configuration with the tokenizer as its model.
+
+    Raises:
+        UserError: the tokenizer is unknown, or has a key outside its range.
     """
     given = config.external_config_dict
     prefixed = [
@@ -66,7 +69,11 @@ def tokenizer_config(config: Config) -> Config:
         if not key.startswith(PREFIX) and key in known and key not in {"model", "dataset", "tokenizer", *config.model_keys}
     }
     values = {**prefixed[0], **plain, **prefixed[1]}
-    return type(config)(model=get_tokenizer(config["tokenizer"]), dataset=config.dataset, config_dict=values)
+    model = get_tokenizer(config["tokenizer"])
+    try:
+        return type(config)(model=model, dataset=config.dataset, config_dict=values)
+    except UserError as error:  # the key that it names may be the model's too, with another value
+        raise UserError(f"tokenizer {model.__name__}: {error}") from error
 
 
 def deal(

@@ -102,7 +102,7 @@ class Ranker(Contract, SequentialRecommender):
             k: number of items.
             rules: each bool ``[n_items]`` or ``[B, n_items]``, the only items that may be recommended;
                 :class:`~recbole_r3vae.model.generator.decoding.rules.Excluded`, all but those; or ``None``, all.
-            strict: whether fewer than k possible items are an error (as in evaluation) or padded with id 0 and ``-inf``.
+            strict: whether fewer than k possible items are an error, or padded with id 0 and ``-inf`` (as in evaluation).
 
         Returns:
             A :class:`~recbole_r3vae.model.heads.Ranking` for each rule.

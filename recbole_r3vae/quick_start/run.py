@@ -21,7 +21,7 @@ from recbole_r3vae.errors import UserError, refused
 from recbole_r3vae.model.contract import TOKENIZE, Sources
 from recbole_r3vae.provenance import peak_memory_mb, provenance
 from recbole_r3vae.quick_start.lookup import create_dataset, data_preparation, dataset_folder, get_trainer
-from recbole_r3vae.quick_start.provide import Provided, check_stages, provide
+from recbole_r3vae.quick_start.provide import check_stages, provide
 from recbole_r3vae.quick_start.run_folder import RunFolder, find_checkpoint, open_run
 from recbole_r3vae.quick_start.semantic_ids import bundle_tokenizer, train_tokenizer
 from recbole_r3vae.record import Record
@@ -170,9 +170,10 @@ def _take_up(trainer, config: Config, folder: RunFolder, writes: bool) -> None:
     if not isinstance(trainer, Checkpointed):
         return
     if config["resume"]:
-        if not trainer.resume():
-            logging.getLogger().info(f"nothing to resume in {folder.path}; starting anew")
-    elif writes:
+        if trainer.resume():
+            return
+        logging.getLogger().info(f"nothing to resume in {folder.path}; starting anew")
+    if writes:
         folder.set_aside()
 
 
@@ -316,7 +317,8 @@ def metric_table(config: Config, result: dict[str, Any]) -> str:
 
 
 def _closing_words(config: Config, result: dict[str, Any], saved: bool) -> str:
-    marked = f" (stopped at max_minutes={config['max_minutes']:g})" if result["stopped_at_budget"] else ""
+    budget = "its tokenizer_max_minutes" if config["max_minutes"] is None else f"max_minutes={config['max_minutes']:g}"
+    marked = f" (stopped at {budget})" if result["stopped_at_budget"] else ""
     lines = [f"{result['name']} on {config.dataset}{marked}", metric_table(config, result)]
     if saved:
         lines.append(f"checkpoint: {Path(result['run_dir']) / 'best.pth'}")
