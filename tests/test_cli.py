@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 
@@ -83,7 +84,7 @@ def test_a_run_from_the_command_line(words, caplog):
     (["--model=R3GR", "--dataset=tiny", "--device=gpu"], ["device 'gpu'", "cpu"]),
     (["--model=R3GR", "--dataset=tiny", "--valid_metric=NDCG@7"], ["valid_metric NDCG@7", "NDCG@10"]),
     (["--model=R3GR", "--dataset=tiny", "--sid_file=absent.sid"], ["absent.sid"]),
-    (["--model=R3GR", "--dataset=tiny", "--lr_schedule=linear"], ["lr_schedule 'linear'", "cosine"]),
+    (["--model=R3GR", "--dataset=tiny", "--lr_schedule=linear"], ["lr_schedule is 'linear'", "cosine"]),
     (["--model=R3GR", "--dataset=tiny", "--config_files", "absent.yaml"], ["absent.yaml", "check the path"]),
 ])  # fmt: skip
 def test_bad_arguments(words, capfd, arguments, expected):
@@ -207,8 +208,7 @@ def test_debug_shows_the_traceback(words, capfd):
 
 
 def test_interrupt_exits_130(words, monkeypatch, capfd):
-    import recbole_r3vae.quick_start.run as module
-
+    module = importlib.import_module("recbole_r3vae.quick_start.run")  # the package has a function of this name
     monkeypatch.setattr(module, "create_dataset", lambda config: (_ for _ in ()).throw(KeyboardInterrupt))
     assert main(["run", "--model=R3GR", "--dataset=tiny", *words]) == 130
     assert "--resume" in capfd.readouterr().err

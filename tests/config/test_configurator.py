@@ -183,7 +183,7 @@ def test_a_value_of_the_wrong_type_names_key_value_and_type(model, words, expect
 @pytest.mark.parametrize("text, expected", [
     ("epochs: 3\nseed: 1\nepochs: 5\n", "line 1: key 'epochs' comes twice"),
     ("- 1\n", "holds a list"), ("just words", "holds a str"), ("1: 2\n", "the key 1 is no name (int)"),
-    ("seed: " + "9" * 5000, "ValueError"), ("seed: !!int x", "ValueError"), ("seed: !!bool x", "KeyError"), ("seed: 2020-13-45", "ValueError"),
+    ("seed: " + "9" * 5000, "ValueError"), ("seed: !!int x", "ValueError"), ("seed: !!bool x", "KeyError"),
     ("seed: " + "[" * 1000, "RecursionError"), ("seed: &s [*s]", "anchors stand for more than"), ("a: 1\0", "special characters"),
     ("b0: &b0 [1, 1]\n" + "".join(f"b{n}: &b{n} [{', '.join([f'*b{n - 1}'] * 9)}]\n" for n in range(1, 12)), "anchors stand for more than"),
 ])  # fmt: skip
