@@ -4,27 +4,38 @@ from __future__ import annotations
 
 import re
 from itertools import islice
+from pathlib import Path
 
+from recbole_r3vae.cli.arguments import add_config_files, files_of
 from recbole_r3vae.errors import UserError
 
 SUMMARY = "look into semantic IDs, or into what an export changed"
-HELP = """look into semantic IDs: an item and its siblings, the items below a prefix, the catalogue as a tree
+HELP = """look into semantic IDs: an item and its siblings, the items below a prefix, the catalogue as a tree; or into what an export changed
 
   recbole-r3vae inspect --sid suffix.sid --dataset ml-100k --item 50
   recbole-r3vae inspect --sid suffix.sid --dataset ml-100k --code 12,5
   recbole-r3vae inspect --sid suffix.sid --dataset ml-100k --depth 2 --html tree.html
+  recbole-r3vae inspect --diff old/shop.inter new/shop.inter
+
+Settings that say how to read a dataset, such as --field_separator or --ITEM_ID_FIELD, can be given as in a run.
 """
+TAKES_SETTINGS = True
+OF_IDS = ("item", "code", "embeddings", "ids", "html", "title_field")
+"""Options that are about semantic IDs."""
 
 
 def add(parser) -> None:
     """Declare its arguments."""
-    parser.add_argument("--sid", required=True, help="the .sid file, from any tool")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--sid", help="the .sid file, or *.index.json, from any tool")
+    what.add_argument("--diff", nargs=2, metavar=("OLD", "NEW"), help="two .inter files: which users, items and interactions came and went")
     parser.add_argument("--item", help="an item id: show its semantic ID and its siblings")
     parser.add_argument("--code", help="first codes, such as 12,5 or 12-5: show the items below")
     parser.add_argument("--dataset", "-d", help="the dataset whose titles to show")
     parser.add_argument("--data_path", help="the dataset folder's parent")
+    add_config_files(parser)
     parser.add_argument("--title_field", help="field of the .item file; default: the first text field of the dataset's settings")
-    parser.add_argument("--embeddings", help=".npy or .safetensors of item vectors: shows the titles nearest to a cluster's mean")
+    parser.add_argument("--embeddings", help="item vectors, .npy, .safetensors, .npz or .pt: shows the titles nearest to a cluster's mean")
     parser.add_argument("--ids", help="their item ids, one a line; default: beside the vectors, with the ending .ids")
     parser.add_argument("--depth", type=int, default=1, help="levels of the tree that are shown as text")
     parser.add_argument("--limit", type=int, default=10, help="siblings shown for each level, items below a prefix, clusters of the tree")
@@ -33,6 +44,24 @@ def add(parser) -> None:
 
 def run(options, rest: list[str]) -> None:
     """Do it."""
+    if options.diff:
+        unread = next((name for name in OF_IDS if getattr(options, name)), None)
+        if unread is not None:
+            raise UserError(f"--{unread} is about semantic IDs, and --diff compares interactions; leave one of them out")
+        _show_difference(options, rest)
+    else:
+        _show_semantic_ids(options, rest)
+
+
+def _show_difference(options, rest: list[str]) -> None:
+    from recbole_r3vae.config import Config
+    from recbole_r3vae.data.difference import differences, table
+
+    config = Config("Pop", options.dataset or Path(options.diff[1]).stem, files_of(options), arguments=rest)
+    print(table(differences(*options.diff, config)))
+
+
+def _show_semantic_ids(options, rest: list[str]) -> None:
     from recbole_r3vae.data.content import content_from_vectors
     from recbole_r3vae.data.items import ItemVectors
     from recbole_r3vae.quick_start.serve_inspect import catalogue_tree, dataset_titles, inspect_item, items_below, write_html
@@ -40,7 +69,12 @@ def run(options, rest: list[str]) -> None:
 
     content = content_from_vectors(options.embeddings, options.ids) if options.embeddings else None
     sids = SemanticIDs.load(options.sid, content.item_ids if content else None)
-    titles = dataset_titles(options.dataset, options.data_path, options.title_field) if options.dataset else None
+    if not options.dataset and (rest or options.config_files or options.data_path or options.title_field):
+        raise UserError("settings say how to read a dataset's titles, and none is named; give --dataset, or leave them out")
+    titles = None
+    if options.dataset:
+        words = [*rest, *([f"--data_path={options.data_path}"] if options.data_path else [])]
+        titles = dataset_titles(options.dataset, None, options.title_field, files_of(options), words)
     vectors = ItemVectors(content).embeddings if content else None
     if options.item:
         _show_siblings(inspect_item(sids, options.item, titles), options.item, options.limit)

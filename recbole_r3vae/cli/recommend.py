@@ -13,7 +13,8 @@ HELP = """recommend items with a trained model
   recbole-r3vae recommend --checkpoint saved/ml-100k/R3GR-R3VAE-... --users all --add new.sid --remove gone.txt --output out.jsonl
 
 histories.csv has a column `history`, item ids from the oldest to the newest, and may have a column `user`. Item ids are separated by
-spaces; or by commas, in a cell in double quotes. Without --output the first rows are shown.
+spaces, semicolons or commas (the cell then in double quotes), or are a list as JSON or pandas writes it: "[21, 22]", ['a, b', 'c'].
+Models that read times, such as HSTU, take --users. Without --output the first rows are shown.
 """
 SHOWN_ROWS = 50
 
@@ -62,15 +63,13 @@ def run(options, rest: list[str]) -> None:
 
     label, total = "user", None
     if options.users:
-        users = recommender.users.users(options.as_of) if options.users == "all" else split_ids(options.users)
-        pairs, total = recommender.users.of(users, options.as_of), len(users)
+        everybody = options.users == "all"
+        users = recommender.users.users(options.as_of) if everybody else split_ids(options.users, recommender.users.number)
+        pairs, total = recommender.histories_of(users, options.as_of), len(users)
     elif options.history:
-        items = split_ids(options.history)
-        if not any(item in recommender.served.row_of for item in items):
-            raise UserError(f"the checkpoint knows none of the items of --history {options.history}; correct their ids")
-        pairs, label = [(0, items)], "row"
+        pairs, label = [(0, split_ids(options.history, recommender.served.row_of))], "row"
     else:
-        label, pairs = read_histories(options.input)
+        label, pairs = read_histories(options.input, recommender.served.row_of)
     how = (options.topk, label, bool(options.users), options.exclude_seen, allow, options.batch_size)
     if not options.output:
         _show(recommender.stream(pairs, *how))

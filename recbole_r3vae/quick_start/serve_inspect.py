@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -25,20 +25,29 @@ STYLE = (
 )
 
 
-def dataset_titles(dataset: str, data_path: str | os.PathLike | None = None, title_field: str | None = None) -> dict[str, str]:
+def dataset_titles(
+    dataset: str,
+    data_path: str | os.PathLike | None = None,
+    title_field: str | None = None,
+    config_file_list: Iterable[str | os.PathLike] = (),
+    arguments: Iterable[str] = (),
+) -> dict[str, str]:
     """Item ids to titles, out of a dataset's ``.item`` file.
 
     Args:
         dataset: name of a folder of atomic files.
         data_path: the folder's parent; default: as RecBole finds it.
         title_field: default: the first of the dataset's ``item_text_fields`` that the file has.
+        config_file_list: YAML files that say how the dataset is read, such as ``ITEM_ID_FIELD`` and ``field_separator``.
+        arguments: command-line words that say so.
 
     Raises:
         UserError: there is no such file, or no such field in it.
     """
-    config = Config("R3VAE", dataset, config_dict={"data_path": str(data_path)} if data_path else None)
+    config = Config("R3VAE", dataset, config_file_list, {"data_path": str(data_path)} if data_path else None, arguments)
     titles, fields = {}, [title_field] if title_field else config["item_text_fields"]
-    for names, records in read_items(Path(config["data_path"]) / f"{dataset}.item", fields, config["ITEM_ID_FIELD"]):
+    how = [config[key] for key in ("ITEM_ID_FIELD", "field_separator", "encoding")]
+    for names, records in read_items(Path(config["data_path"]) / f"{dataset}.item", fields, *how):
         titles.update((name, " ".join(str(next(iter(record.values()))).split())) for name, record in zip(names, records))
     return titles
 

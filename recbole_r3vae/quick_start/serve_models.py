@@ -16,7 +16,7 @@ from torch import Tensor
 from recbole_r3vae.config import Config
 from recbole_r3vae.data.content.vectors import VectorFile
 from recbole_r3vae.errors import UserError
-from recbole_r3vae.model.contract import Sources
+from recbole_r3vae.model.contract import Contract, Sources
 from recbole_r3vae.quick_start.run import config_of, load_data_and_model, make_network
 from recbole_r3vae.quick_start.run_folder import find_checkpoint
 from recbole_r3vae.sid.extension import TableExtension
@@ -86,7 +86,7 @@ class ServedModel:
         """See :meth:`~recbole_r3vae.quick_start.serve.Recommender.add_items`."""
         sources = self.model.sources
         if sources.semantic_ids is None:
-            self.model.grow(sources)  # refuses in the model's own words
+            Contract.grow(self.model, sources)  # refuses, for RecBole's models too, which have no such method
         made_for = sids.meta.get("extends", self._table.content_hash)
         if made_for != self._table.content_hash:
             raise UserError(

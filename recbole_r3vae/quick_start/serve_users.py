@@ -32,6 +32,7 @@ class UserHistories:
             frame = frame.sort_values(dataset.time_field, kind="stable")
         frame = frame.sort_values(dataset.uid_field, kind="stable")
         self._items = dataset.field2id_token[dataset.iid_field].astype(str)[frame[dataset.iid_field].to_numpy()]
+        self._times = frame[dataset.time_field].to_numpy() if dataset.time_field in frame else None  # as the model is trained on them
         self._begin = np.searchsorted(frame[dataset.uid_field].to_numpy(), np.arange(dataset.user_num + 1))
         self._users = dataset.field2id_token[dataset.uid_field].astype(str)
         self.number = {user: number for number, user in enumerate(self._users) if number}
@@ -52,16 +53,33 @@ class UserHistories:
             UserError: users that are not in the dataset, or have no such item (the message names some); or the dataset is not split
                 by leaving one out.
         """
+        return ((user, self._items[places].tolist()) for user, places in self._places(users, as_of))
+
+    def timed(self, users: Sequence[str], as_of: str = "now") -> Iterator[tuple[str, list[str], list[float]]]:
+        """As :meth:`of`, with the time of each interaction, in the unit and from the beginning that the model's dataset counts in.
+
+        Raises:
+            UserError: as :meth:`of`; or the dataset has no times.
+        """
+        if self._times is None:
+            raise UserError(f"dataset {self._name} is loaded without times, which the model reads; add TIME_FIELD to load_col")
+        return ((user, self._items[places].tolist(), self._times[places].tolist()) for user, places in self._places(users, as_of))
+
+    def _places(self, users: Sequence[str], as_of: str) -> Iterator[tuple[str, slice]]:
+        """Users, and where their histories lie."""
         held_out, least = self._held_out(as_of), self._least(as_of)
         unknown = [user for user in users if user not in self.number]
         if unknown:
-            raise UserError(f"users unknown to dataset {self._name}: {some_of(unknown)}; correct their ids, or give their histories")
+            known = ", ".join(map(repr, self._users[1:4]))
+            raise UserError(
+                f"users unknown to dataset {self._name}: {some_of(unknown)}; it knows {known} …: correct their ids, or give their histories"
+            )
         length = np.diff(self._begin)
         short = [user for user in users if length[self.number[user]] < least]
         if short:
             raise UserError(f"users with fewer than {least} interactions have no {as_of} item: {some_of(short)}; leave them out")
         places = (self.number[user] for user in users)
-        return ((user, self._items[self._begin[n] : self._begin[n + 1] - held_out].tolist()) for user, n in zip(users, places))
+        return ((user, slice(self._begin[n], self._begin[n + 1] - held_out)) for user, n in zip(users, places))
 
     def _held_out(self, as_of: str) -> int:
         if as_of not in AS_OF:

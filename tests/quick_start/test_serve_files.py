@@ -174,7 +174,7 @@ def test_recommend_writes_what_the_recommender_returns(checkpoint, tmp_path, cap
 
 @pytest.mark.parametrize("words, message", [
     (["--users", "nobody,no one"], "'nobody', 'no one'"),
-    (["--history", "x,y"], "none of the items of --history x,y"),
+    (["--history", "x,y"], "knows none of the 2 items of these histories, such as 'x'"),
     (["--history", "50", "--as-of", "test"], "give --users"),
     (["--history", "50", "--topk", "99"], "num_beams"),
     (["--history", "50", "--output", "out.xls"], "ends in '.xls'"),
