@@ -227,7 +227,7 @@ class Config(RecBoleConfig):
             types = TYPES_BESIDE_THE_DEFAULTS.get(key) or ((type(default),) if type(default) in INSTANCES else ())
             if types == (int,) and key not in general and self._is_recboles:
                 types = (float,)  # RecBole's models write whole numbers for weights and rates too
-            if types == (int,) and isinstance(value, float) and value.is_integer():  # as hyperopt draws whole numbers
+            if type(default) is int and isinstance(value, float) and value.is_integer():  # as hyperopt draws whole numbers
                 self.external_config_dict[key] = value = int(value)
             optional = default is None or (types[:1] in ((str,), (dict,)) and key not in REQUIRED) or key == "item_text_fields"
             if not types or (value is None and optional) or (types == (str,) and str(default)[:1] in ("[", "{")):
