@@ -20,7 +20,7 @@ from recbole_r3vae.config.registry import get_model, reference, settings_file
 from recbole_r3vae.config.sources import (
     KEY_BY_KEY, YamlLoader, given_settings, load_yaml, merged, parse_arguments, parse_value, plain_values, properties, recbole_properties,
 )  # fmt: skip
-from recbole_r3vae.config.stages import PREFIX, tokenizer_keys
+from recbole_r3vae.config.stages import PREFIX, tokenizer_defaults, tokenizer_keys
 from recbole_r3vae.errors import UserError, nearest, refused, shown
 from recbole_r3vae.model.recbole_models import contract_of
 
@@ -151,6 +151,9 @@ class Config(RecBoleConfig):
         self.external_config_dict = given = merged({key: values[key] for key in KEY_BY_KEY if key in given and key in values}, given)
         self.contract.complete(values, given, recboles_columns)
         self._check_types()
+        for key, default in self._tokenizers_defaults().items():
+            if key in self.external_config_dict and key not in self.internal_config_dict:
+                self.external_config_dict[key] = _whole_numbers(self.external_config_dict[key], default)
         self._report_unknown_keys()
 
     def _check_mappings(self):
@@ -192,6 +195,12 @@ class Config(RecBoleConfig):
                     raise UserError(f"unknown keys in {source} for model {self.model}: {text}; correct them, or leave them out")
                 logging.getLogger().warning("unknown keys in %s, ignored: %s", source, text)
 
+    def _tokenizers_defaults(self) -> dict[str, Any]:
+        """The keys of this run's tokenizer, as X and ``tokenizer_X``, and their defaults; none where the model has no tokenizer."""
+        tokenizer = self.external_config_dict.get("tokenizer") or self.internal_config_dict.get("tokenizer")
+        own = tokenizer_defaults(tokenizer) if tokenizer and self.internal_config_dict.get("tokenizer") else {}
+        return {**own, **{f"{PREFIX}{key}": default for key, default in own.items()}}
+
     @property
     def _reads_preload_weight(self) -> bool:
         """Whether the model asks its dataset for weights of ``.feature`` files; RecBole itself only loads them."""
@@ -227,8 +236,7 @@ class Config(RecBoleConfig):
             types = TYPES_BESIDE_THE_DEFAULTS.get(key) or ((type(default),) if type(default) in INSTANCES else ())
             if types == (int,) and key not in general and self._is_recboles:
                 types = (float,)  # RecBole's models write whole numbers for weights and rates too
-            if type(default) is int and isinstance(value, float) and value.is_integer():  # as hyperopt draws whole numbers
-                self.external_config_dict[key] = value = int(value)
+            self.external_config_dict[key] = value = _whole_numbers(value, default)
             optional = default is None or (types[:1] in ((str,), (dict,)) and key not in REQUIRED) or key == "item_text_fields"
             if not types or (value is None and optional) or (types == (str,) and str(default)[:1] in ("[", "{")):
                 continue
@@ -350,3 +358,10 @@ class Config(RecBoleConfig):
         """numpy's removed aliases that RecBole 1.2's own code uses; see :mod:`recbole_r3vae.compat`."""
         compat.apply()
         super().compatibility_settings()
+
+
+def _whole_numbers(value: Any, default: Any) -> Any:
+    """Whole floats, as hyperopt draws them and numpy gives them, as the integers that a setting, or a list of it, is made of."""
+    if isinstance(value, list) and isinstance(default, list) and default:
+        return [_whole_numbers(entry, default[0]) for entry in value] if {type(entry) for entry in default} == {int} else value
+    return int(value) if type(default) is int and isinstance(value, float) and value.is_integer() else value
