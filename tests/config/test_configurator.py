@@ -162,7 +162,7 @@ def test_weights_that_no_code_reads_get_a_word(caplog):
 def test_a_whole_float_is_a_whole_number_where_one_is_asked_for():
     config = Config("R3GR", "ml-100k", config_dict={"hidden_size": 64.0, "learning_rate": 1.0}, arguments=["--epochs=3.0"])
     assert [(type(config[key]), config[key]) for key in ("hidden_size", "learning_rate", "epochs")] == [(int, 64), (float, 1.0), (int, 3)]
-    given = {"codebook_sizes": [4.0, 4], "tokenizer_latent_dim": 8.0, "topk": [5.0, 10]}
+    given = {"codebook_sizes": [4.0, 4], "tokenizer_kmeans_iterations": 8.0, "topk": [5.0, 10]}
     declared = Config("R3GR", "ml-100k", config_dict=given).declared
     assert repr([declared[key] for key in given]) == "[[4, 4], 8, [5, 10]]"
     assert type(Config("SASRec", "ml-100k", config_dict={"hidden_size": 64.0, "loss_type": "CE"})["hidden_size"]) is int
