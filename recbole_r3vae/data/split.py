@@ -21,6 +21,18 @@ def meetings(dataset: Dataset) -> csr_matrix:
     return csr_matrix((np.ones(len(users), dtype=np.int32), (users, items)), shape=(dataset.user_num, dataset.item_num))
 
 
+def all_meetings(dataset: Dataset) -> csr_matrix:
+    """:func:`meetings` of a dataset that is not yet split, with those that only the histories in the files of its parts tell of."""
+    found = meetings(dataset)
+    if not getattr(dataset, "has_histories", False):
+        return found
+    histories = dataset.inter_feat[dataset.histories_field]
+    users = np.repeat(np.asarray(dataset.inter_feat[dataset.uid_field]), histories.map(len))
+    told = csr_matrix((np.ones(len(users), dtype=np.int32), (users, np.concatenate(histories.tolist()))), shape=found.shape)
+    told = (told > 0).astype(np.int32)
+    return found + told - told.multiply(found > 0)  # once each, and not what is a target of some part
+
+
 def add_seen(everything: csr_matrix, valid_data, test_data) -> None:
     """Give full-ranking loaders an attribute ``seen``: what each user met in the earlier parts of the split, ``[n_users, n_items]``.
 

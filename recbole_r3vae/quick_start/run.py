@@ -15,6 +15,7 @@ from recbole_r3vae.config import RULES, Config, fingerprint
 from recbole_r3vae.config.identity import precision
 from recbole_r3vae.config.registry import is_outside
 from recbole_r3vae.data.content import load_content
+from recbole_r3vae.data.entrance import check_split
 from recbole_r3vae.data.fingerprint import data_fingerprint, known_ids
 from recbole_r3vae.data.split import held_out
 from recbole_r3vae.errors import UserError, refused
@@ -74,6 +75,8 @@ def run_recbole_r3vae(
         f"dataset {config.dataset}: {data.user_num - 1:,} users, {data.item_num - 1:,} items, {data.inter_num:,} interactions, "
         f"{data.avg_actions_of_users:.1f} a user, sparsity {data.sparsity:.4%}"
     )
+    if config.contract.task != TOKENIZE:
+        check_split(config, data)
     run = _run_tokenizer if config.contract.task == TOKENIZE else _run_model
     result = run(config, data, saved)
     if queue is not None and config["local_rank"] == 0:
