@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from itertools import permutations
 from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -107,11 +108,11 @@ class _Files:
         for ending, key, field in (("item", "ITEM_ID_FIELD", self.item), ("user", "USER_ID_FIELD", self.user)):
             if ending in self.features:
                 self._require(self.features[ending], field, key)
-        first, *others = self.interactions
-        for path in others:
-            for field in self.types[first]:
-                if self._read(first, field) and self.types[path].get(field) != self.types[first][field]:
-                    raise UserError(f"{path} has no column {field}:{self.types[first][field]}, and {first} has one; give all parts the same")
+        first = self.interactions[0]
+        for one, other in permutations(self.interactions, 2):
+            for field, kind in self.types[one].items():
+                if self._read(one, field) and self.types[other].get(field) != kind:
+                    raise UserError(f"{other} has no column {field}:{kind}, and {one} has one; give all parts the same columns")
         if self._bring_histories and self.types[first][self.histories] != "token_seq":
             raise UserError(f"{first}, line 1: {self.histories} must be {self.histories}:token_seq; correct its type")
         self._say_what_is_not_there()
