@@ -53,7 +53,7 @@ class ClickDataset(TimeOrdered, Dataset):
     taken away when the dataset is split.
     """
 
-    _sid_fields: tuple[str, ...] = ()
+    semantic_id_fields: tuple[str, ...] = ()  # columns that :meth:`add_semantic_ids` gave the items
     _hides_item_id = False
     training_interactions: np.ndarray | None = None  # [n_items], of the built parts: how often each item occurs in the training part
     label_source: str | None = None  # likewise: what the labels are, in words
@@ -78,7 +78,7 @@ class ClickDataset(TimeOrdered, Dataset):
             self.field2id_token[field] = np.array(tokens)
             self.field2token_id[field] = {token: number for number, token in enumerate(tokens)}
             self.item_feat[field] = values.numpy()
-        self._sid_fields, self._hides_item_id = tuple(columns), replace
+        self.semantic_id_fields, self._hides_item_id = tuple(columns), replace
 
     def fields(self, ftype=None, source=None):
         """RecBole's, from which its models make their tables: without the item id where semantic IDs replace it."""
@@ -92,7 +92,7 @@ class ClickDataset(TimeOrdered, Dataset):
         return Interaction({field: values for field, values in features.interaction.items() if field != self.iid_field})
 
     def _drop_other_columns(self) -> None:
-        kept = {self.uid_field, self.iid_field, *self._sid_fields, *self.config["ctr_features"]}
+        kept = {self.uid_field, self.iid_field, *self.semantic_id_fields, *self.config["ctr_features"]}
         for features in (self.user_feat, self.item_feat):
             for field in [] if features is None else [field for field in features if field not in kept]:
                 self._del_col(features, field)
