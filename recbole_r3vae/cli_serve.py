@@ -56,6 +56,7 @@ def add_inspect_arguments(parser) -> None:
     parser.add_argument("--code", help="first codes, such as 12,5 or 12-5: show the items below")
     parser.add_argument("--dataset", "-d", help="the dataset whose titles to show")
     parser.add_argument("--data_path", help="the dataset folder's parent")
+    parser.add_argument("--config_files", nargs="+", default=[], help="YAML files that say how to read it; default: as the run of --sid did")
     parser.add_argument("--title_field", help="field of the .item file; default: the first text field of the dataset's settings")
     parser.add_argument("--embeddings", help=".npy or .safetensors of item vectors: shows the titles nearest to a cluster's mean")
     parser.add_argument("--ids", help="their item ids, one a line; default: beside the vectors, with the ending .ids")
@@ -126,7 +127,8 @@ def run_inspect(options, rest: list[str]) -> None:
 
     content = content_from_vectors(options.embeddings, options.ids) if options.embeddings else None
     sids = SemanticIDs.load(options.sid, content.item_ids if content else None)
-    titles = dataset_titles(options.dataset, options.data_path, options.title_field) if options.dataset else None
+    reading = (options.data_path, options.title_field, options.sid, options.config_files)
+    titles = dataset_titles(options.dataset, *reading) if options.dataset else None
     vectors = ItemVectors(content).embeddings if content else None
     if options.item:
         _show_siblings(inspect_item(sids, options.item, titles), options.item, options.limit)

@@ -5,15 +5,16 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import pandas as pd
 
-from recbole_r3vae.data.atomic_check import check_atomic_file
+from recbole_r3vae.data.atomic_check import check_atomic_file, read_fields
 from recbole_r3vae.errors import UserError, nearest, shown
 from recbole_r3vae.io import atomic_write
 
@@ -81,13 +82,36 @@ def read_histories(path: str | os.PathLike) -> tuple[str, Iterator[tuple[str | i
     return ("row" if user is None else "user"), rows()
 
 
-def read_items(path: str | os.PathLike, fields: Sequence[str], id_field: str = "item_id") -> Iterator[tuple[list[str], list[dict]]]:
+@dataclass(frozen=True)
+class ReadingSettings:
+    """How an atomic file is read: RecBole's keys of a run.
+
+    Attributes:
+        separator: ``field_separator``.
+        encoding: of the text.
+        id_field: ``ITEM_ID_FIELD``.
+    """
+
+    separator: str = "\t"
+    encoding: str = "utf-8"
+    id_field: str = "item_id"
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> ReadingSettings:
+        """Those of a run's settings, as they stand in its checkpoint; what they do not say is RecBole's default."""
+        keys = {"separator": "field_separator", "encoding": "encoding", "id_field": "ITEM_ID_FIELD"}
+        return cls(**{name: settings[key] for name, key in keys.items() if settings.get(key) is not None})
+
+
+def read_items(
+    path: str | os.PathLike, fields: Sequence[str], reading: ReadingSettings = ReadingSettings()
+) -> Iterator[tuple[list[str], list[dict]]]:
     """Items of an atomic file, a bounded number at a time, parsed as RecBole parses them.
 
     Args:
-        path: A tab-separated file whose header reads ``item_id:token  title:token_seq …``.
+        path: A file whose header reads ``item_id:token  title:token_seq …``.
         fields: The fields to read; those that the file lacks are left out.
-        id_field: The name of the item's id.
+        reading: What separates its columns, and what the item's id is called.
 
     Yields:
         Item ids and, for each, its fields by name: words as a string, a ``float`` as a number.
@@ -95,17 +119,18 @@ def read_items(path: str | os.PathLike, fields: Sequence[str], id_field: str = "
     Raises:
         UserError: the file cannot be read, or has no item ids or none of the fields.
     """
-    check_atomic_file(Path(path), ids=[id_field], unique=id_field, read={*fields, id_field})
-    with _open(path) as file:
-        columns = next(_text(path, file), "").rstrip("\r\n").split("\t")
-    kind = dict(column.partition(":")[::2] for column in columns)
+    id_field, form = reading.id_field, (reading.separator, reading.encoding)
+    check_atomic_file(Path(path), *form, ids=[id_field], unique=id_field, read={*fields, id_field})
+    kind = read_fields(Path(path), *form)
     present = [field for field in fields if field in kind and kind[field] != "float_seq"]
     if id_field not in kind or not present:
         missing = f"the field {id_field!r}" if id_field not in kind else f"any of the fields {', '.join(fields)}"
-        raise UserError(f"{path} lacks {missing}: its first line reads {shown(' '.join(columns))}; correct it")
+        raise UserError(f"{path} lacks {missing}: its first line names {shown(', '.join(kind))}; correct it")
     types = {f"{field}:{kind[field]}": np.float64 if kind[field] == "float" else str for field in (id_field, *present)}
     try:
-        blocks = pd.read_csv(path, sep="\t", usecols=list(types), dtype=types, encoding="utf-8", engine="python", chunksize=ROWS)
+        blocks = pd.read_csv(
+            path, sep=reading.separator, usecols=list(types), dtype=types, encoding=reading.encoding, engine="python", chunksize=ROWS
+        )
         for block in blocks:
             block.columns = [column.partition(":")[0] for column in block.columns]
             words = [field for field in (id_field, *present) if kind[field] != "float"]
