@@ -216,7 +216,7 @@ def test_both_rules_are_of_the_same_users():
 
 CONFIG = {
     "dataset": "toy", "model": "R3GR", "seed": 7, "max_minutes": None, "valid_rule": "left_out", "precision": "bfloat16",
-    "collision_policy": "suffix", "topk": [5, 20],
+    "collision_policy": "suffix", "topk": [5, 20], "metrics": ["NDCG", "Precision"],
 }  # fmt: skip
 MADE = {"config": {"seed": 7}, "versions": {"torch": "2"}, "commit": "now", "hardware": {"machine": "x86", "threads": 1, "device": "cpu"}}
 TOKENIZER = {
@@ -233,7 +233,7 @@ TOKENIZER = {
 def of_run(config=CONFIG, tokenizer=TOKENIZER, **more) -> Record:
     ranks = {rule: ranks_of(seed).astype(np.int64) for seed, rule in enumerate(RULES)}
     order = np.random.default_rng(0).permutation(N_USERS)
-    held_out = HeldOut(order, np.arange(N_USERS, dtype=np.int32), np.arange(N_USERS, dtype=np.int32), "0123456789ab")
+    held_out = HeldOut(order, np.arange(N_USERS, dtype=np.int32), np.arange(N_USERS, dtype=np.int32), "0123456789ab", np.arange(N_USERS) % 2 == 0)
     trainer = SimpleNamespace(
         seconds=lambda: 2.00049, finished_epochs=3, stopped_at_budget=False, commit="then, now",
         valid_history=[{"epoch": 1, "seconds": 1.5, "score": np.float64(0.25)}],

@@ -17,7 +17,8 @@ HELP = """look into semantic IDs: an item and its siblings, the items below a pr
   recbole-r3vae inspect --sid suffix.sid --dataset ml-100k --depth 2 --html tree.html
   recbole-r3vae inspect --diff old/shop.inter new/shop.inter
 
-Settings that say how to read a dataset, such as --field_separator or --ITEM_ID_FIELD, can be given as in a run.
+Settings that say how to read a dataset, such as --field_separator or --ITEM_ID_FIELD, can be given as in a run; those of the run that
+made the semantic IDs are known where its tokenizer lies beside them.
 """
 TAKES_SETTINGS = True
 OF_IDS = ("item", "code", "embeddings", "ids", "html", "title_field")
@@ -33,7 +34,7 @@ def add(parser) -> None:
     parser.add_argument("--code", help="first codes, such as 12,5 or 12-5: show the items below")
     parser.add_argument("--dataset", "-d", help="the dataset whose titles to show")
     parser.add_argument("--data_path", help="the dataset folder's parent")
-    add_config_files(parser)
+    add_config_files(parser, "how to read it, by default as the run of --sid did: ")
     parser.add_argument("--title_field", help="field of the .item file; default: the first text field of the dataset's settings")
     parser.add_argument("--embeddings", help="item vectors, .npy, .safetensors, .npz or .pt: shows the titles nearest to a cluster's mean")
     parser.add_argument("--ids", help="their item ids, one a line; default: beside the vectors, with the ending .ids")
@@ -73,8 +74,7 @@ def _show_semantic_ids(options, rest: list[str]) -> None:
         raise UserError("settings say how to read a dataset's titles, and none is named; give --dataset, or leave them out")
     titles = None
     if options.dataset:
-        words = [*rest, *([f"--data_path={options.data_path}"] if options.data_path else [])]
-        titles = dataset_titles(options.dataset, None, options.title_field, files_of(options), words)
+        titles = dataset_titles(options.dataset, options.data_path, options.title_field, options.sid, files_of(options), rest)
     vectors = ItemVectors(content).embeddings if content else None
     if options.item:
         _show_siblings(inspect_item(sids, options.item, titles), options.item, options.limit)
