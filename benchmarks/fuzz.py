@@ -14,10 +14,12 @@ words dropped, doubled, misspelt or without their value. It goes to the commands
 * ``yaml``: ``run --config_files``;
 * ``command``: all of these.
 
+Other kinds are made anew, see ``fuzz_kinds.py``: ``data``, ``settings``, ``parts``, ``quoted``, ``histories``, ``index``.
+
 The answer must be exit status 0 and a result that is what the input says, or exit status 2 and exactly one printable line on standard error,
 which names the thing (a file by its name, a setting by its key) and, after a semicolon, the remedy. Nothing in an input may be executed.
 Everything else is printed with its kind and number, and ``--only`` repeats it. Ends with a line for each kind,
-``<kind> inputs=<n> accepted=<n> refused=<n> wrong=<n>``; exit status 1 where one is wrong.
+``<kind> inputs=<n> accepted=<n> refused=<n> wrong=<n> inputs_per_second=<x>``; exit status 1 where one is wrong.
 """
 
 from __future__ import annotations
@@ -49,11 +51,13 @@ from pathlib import Path
 
 import numpy as np
 
+import fuzz_kinds
 from recbole_r3vae.cli import main as recbole_r3vae
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.sid.table import SemanticIDs
 
-KINDS = ("inter", "item", "sid", "yaml", "command")
+DAMAGED = ("inter", "item", "sid", "yaml", "command")
+KINDS = (*DAMAGED, *fuzz_kinds.MAKERS)
 ITEMS, USERS, SECONDS, BYTES = 12, 8, 60, 24 << 30
 """Size of the valid dataset; what a process may use for one input."""
 
@@ -84,6 +88,7 @@ GENERATOR = {
     "train_batch_size": "16", "learning_rate": "0.01", "dropout": "0.1", "seed": "1", "eval_args": "{order: TO, mode: full}",
     "item_inputs": "[codes, text]", "checkpoint_dir": "saved", "max_minutes": "5", "collision_policy": "suffix", "warmup_steps": "2",
 }  # fmt: skip
+OF_ANY_MODEL = ("eval_step", "topk", "valid_metric", "metrics", "MAX_ITEM_LIST_LENGTH", "train_batch_size", "learning_rate", "seed", "checkpoint_dir")
 QUIET = ["--show_progress=False", "--content_cache_dir=~"]
 ONE_EPOCH = [*QUIET, "--epochs=1", "--tokenizer_epochs=0"]
 NEVER_DAMAGED = {"embed": QUIET, "tokenizer": [*QUIET, "--epochs=0"], **dict.fromkeys(("generator", "sid_file", "config_files"), ONE_EPOCH)}
@@ -109,6 +114,7 @@ COMMANDS = {
     "quality": ["quality", "--sid=small.sid", "--embeddings=v.npy", "--json=out.json"],
     "inspect": ["inspect", "--sid=small.sid", "--depth=2", "--item=i1"],
     "recommend": ["recommend", "--checkpoint=trained", "--users=all", "--topk=3", "--output=out.csv", "--exclude-seen"],
+    "id_model": ["run", "--dataset=small", *words_of(SETTINGS), *words_of({key: GENERATOR[key] for key in OF_ANY_MODEL})],
     "add": ["recommend", "--checkpoint=trained", "--history=i1,i2", "--topk=3", "--output=out.csv", "--add=new.sid"],
 }
 STAGES = {
@@ -140,7 +146,13 @@ def write_inputs(top: Path) -> None:
     (top / "small.yaml").write_text("".join(f"{key}: {value}\n" for key, value in settings.items()))
     np.save(top / "v.npy", np.random.default_rng(0).normal(size=(ITEMS, 4)).astype("float32"))
     (top / "v.ids").write_text("".join(f"i{item}\n" for item in range(ITEMS)))
-    for words in ([*COMMANDS["generator"], "--run_dir=trained", *ONE_EPOCH], ["tokenize", *COMMANDS["new_items"][1:-1], "--output=new.sid"]):
+    prepared = [[*COMMANDS["generator"], "--run_dir=trained", *ONE_EPOCH], ["tokenize", *COMMANDS["new_items"][1:-1], "--output=new.sid"]]
+    for model in fuzz_kinds.MODELS:
+        how = [*COMMANDS["generator"], *ONE_EPOCH] if model == "R3GR" else [*COMMANDS["id_model"], f"--model={model}", *QUIET, "--epochs=1"]
+        prepared.append([*how, f"--run_dir=trained_{model}"])
+        users = ",".join(f"u{user}" for user in range(USERS))
+        prepared.append(["recommend", f"--checkpoint=trained_{model}", f"--users={users}", "--topk=3", f"--output=recommended_{model}.csv"])
+    for words in prepared:
         status, shown = answer(words)
         if status != 0:
             raise SystemExit(f"a valid command fails: {shown}")
@@ -306,6 +318,8 @@ def attempt(kind: str, number: int, top: Path) -> Attempt:
         top: That folder.
     """
     rng = random.Random(f"{kind} {number}")
+    if kind in fuzz_kinds.MAKERS:
+        return attempt_made(kind, rng, top)
     stage = STAGES[kind][number % len(STAGES[kind])]
     words, path, given = list(COMMANDS[stage]), None, b""
     if kind == "command":
@@ -331,20 +345,52 @@ def attempt(kind: str, number: int, top: Path) -> Attempt:
             shutil.rmtree(file) if file.is_dir() else file.unlink()
 
 
-def fault(kind: str, stage: str, status: int | None, shown: str, path: Path | None, words: list[str], top: Path) -> str | None:
-    """What is wrong with an answer, or ``None``."""
+def attempt_made(kind: str, rng: random.Random, top: Path) -> Attempt:
+    """As :func:`attempt`, of a kind of ``fuzz_kinds.py``."""
+    made = fuzz_kinds.make(kind, rng, top, damaged, COMMANDS)
+    saved = {file: file.read_bytes() for file in made.files if file.exists()}
+    before, beside = set(top.iterdir()), set((top / "data" / "small").iterdir())
+    try:
+        for file, content in made.files.items():
+            file.write_bytes(content)
+        words = [*made.words, *(ONE_EPOCH if "--tokenizer=RKMeans" in made.words else [*QUIET, "--epochs=1"] if kind == "parts" else [])]
+        status, shown = answer(words) if made.call is None else fuzz_kinds.outcome(made.call)
+        wrong, line = form_of(status, shown, top)
+        if wrong is None and line is None:
+            wrong = made.check()
+        elif wrong is None and not made.refusable:
+            wrong = "what is right was refused"
+        verdict = "wrong" if wrong else "accepted" if status == 0 else "refused"
+        return Attempt(verdict, words, f"{wrong}: {shown}" if wrong else shown, b"\n".join(made.files.values()))
+    finally:
+        for file in {*(set(top.iterdir()) - before), *(set((top / "data" / "small").iterdir()) - beside)}:
+            shutil.rmtree(file) if file.is_dir() else file.unlink()
+        for file, content in saved.items():
+            file.write_bytes(content)
+
+
+def form_of(status: int | None, shown: str, top: Path) -> tuple[str | None, str | None]:
+    """What is wrong with the form of an answer, or ``None``; and its one line, where it is a refusal."""
     if (top / "executed").exists():
-        return "the input was executed"
+        return "the input was executed", None
     lines = [line for line in shown.splitlines() if line and not BAR.fullmatch(line)]
     if status == 0:
-        return "said something" if lines else inconsistency(kind, stage, path, top)
+        return ("said something" if lines else None), None
     if status != 2 or "Traceback" in shown:
-        return f"exit status {status}"
+        return f"exit status {status}", None
     if len(lines) != 1 or not lines[0].startswith("recbole-r3vae: ") or not lines[0].isprintable():
-        return "not one printable line"
+        return "not one printable line", None
     [line] = lines
     if "; " not in line or len(line) > 2000:
-        return "no remedy"
+        return "no remedy", line
+    return None, line
+
+
+def fault(kind: str, stage: str, status: int | None, shown: str, path: Path | None, words: list[str], top: Path) -> str | None:
+    """What is wrong with an answer, or ``None``."""
+    wrong, line = form_of(status, shown, top)
+    if wrong is not None or line is None:
+        return wrong or inconsistency(kind, stage, path, top)
     if kind == "yaml":
         keys = [spelling for key in {**SETTINGS, **GENERATOR} for spelling in (key, key.replace("_", " "))]
         named = any(name in line for name in [path.name, "no model", "model '", "has no class", "no dataset", "dataset '", "dataset is", *keys])
@@ -441,6 +487,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     numbers = range(options.seed, options.seed + options.rounds) if options.only is None else [options.only]
     counts = {kind: dict.fromkeys(("accepted", "refused", "wrong"), 0) for kind in options.kinds}
+    spent = dict.fromkeys(options.kinds, 0.0)
     here = os.getcwd()
     with tempfile.TemporaryDirectory() as temporary, quietly():
         top = Path(temporary)
@@ -449,7 +496,9 @@ def main(arguments: list[str] | None = None) -> int:
         ends = time.monotonic() + options.seconds
         for number in itertools.takewhile(lambda _: time.monotonic() < ends, numbers):
             for kind in options.kinds:
+                began = time.monotonic()
                 tried = attempt(kind, number, top)
+                spent[kind] += time.monotonic() - began
                 counts[kind][tried.answer] += 1
                 if tried.answer == "wrong" or options.only is not None:
                     words = " ".join(tried.words)
@@ -458,7 +507,8 @@ def main(arguments: list[str] | None = None) -> int:
                     print(tried.given.decode(errors="replace")[:2000])
         os.chdir(here)
     for kind, count in counts.items():
-        print(f"{kind} inputs={sum(count.values())} " + " ".join(f"{name}={n}" for name, n in count.items()))
+        n_inputs, numbers = sum(count.values()), " ".join(f"{name}={n}" for name, n in count.items())
+        print(f"{kind} inputs={n_inputs} {numbers} inputs_per_second={n_inputs / max(spent[kind], 1e-9):.1f}")
     return int(any(count["wrong"] for count in counts.values()))
 
 

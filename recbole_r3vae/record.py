@@ -99,7 +99,9 @@ class Record:
         valid: metrics on the validation users, under ``valid_rule``.
         test: metrics on the test users under each rule.
         users: at which rank each test user's target was, under each rule; ``None`` where a user has several targets.
-        repeated_targets: test targets that their users had met before, which ``left_out`` can never find; ``None`` where not counted.
+        repeated_targets: test targets that their users had met before; ``left_out`` keeps these and hides all other met items, as RecBole
+            does. ``None`` where not counted.
+        by_repeat: where there are such targets, the metrics of ``repeated`` and of ``new`` ones apart, under each rule.
         labelled: of a click model what its labels are, counts of each part of the split, and as ``metrics`` its test metrics.
         quality: figures of the semantic IDs before collisions are resolved, see :func:`quality_of`.
         seconds: what took how long.
@@ -140,6 +142,7 @@ class Record:
     test: ByRule = field(default_factory=lambda: ByRule(left_out=None, stay=None))
     users: UserRanks | None = None
     repeated_targets: int | None = None
+    by_repeat: dict[str, ByRule] | None = None
     labelled: dict[str, Any] | None = None
     quality: Metrics | None = None
     seconds: Seconds | None = None
@@ -201,6 +204,7 @@ class Record:
             "content": content,
             "text_encoder": content["kind"] if content else None,
             "users": users,
+            "by_repeat": by_repeat(held_out.met_before, {rule: row[held_out.order] for rule, row in ranks.items() if row is not None}, config) if users else None,
             "quality": quality_of(tokenizer["quality"]) if tokenizer else None,
             "seconds": {
                 "tokenizer": tokenizer.get("seconds"),
@@ -373,6 +377,29 @@ def user_metric(ranks: np.ndarray, metric: str) -> np.ndarray:
     hit = (ranks > 0) & (ranks <= int(k))
     first = np.maximum(ranks, 1).astype(np.float64)  # any value will do where there is no hit
     return np.where(hit, GAINS[name](first), 0.0)
+
+
+def by_repeat(met_before: np.ndarray, ranks: Mapping[Rule, np.ndarray | None], config: Mapping[str, Any]) -> dict[str, ByRule] | None:
+    """Metrics of targets that their users had met before, and of the others.
+
+    Args:
+        met_before: bool ``[n]``.
+        ranks: rule to the rank of each target, ``[n]`` in the same order.
+        config: ``metrics`` and ``topk``; metrics that ranks do not give are left out.
+
+    Returns:
+        ``repeated`` and ``new`` to their metrics under each rule; ``None`` where no target, or every one, had been met.
+    """
+    if met_before.all() or not met_before.any():
+        return None
+    metrics = [f"{name.lower()}@{k}" for name in config["metrics"] if name.lower() in GAINS for k in config["topk"]]
+    return {
+        name: {
+            rule: None if ranks.get(rule) is None else {metric: float(user_metric(ranks[rule][kept], metric).mean()) for metric in metrics}
+            for rule in RULES
+        }
+        for name, kept in (("repeated", met_before), ("new", ~met_before))
+    }
 
 
 # -- plain data ------------------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 
@@ -207,8 +208,7 @@ def test_debug_shows_the_traceback(words, capfd):
 
 
 def test_interrupt_exits_130(words, monkeypatch, capfd):
-    import recbole_r3vae.quick_start.run as module
-
+    module = importlib.import_module("recbole_r3vae.quick_start.run")  # the package has a function of this name
     monkeypatch.setattr(module, "create_dataset", lambda config: (_ for _ in ()).throw(KeyboardInterrupt))
     assert main(["run", "--model=R3GR", "--dataset=tiny", *words]) == 130
     assert "--resume" in capfd.readouterr().err

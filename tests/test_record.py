@@ -216,7 +216,7 @@ def test_both_rules_are_of_the_same_users():
 
 CONFIG = {
     "dataset": "toy", "model": "R3GR", "seed": 7, "max_minutes": None, "valid_rule": "left_out", "precision": "bfloat16",
-    "collision_policy": "suffix", "topk": [5, 20],
+    "collision_policy": "suffix", "topk": [5, 20], "metrics": ["NDCG", "Precision"],
 }  # fmt: skip
 MADE = {"config": {"seed": 7}, "versions": {"torch": "2"}, "commit": "now", "hardware": {"machine": "x86", "threads": 1, "device": "cpu"}}
 TOKENIZER = {
@@ -232,7 +232,7 @@ TOKENIZER = {
 
 ORDER = np.random.default_rng(0).permutation(N_USERS)
 FIGURES = np.arange(N_USERS, dtype=np.int32)
-HELD_OUT = HeldOut(ORDER, FIGURES, FIGURES, "0123456789ab", 0)
+HELD_OUT = HeldOut(ORDER, FIGURES, FIGURES, "0123456789ab", np.arange(N_USERS) % 2 == 0)
 RANKS = {rule: ranks_of(seed).astype(np.int64) for seed, rule in enumerate(RULES)}
 TRAINER = SimpleNamespace(
     seconds=lambda: 2.00049, finished_epochs=3, stopped_at_budget=False, commit="then, now",

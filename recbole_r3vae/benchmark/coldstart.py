@@ -35,7 +35,7 @@ from recbole_r3vae.quick_start.serve import Recommender
 from recbole_r3vae.quick_start.serve_tokenize import tokenize_items
 from recbole_r3vae.quick_start.serve_users import UserHistories
 from recbole_r3vae.config.identity import fingerprint
-from recbole_r3vae.config.sources import load_yaml, parse_arguments, properties
+from recbole_r3vae.config.sources import given_settings, load_yaml, properties
 from recbole_r3vae.model.ranker import LIST_METRICS
 
 EPSILONS = (0.0, 0.1, 0.2, 0.5)
@@ -96,10 +96,7 @@ def run_coldstart(
     Raises:
         UserError: a setting is unknown, out of range or contradicts the protocol.
     """
-    given = {}
-    for path in config_file_list:
-        given.update(load_yaml(path))
-    given.update(parse_arguments(arguments))
+    given = given_settings(config_file_list, arguments)
     mine, sasrecs = _deal_out(given, model, dataset)
     config = Config(model, dataset, config_dict=mine)
     _check(config, cold_share, cold_by, epsilons, candidates)

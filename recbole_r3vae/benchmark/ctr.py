@@ -25,7 +25,7 @@ from recbole_r3vae.quick_start.provide import check_stages
 from recbole_r3vae.quick_start.lookup import dataset_folder
 from recbole_r3vae.quick_start.run import result_name, run_recbole_r3vae
 from recbole_r3vae.record import Record
-from recbole_r3vae.config.sources import load_yaml, parse_arguments
+from recbole_r3vae.config.sources import given_settings
 
 MODELS = ("DeepFM", "DCNV2", "DIN")
 TOKENIZERS = ("RKMeans", "RQVAE", "R3VAE")
@@ -96,10 +96,7 @@ def run_ctr(
     Raises:
         UserError: a name or a setting is unknown, or cannot be used here.
     """
-    given = {}
-    for path in config_file_list:
-        given.update(load_yaml(path))
-    given.update(parse_arguments(arguments))
+    given = given_settings(config_file_list, arguments)
     where = {key: given.pop(key) for key in PLACES & given.keys()}
     cells = cells_of(dataset, models, tokenizers, seeds, features, given, where)
     words = [f"--{key}={json.dumps(value) if isinstance(value, (list, dict)) else value}" for key, value in given.items()]

@@ -23,7 +23,7 @@ from recbole_r3vae.provenance import versions
 from recbole_r3vae.quick_start.lookup import create_dataset
 from recbole_r3vae.quick_start.run import run_recbole_r3vae
 from recbole_r3vae.quick_start.semantic_ids import DESCRIPTION, load_tokenizer
-from recbole_r3vae.config.sources import load_yaml, parse_arguments
+from recbole_r3vae.config.sources import given_settings
 from recbole_r3vae.trainer.tokenizer import mean_defined
 
 TABLE, LEVELS = "tokenizers", "levels"  # file names without their endings
@@ -61,10 +61,7 @@ def run_tokenizer_benchmark(
     Raises:
         UserError: unknown tokenizer, key or dataset, or no usable item content.
     """
-    given = {}
-    for path in config_file_list:
-        given.update(load_yaml(path))
-    given.update(parse_arguments(arguments))
+    given = given_settings(config_file_list, arguments)
     names = tokenizer_names(tokenizers)
     settings = settings_of_each(names, dataset, given)
     configs = [Config(name, dataset, config_dict=settings[name]) for name in names]  # all, to find mistakes before hours of training
@@ -133,7 +130,7 @@ def settings_of_each(names: Sequence[str], dataset: str, given: dict[str, Any]) 
     Raises:
         UserError: no tokenizer has the key, or the one it is meant for has not.
     """
-    known = {name: Config(name, dataset).known_keys() - {"model", "dataset", "config_files"} for name in names}
+    known = {name: Config(name, dataset).known_keys() - {"model", "dataset"} for name in names}
     own = {name: set(tokenizer_defaults(name)) for name in names}  # data and item content have to be the same for all
     return deal(given, known, own, tokenizers=True)
 

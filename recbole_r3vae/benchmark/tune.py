@@ -23,6 +23,8 @@ from recbole_r3vae.errors import UserError, nearest
 from recbole_r3vae.io import atomic_write, write_json
 from recbole_r3vae.model.recbole_models import contract_of
 from recbole_r3vae.config.registry import get_model, settings_file
+from recbole_r3vae.config.space import read_space
+from recbole_r3vae.config.stages import PREFIX
 from recbole_r3vae.provenance import versions
 from recbole_r3vae.quick_start.lookup import create_dataset
 from recbole_r3vae.quick_start.semantic_ids import train_tokenizer
@@ -127,7 +129,7 @@ def run_tune(
 
 
 def load_space(tokenizer: str, path: str | os.PathLike | None = None) -> dict[str, list[Settings]]:
-    """Read a search space: a YAML file of lists to choose from.
+    """Read a search space: a YAML file of lists to choose from, or a ``.hyper`` file whose keys are ``tokenizer_X``.
 
     ``rating_mode: [top1, ste]`` tries two values of a key. Keys that belong together are mappings under a name of their own::
 
@@ -153,7 +155,7 @@ def load_space(tokenizer: str, path: str | os.PathLike | None = None) -> dict[st
             raise UserError(f"no search space for {tokenizer} is provided (only for {known}); write one and give --space=FILE.yaml")
     space: dict[str, list[Settings]] = {}
     owner: dict[str, str] = {}
-    for name, choices in load_yaml(path).items():
+    for name, choices in _choices(path).items():
         if not isinstance(choices, list) or not choices:
             raise UserError(f"{name} in search space {path} is {choices!r}; give a list of values to try, such as {name}: [1, 2]")
         space[name] = [choice if isinstance(choice, dict) else {name: choice} for choice in choices]
@@ -166,6 +168,19 @@ def load_space(tokenizer: str, path: str | os.PathLike | None = None) -> dict[st
     if not space:
         raise UserError(f"search space {path} is empty; write lists of values to try, such as codebook_sizes: [[64, 64], [64, 64, 64]]")
     return space
+
+
+def _choices(path: str | os.PathLike) -> dict[str, Any]:
+    """The lists of a file, by name."""
+    if Path(path).suffix != ".hyper":
+        return load_yaml(path)
+    found = {}
+    for key, (kind, values) in read_space(path).items():
+        if kind != "choice" or not key.startswith(PREFIX):
+            why = f"a {kind}" if kind != "choice" else "no key of a tokenizer"
+            raise UserError(f"{key} of search space {path} is {why}, and tune chooses settings of a tokenizer; write {PREFIX}KEY choice [1,2]")
+        found[key.removeprefix(PREFIX)] = values
+    return found
 
 
 def grid(space: dict[str, list[Settings]], fixed: Iterable[str] = ()) -> list[Settings]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import logging
 import os
 from collections.abc import Iterable, Sequence
@@ -16,8 +17,10 @@ from recbole.utils import EvaluatorType
 
 from recbole_r3vae import compat
 from recbole_r3vae.config.registry import get_model, reference, settings_file
-from recbole_r3vae.config.sources import YamlLoader, load_yaml, parse_arguments, parse_value, plain_values, properties, recbole_properties
-from recbole_r3vae.config.stages import PREFIX, tokenizer_keys
+from recbole_r3vae.config.sources import (
+    KEY_BY_KEY, YamlLoader, given_settings, load_yaml, merged, parse_arguments, parse_value, plain_values, properties, recbole_properties,
+)  # fmt: skip
+from recbole_r3vae.config.stages import PREFIX, tokenizer_defaults, tokenizer_keys
 from recbole_r3vae.errors import UserError, nearest, refused, shown
 from recbole_r3vae.model.recbole_models import contract_of
 
@@ -49,8 +52,10 @@ class Config(RecBoleConfig):
     Precedence is RecBole's: ``arguments`` over ``config_dict`` over ``config_file_list`` over the YAML for this model on this dataset
     (``quick_start/``) over the dataset's over the model's over ``overall.yaml``; this package's YAML files win over RecBole's of
     the same name. Layers that the model names, such as ``ctr`` for models that predict clicks, come after ``overall.yaml``
-    (``ctr.yaml``) and after the dataset's (``ctr/<dataset>.yaml``). Of ``eval_args`` the keys that are not given stay as they are. What differs: the command line is passed in rather than read from ``sys.argv``, strings are parsed as YAML and never
-    evaluated, unknown keys are reported, and ``device`` (``auto``, ``cpu``, ``cuda``, ``cuda:1``) means what it says.
+    (``ctr.yaml``) and after the dataset's (``ctr/<dataset>.yaml``). Of the mappings ``eval_args`` and ``train_neg_sample_args`` the keys
+    that are not given stay as the weaker sources have them. What differs: the command line is passed in rather than read from
+    ``sys.argv``, strings are parsed as YAML and never evaluated, all values are plain ones (numpy's and torch's numbers become Python's),
+    unknown keys are reported, and ``device`` (``auto``, ``cpu``, ``cuda``, ``cuda:1``) means what it says.
 
     Args:
         model: Model name, or ``None`` if a file or argument gives it.
@@ -65,8 +70,8 @@ class Config(RecBoleConfig):
         declared: every key and value before RecBole's own conversions: plain data from which an equal ``Config`` can be made.
 
     Raises:
-        UserError: unknown model, unreadable file, unknown key on the command line (in a file with ``strict_config: True``), a value of
-            another type than the key's.
+        UserError: unknown model, unreadable file, unknown key on the command line (in a file or from Python with ``strict_config: True``;
+            without it, a warning), a value of another type than the key's.
     """
 
     def __init__(
@@ -93,10 +98,7 @@ class Config(RecBoleConfig):
         return YamlLoader
 
     def _load_config_files(self, file_list):
-        values = {}
-        for path in file_list or []:
-            values.update(load_yaml(path))
-        return values
+        return given_settings(file_list or ())
 
     def _load_variable_config_dict(self, config_dict):
         # HyperTuning hands lists over as strings such as "[64, 64]".
@@ -106,9 +108,16 @@ class Config(RecBoleConfig):
         }
 
     def _load_cmd_line(self):
-        return parse_arguments(self._arguments)
+        return plain_values(parse_arguments(self._arguments), "argument")
+
+    def _merge_external_config_dict(self):
+        self.external_config_dict = merged(self.file_config_dict, self.variable_config_dict, self.cmd_config_dict)
 
     def _get_model_and_dataset(self, model, dataset):
+        for key, value in (("model", model), ("dataset", dataset)):
+            word, name = self.cmd_config_dict.get(key), getattr(value, "__name__", str(value))
+            if None not in (word, value) and str(word) != name:
+                raise UserError(f"--{key}={shown(word)} contradicts {key} {name}, which this is about; leave it out")
         model = model if model is not None else self.external_config_dict.get("model")
         dataset = dataset if dataset is not None else self.external_config_dict.get("dataset")
         if model is None:
@@ -138,19 +147,46 @@ class Config(RecBoleConfig):
         self.model_keys = {key for name in ("Training", "Evaluation") for key in self.parameters[name]}
         self.model_keys |= set(load_yaml(own)) if own is not None else set()
         self.model_keys |= {key for layer in layers for key in load_yaml(ours / f"{layer}.yaml")}
-        if isinstance(evaluation, dict):
-            given["eval_args"] = {**values["eval_args"], **evaluation}
+        self._check_mappings()
+        self.external_config_dict = given = merged({key: values[key] for key in KEY_BY_KEY if key in given and key in values}, given)
         self.contract.complete(values, given, recboles_columns)
         self._check_types()
+        for key, default in self._tokenizers_defaults().items():
+            if key in self.external_config_dict and key not in self.internal_config_dict:
+                self.external_config_dict[key] = _whole_numbers(self.external_config_dict[key], default)
         self._report_unknown_keys()
+
+    def _check_mappings(self):
+        for key, known in KEY_BY_KEY.items():
+            value = self.external_config_dict.get(key)
+            unknown = next((name for name in value if name not in known), None) if isinstance(value, dict) else None
+            if unknown is not None:
+                hint = nearest(unknown, known, otherwise=f"it holds {', '.join(known)}")
+                raise UserError(f"unknown key {shown(unknown)} in {key}{hint}")
+
+    def refuse_unknown_keys(self, keys: Iterable[str], dashes: str = "--") -> None:
+        """Refuse the first key that this run has no use for.
+
+        Args:
+            keys: such as those of a search space.
+            dashes: what stands before a key where it was given.
+
+        Raises:
+            UserError: it names the key, and the nearest ones or whose it is.
+        """
+        known = self.known_keys()
+        for key in sorted(set(keys) - known):
+            hint = self._whose(key) or nearest(key, known, otherwise="correct it, or leave it out")
+            raise UserError(f"unknown key {dashes}{key} for model {self.model}{hint}")
 
     def _report_unknown_keys(self):
         known = self.known_keys()
-        unknown_arguments = sorted(set(self.cmd_config_dict) - known)
-        if unknown_arguments:
-            key = unknown_arguments[0]
-            hint = self._whose(key) or nearest(key, known, otherwise="correct it, or leave it out")
-            raise UserError(f"unknown key --{key} for model {self.model}{hint}")
+        self.refuse_unknown_keys(self.cmd_config_dict)
+        if self.external_config_dict.get("preload_weight") and not self._reads_preload_weight:
+            text = f"preload_weight is read by none of the code of {self.model}; give item vectors as content_file, or leave it out"
+            if self.external_config_dict.get("strict_config"):
+                raise UserError(text)
+            logging.getLogger().warning(text)
         for source, values in (("a configuration file", self.file_config_dict), ("config_dict", self.variable_config_dict)):
             unknown = sorted(set(values) - known)
             if unknown:
@@ -159,8 +195,21 @@ class Config(RecBoleConfig):
                     raise UserError(f"unknown keys in {source} for model {self.model}: {text}; correct them, or leave them out")
                 logging.getLogger().warning("unknown keys in %s, ignored: %s", source, text)
 
+    def _tokenizers_defaults(self) -> dict[str, Any]:
+        """The keys of this run's tokenizer, as X and ``tokenizer_X``, and their defaults; none where the model has no tokenizer."""
+        tokenizer = self.external_config_dict.get("tokenizer") or self.internal_config_dict.get("tokenizer")
+        own = tokenizer_defaults(tokenizer) if tokenizer and self.internal_config_dict.get("tokenizer") else {}
+        return {**own, **{f"{PREFIX}{key}": default for key, default in own.items()}}
+
+    @property
+    def _reads_preload_weight(self) -> bool:
+        """Whether the model asks its dataset for weights of ``.feature`` files; RecBole itself only loads them."""
+        return "get_preload_weight" in inspect.getsource(inspect.getmodule(self.model_class))
+
     def _whose(self, key: str) -> str:
         """A hint for keys that exist and are not this model's."""
+        if key in ("config_file", "config_files", "config_file_list"):
+            return "; files of settings are given as --config_files FILE …, from Python as config_file_list"
         if key in load_yaml(properties() / "ctr.yaml"):
             return (
                 f"; it is for models that predict clicks from labelled interactions, and {self.model} is not run as one: take a "
@@ -187,6 +236,7 @@ class Config(RecBoleConfig):
             types = TYPES_BESIDE_THE_DEFAULTS.get(key) or ((type(default),) if type(default) in INSTANCES else ())
             if types == (int,) and key not in general and self._is_recboles:
                 types = (float,)  # RecBole's models write whole numbers for weights and rates too
+            self.external_config_dict[key] = value = _whole_numbers(value, default)
             optional = default is None or (types[:1] in ((str,), (dict,)) and key not in REQUIRED) or key == "item_text_fields"
             if not types or (value is None and optional) or (types == (str,) and str(default)[:1] in ("[", "{")):
                 continue
@@ -218,9 +268,10 @@ class Config(RecBoleConfig):
 
     def known_keys(self) -> set[str]:
         """Every key that this run may set: RecBole's, this package's, the model's, and the tokenizer's as ``X`` and ``tokenizer_X``."""
-        known = {"model", "dataset", "config_files", "MODEL_TYPE"} | set(self.internal_config_dict)
+        known = {"model", "dataset", "MODEL_TYPE"} | set(self.internal_config_dict)
         for keys in self.parameters.values():
             known.update(keys)
+        known.discard("config_file")  # RecBole lists it and reads it nowhere
         tokenizer = self.external_config_dict.get("tokenizer") or self.internal_config_dict.get("tokenizer")
         if self.internal_config_dict.get("tokenizer") and tokenizer:
             keys = tokenizer_keys(tokenizer)
@@ -307,3 +358,10 @@ class Config(RecBoleConfig):
         """numpy's removed aliases that RecBole 1.2's own code uses; see :mod:`recbole_r3vae.compat`."""
         compat.apply()
         super().compatibility_settings()
+
+
+def _whole_numbers(value: Any, default: Any) -> Any:
+    """Whole floats, as hyperopt draws them and numpy gives them, as the integers that a setting, or a list of it, is made of."""
+    if isinstance(value, list) and isinstance(default, list) and default:
+        return [_whole_numbers(entry, default[0]) for entry in value] if {type(entry) for entry in default} == {int} else value
+    return int(value) if type(default) is int and isinstance(value, float) and value.is_integer() else value

@@ -19,8 +19,16 @@ MOST_VALUES = 100_000
 """A file of settings holds fewer values; a few lines of anchors can stand for billions."""
 
 
+KEY_BY_KEY = {
+    "eval_args": ("split", "group_by", "order", "mode"),
+    "train_neg_sample_args": ("distribution", "sample_num", "alpha", "dynamic", "candidate_num"),
+}  # fmt: skip
+"""Settings that are mappings, and what they may hold: where one is given in part, the rest stays as it was."""
+
+
 class YamlLoader(yaml.SafeLoader):
-    """Safe YAML whose floats may be written ``1e-3``, as RecBole's are, and in which no key comes twice."""
+    """Safe YAML of numbers, texts, lists and mappings: floats may be written ``1e-3``, as RecBole's are, dates stay texts, and no key comes
+    twice."""
 
     def construct_mapping(self, node, deep=False):
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
@@ -38,6 +46,10 @@ YamlLoader.add_implicit_resolver(
     ),
     list("-+0123456789."),
 )
+YamlLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for first, resolvers in YamlLoader.yaml_implicit_resolvers.items()
+}
 
 
 def properties() -> Path:
@@ -151,6 +163,33 @@ def parse_arguments(arguments: Iterable[str]) -> dict[str, Any]:
             raise UserError(f"--{key} is given twice, as {shown(values[key])} and {shown(value)}; give it once")
         values[key] = value
     return values
+
+
+def merged(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of several sources as one: later ones win, the mappings of :data:`KEY_BY_KEY` key by key.
+
+    Args:
+        layers: settings, the weakest first.
+    """
+    values: dict[str, Any] = {}
+    for layer in layers:
+        for key, value in layer.items():
+            both = key in KEY_BY_KEY and isinstance(value, Mapping) and isinstance(values.get(key), Mapping)
+            values[key] = {**values[key], **value} if both else value
+    return values
+
+
+def given_settings(config_file_list: Iterable[str | os.PathLike] = (), arguments: Iterable[str] = ()) -> dict[str, Any]:
+    """What YAML files and command-line words say together, as plain values.
+
+    Args:
+        config_file_list: later ones win.
+        arguments: win over the files.
+
+    Raises:
+        UserError: as :func:`load_yaml` and :func:`parse_arguments`.
+    """
+    return merged(*(plain_values(load_yaml(path), str(path)) for path in config_file_list), plain_values(parse_arguments(arguments), "argument"))
 
 
 def plain_values(values: Any, where: str = "config_dict") -> Any:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Container, Iterable
+import re
+from collections.abc import Container, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from recbole_r3vae.errors import UserError, shown
@@ -30,7 +32,8 @@ def check_atomic_file(
 
     RecBole reads a line that is too short as missing values and fills them in by the mean of the column; a cell that begins with a
     quotation mark swallows everything up to the next one; a line whose user or item is called ``NA`` or ``null`` goes without a word; an
-    item that comes twice moves the features of all items after it.
+    item that comes twice moves the features of all items after it. Cells are those that RecBole's reader finds: one in quotation marks
+    may hold the separator.
 
     Args:
         path: An ``.inter``, ``.item`` or ``.user`` file.
@@ -44,18 +47,13 @@ def check_atomic_file(
     Raises:
         UserError: the file cannot be read, or its header or a line is malformed; the message names file and line.
     """
-    try:
-        with open(path, encoding=encoding, newline="\n") as file:
-            types = _fields(path, file.readline(), separator)
-            columns = _Columns(types, set(numbers), set(ids), unique, read)
-            columns.check_types(path)
-            number = 1
-            for number, line in enumerate(file, start=2):
-                columns.check(number, _cells(f"{path}, line {number}", line, separator, len(types)), path)
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not {encoding} text ({error.reason}); save it as {encoding}, or set `encoding`") from error
-    except (OSError, LookupError) as error:
-        raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}; give a file that can be read") from error
+    with _readable(path, encoding), open(path, encoding=encoding, newline="\n") as file:
+        types = _fields(path, file.readline(), separator)
+        columns = _Columns(types, set(numbers), set(ids), unique, read)
+        columns.check_types(path)
+        number = 1
+        for number, line in enumerate(file, start=2):
+            columns.check(number, _cells(f"{path}, line {number}", line, separator, len(types)), path)
     if number == 1:
         raise UserError(f"{path} has no lines after its header; write one line an interaction or item")
 
@@ -103,15 +101,48 @@ class _Columns:
                 raise UserError(f"{path}, line {line}: {shown(name)} stands in line {self._line_of[name]} already; keep one of the lines")
 
 
+def read_fields(path: Path, separator: str = "\t", encoding: str = "utf-8") -> dict[str, str]:
+    """What an atomic file holds, by its first line.
+
+    Args:
+        path: An ``.inter``, ``.item`` or ``.user`` file.
+        separator: Between columns.
+        encoding: Of the text.
+
+    Returns:
+        Field to type, in the order of the columns.
+
+    Raises:
+        UserError: as of :func:`check_atomic_file`.
+    """
+    with _readable(path, encoding), open(path, encoding=encoding, newline="\n") as file:
+        return _fields(path, file.readline(), separator)
+
+
+@contextmanager
+def _readable(path: Path, encoding: str) -> Iterator[None]:
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not {encoding} text ({error.reason}); save it as {encoding}, or set `encoding`") from error
+    except (OSError, LookupError) as error:
+        raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}; give a file that can be read") from error
+
+
 def _fields(path: Path, header: str, separator: str) -> dict[str, str]:
-    """Field to type, in the order of the columns."""
+    """Field to type, in the order of the columns of a first line."""
+    if not separator:
+        raise UserError("field_separator is empty; give what stands between columns, such as a tab or a comma")
     if header.startswith("\ufeff"):
         raise UserError(f"{path}, line 1: the file begins with a byte order mark; save it as UTF-8 without one")
     columns = header.rstrip("\r\n").split(separator)
     parts = [column.split(":") for column in columns]
     for column, part in zip(columns, parts):
         if len(part) != 2 or not part[0] or part[1] not in TYPES:
-            raise UserError(f"{path}, line 1: column {shown(column)} is not <name>:<type>; types are {', '.join(TYPES)}, tabs separate columns")
+            raise UserError(
+                f"{path}, line 1: column {shown(column)} is not <name>:<type>; types are {', '.join(TYPES)}, and {separator!r} separates "
+                "columns: set field_separator where another one does"
+            )
     names = [name for name, _ in parts]
     twice = next((name for place, name in enumerate(names) if name in names[:place]), None)
     if twice is not None:
@@ -120,17 +151,19 @@ def _fields(path: Path, header: str, separator: str) -> dict[str, str]:
 
 
 def _cells(where: str, line: str, separator: str, n_columns: int) -> list[str]:
-    """The cells of a line as RecBole's reader finds them."""
+    """The cells of a line as RecBole's reader, pandas with its engine ``python``, finds them."""
     line = line.removesuffix("\n").removesuffix("\r")
     if "\r" in line or "\0" in line:
         raise UserError(f"{where}: a carriage return or a zero byte stands within the line; take it out")
-    found = line.count(separator) + 1
-    if found != n_columns:
-        raise UserError(f"{where}: expected {n_columns} columns as in line 1, got {found}; correct the line")
-    if line.startswith('"') or f'{separator}"' in line:
+    if len(separator) > 1:  # pandas takes it for a regular expression, and knows no quotation marks then
+        cells = re.split(separator, line.strip())
+    elif line.startswith('"') or f'{separator}"' in line:
         reader = csv.reader([line, ""], delimiter=separator)
         cells = next(reader)
-        if len(cells) != n_columns or reader.line_num != 1:
+        if reader.line_num != 1:
             raise UserError(f"{where}: a cell begins with a quotation mark that does not end in it; take the mark out")
-        return cells
-    return line.split(separator)
+    else:
+        cells = line.split(separator)
+    if len(cells) != n_columns:
+        raise UserError(f"{where}: expected {n_columns} columns as in line 1, got {len(cells)}; correct the line")
+    return cells

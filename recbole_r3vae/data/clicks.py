@@ -11,7 +11,8 @@ from recbole.data.dataset import Dataset
 from recbole.data.interaction import Interaction
 from recbole.utils import FeatureSource, FeatureType
 
-from recbole_r3vae.data.sequences import TimeOrdered, gather_histories
+from recbole_r3vae.data.ordered import TimeOrdered, histories_with_targets
+from recbole_r3vae.data.sequences import gather_histories
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.sid.features import feature_columns
 from recbole_r3vae.sid.table import SemanticIDs
@@ -52,7 +53,7 @@ class ClickDataset(TimeOrdered, Dataset):
     taken away when the dataset is split.
     """
 
-    _sid_fields: tuple[str, ...] = ()
+    semantic_id_fields: tuple[str, ...] = ()  # columns that :meth:`add_semantic_ids` gave the items
     _hides_item_id = False
     training_interactions: np.ndarray | None = None  # [n_items], of the built parts: how often each item occurs in the training part
     label_source: str | None = None  # likewise: what the labels are, in words
@@ -77,7 +78,7 @@ class ClickDataset(TimeOrdered, Dataset):
             self.field2id_token[field] = np.array(tokens)
             self.field2token_id[field] = {token: number for number, token in enumerate(tokens)}
             self.item_feat[field] = values.numpy()
-        self._sid_fields, self._hides_item_id = tuple(columns), replace
+        self.semantic_id_fields, self._hides_item_id = tuple(columns), replace
 
     def fields(self, ftype=None, source=None):
         """RecBole's, from which its models make their tables: without the item id where semantic IDs replace it."""
@@ -91,10 +92,15 @@ class ClickDataset(TimeOrdered, Dataset):
         return Interaction({field: values for field, values in features.interaction.items() if field != self.iid_field})
 
     def _drop_other_columns(self) -> None:
-        kept = {self.uid_field, self.iid_field, *self._sid_fields, *self.config["ctr_features"]}
+        kept = {self.uid_field, self.iid_field, *self.semantic_id_fields, *self.config["ctr_features"]}
         for features in (self.user_feat, self.item_feat):
             for field in [] if features is None else [field for field in features if field not in kept]:
                 self._del_col(features, field)
+
+    def _change_feat_format(self):
+        for field in [field for field in self.inter_feat if field.endswith(self.config["LIST_SUFFIX"])] if self.has_histories else []:
+            self._del_col(self.inter_feat, field)  # a model that reads histories has taken them
+        super()._change_feat_format()
 
     # -- labels ----------------------------------------------------------------------------------------------------------
 
@@ -160,15 +166,20 @@ class ClickHistoryDataset(ClickDataset):
     def _change_feat_format(self):
         if self.config["eval_args"]["order"] != "TO":
             raise UserError("histories are in time order; leave `order: TO` in eval_args")
-        super()._change_feat_format()  # all rows are in time order now
-        users = self.inter_feat[self.uid_field].numpy()
-        order = np.argsort(users, kind="stable")
-        self.item_sequence = self.inter_feat[self.iid_field][torch.from_numpy(order)]  # user after user, each in time order
-        place = np.empty_like(order)
-        place[order] = np.arange(len(order))
-        first = np.searchsorted(users[order], users)  # where in item_sequence each row's user begins
-        self.inter_feat["history_end"] = torch.from_numpy(place)
-        self.inter_feat["history_start"] = torch.from_numpy(first)
+        if self.has_histories:
+            self._sort_by_time()
+            histories, targets = self.inter_feat[self.histories_field].tolist(), self.inter_feat[self.iid_field].to_numpy()
+            super()._change_feat_format()
+            self.item_sequence, start, end = histories_with_targets(histories, targets)
+        else:
+            super()._change_feat_format()  # all rows are in time order now
+            users = self.inter_feat[self.uid_field].numpy()
+            order = np.argsort(users, kind="stable")
+            self.item_sequence = self.inter_feat[self.iid_field][torch.from_numpy(order)]  # user after user, each in time order
+            end = np.empty_like(order)
+            end[order] = np.arange(len(order))
+            start = np.searchsorted(users[order], users)  # where in item_sequence each row's user begins
+        self.inter_feat["history_start"], self.inter_feat["history_end"] = torch.from_numpy(start), torch.from_numpy(end)
 
     def join(self, df):
         """Rows with their histories. DIN looks item features up by itself."""

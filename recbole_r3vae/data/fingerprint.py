@@ -8,6 +8,8 @@ import numpy as np
 from recbole.data.dataset import Dataset
 from recbole.utils import FeatureType
 
+from recbole_r3vae.model.contract import CLICK
+
 
 def data_fingerprint(dataset: Dataset) -> str:
     """A hash of all that was loaded: interactions, features of users and items, and the ids that their numbers stand for.
@@ -28,20 +30,26 @@ def data_fingerprint(dataset: Dataset) -> str:
                 digest.update("\n".join(" ".join(map(str, np.atleast_1d(value))) for value in values).encode())
             else:
                 digest.update(np.ascontiguousarray(values).tobytes())
-    for field, ids in sorted(known_ids(dataset).items()):
-        digest.update(f"\n{field}\n".encode() + "\n".join(ids).encode("utf-8", "surrogatepass"))
+    for field, ids in sorted(dataset.field2id_token.items()):
+        digest.update(f"\n{field}\n".encode() + "\n".join(map(str, ids)).encode("utf-8", "surrogatepass"))
     return digest.hexdigest()[:16]
 
 
 def known_ids(dataset: Dataset) -> dict[str, list[str]]:
-    """The ids of every field that a model may have a table for, in the order of RecBole's numbers, the padding id first.
+    """The ids of every field that the dataset's model looks up by number, in the order of RecBole's numbers, the padding id first.
 
     Returns:
-        Field to ids: users, items, and columns of tokens; not texts, whose words no ranking model looks up by number.
+        Field to ids: users and items; of a model that predicts clicks also ``ctr_features`` and semantic IDs; of RecBole's other models every
+        column of tokens, single or in lists, because only they know which they read. The words of a title that a tokenizer alone reads are
+        not among them.
     """
-    kinds = (FeatureType.TOKEN,)
-    found: dict[str, list[str]] = {}
-    for field, ids in dataset.field2id_token.items():
-        if field in (dataset.uid_field, dataset.iid_field) or dataset.field2type.get(field) in kinds:
-            found[str(field)] = np.asarray(ids).astype(str).tolist()  # plain text: checkpoints hold nothing else
-    return found
+    config, contract = dataset.config, dataset.config.contract
+    ids = {dataset.uid_field, dataset.iid_field}
+    if contract.task == CLICK:
+        read = ids | {*config["ctr_features"], *dataset.semantic_id_fields}
+    elif contract.self_contained:
+        read = ids
+    else:
+        read = {field for field, kind in dataset.field2type.items() if kind in (FeatureType.TOKEN, FeatureType.TOKEN_SEQ)}
+    fields = (field for field in dataset.field2id_token if field in read)
+    return {str(field): np.asarray(dataset.field2id_token[field]).astype(str).tolist() for field in fields}  # plain text, as checkpoints hold

@@ -242,9 +242,9 @@ def add_prepare_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("dataset", help=f"one of {', '.join(DATASETS)}")
     roles = {name: role for spec in DATASETS.values() for name, role in spec.raw.roles.items()}
     for name, role in roles.items():
-        parser.add_argument(f"--{name}", nargs="+", metavar="FILE", help=f"file or URL: {role.help}")
+        parser.add_argument(f"--{name}", nargs="+", action="extend", metavar="FILE", help=f"file or URL: {role.help}")
     parser.add_argument(
-        f"--{ZIP}", nargs="+", metavar="FILE", help="file or URL: the published archive (not for Amazon)"
+        f"--{ZIP}", nargs="+", action="extend", metavar="FILE", help="file or URL: the published archive (not for Amazon)"
     )
     parser.add_argument(
         "--output", "-o", default="dataset", help="folder of all data sets (default: %(default)s)"

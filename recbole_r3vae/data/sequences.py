@@ -1,4 +1,4 @@
-"""User histories: time order that survives RecBole's float32, and windows that train on every position at once."""
+"""User histories: windows that train on every position at once, and rows that only point at what they read."""
 
 from __future__ import annotations
 
@@ -6,70 +6,14 @@ from collections import Counter
 
 import numpy as np
 import torch
-from recbole.data.dataset import Dataset, SequentialDataset
+from recbole.data.dataset import SequentialDataset
 from recbole.data.interaction import Interaction
 from recbole.utils import FeatureSource, FeatureType
 
-from recbole_r3vae.errors import UserError
+from recbole_r3vae.data.ordered import SplitBefore, histories_with_targets
 
 TARGET_LIST_FIELD = "target_item_list"
 """Field of a training window: the next item at each position, 0 where the position has no target."""
-
-
-class TimeOrdered:
-    """Mixin for RecBole datasets: interactions are in time order before their times lose precision, and none goes without a word.
-
-    RecBole narrows times to float32 and then sorts; at 1e9 seconds that is a step of 64 to 128 s, and 17 % of the neighbouring
-    interactions of ml-100k change places. Sorting the float64 column first is enough, because RecBole's own sort is stable.
-
-    Attributes:
-        known_ids: field to the ids that its numbers are to stand for, in order; ``None``: RecBole numbers ids as they come.
-    """
-
-    known_ids: dict[str, list[str]] | None = None
-
-    def _filter_inter_by_user_or_item(self):
-        n_before = len(self.inter_feat)
-        super()._filter_inter_by_user_or_item()
-        n_left_out = n_before - len(self.inter_feat)
-        if n_left_out:
-            known = " and ".join(name for name, feat in ((".user", self.user_feat), (".item", self.item_feat)) if feat is not None)
-            self.logger.warning(
-                f"{self.dataset_name}: {n_left_out:,} of {n_before:,} interactions are of users or items that its {known} file does not name "
-                "or val_interval takes out of it, and are left out; models that do not read the file keep them. Complete it, or set "
-                "filter_inter_by_user_or_item: False"
-            )
-
-    def _remap_ID_all(self):
-        super()._remap_ID_all()
-        for field, ids in (self.known_ids or {}).items():
-            if field in self.field2id_token:
-                self._number_as_known(field, ids)
-
-    def _number_as_known(self, field: str, ids: list[str]) -> None:
-        """Give the ids of a field the numbers that a checkpoint knows them by; ids that are gone keep theirs."""
-        found = [str(entry) for entry in self.field2id_token[field]]
-        if found == ids:
-            return
-        number = {entry: place for place, entry in enumerate(ids)}
-        new = [entry for entry in found if entry not in number]
-        if new:
-            examples = ", ".join(map(repr, new[:3]))
-            raise UserError(
-                f"{self.dataset_name} has {len(new):,} of {len(found) - 1:,} values of {field} that the checkpoint does not know, such as "
-                f"{examples}; take the data that it was trained on, or train on the new data with --init_from"
-            )
-        renumber = np.array([number[entry] for entry in found])
-        for features in (self.inter_feat, self.user_feat, self.item_feat):
-            if features is not None and field in features:
-                features[field] = renumber[features[field].to_numpy()]
-        self.field2id_token[field] = np.array(ids)
-        self.field2token_id[field] = number
-
-    def _change_feat_format(self):
-        if self.config["eval_args"]["order"] == "TO" and self.benchmark_filename_list is None:
-            self.inter_feat = self.inter_feat.sort_values(self.time_field, kind="stable", ignore_index=True)
-        super()._change_feat_format()
 
 
 def gather_histories(sequence: torch.Tensor, begin: np.ndarray, length: np.ndarray, size: int) -> torch.Tensor:
@@ -80,7 +24,7 @@ def gather_histories(sequence: torch.Tensor, begin: np.ndarray, length: np.ndarr
     return torch.from_numpy(np.where(inside, values, 0))
 
 
-class WindowDataset(TimeOrdered, SequentialDataset):
+class WindowDataset(SplitBefore, SequentialDataset):
     """RecBole's sequential split with training rows that hold many targets each.
 
     RecBole turns a history ``i1 … in`` into n-1 rows, a prefix and its next item, and runs the model once for each. Here the split
@@ -89,6 +33,8 @@ class WindowDataset(TimeOrdered, SequentialDataset):
     one position of one window. Where a user has several windows, all but the first begin with half a window of items that are input
     only, so that no target deep in a history is predicted from one or two items.
 
+    A line of a part that brings its history along is a window by itself, with one target.
+
     Fields of a training row: ``user_id``, ``item_id_list`` [max_len], ``target_item_list`` [max_len] (0 = no target here), ``item_length``.
     Validation and test rows are RecBole's: ``user_id``, ``item_id``, ``item_id_list``, ``item_length``.
     """
@@ -96,13 +42,7 @@ class WindowDataset(TimeOrdered, SequentialDataset):
     def data_augmentation(self):
         """Make one row for each interaction after a user's first: the target, and where its history lies in ``item_sequence``."""
         self._check_field("uid_field", "time_field")
-        self.item_id_list_field = self.iid_field + self.config["LIST_SUFFIX"]
-        for field in (self.item_id_list_field, TARGET_LIST_FIELD):
-            self.set_field_property(field, FeatureType.TOKEN_SEQ, FeatureSource.INTERACTION, self.max_item_list_len)
-            self.field2id_token[field] = self.field2id_token[self.iid_field]
-            self.field2token_id[field] = self.field2token_id[self.iid_field]
-        self.set_field_property(self.item_list_length_field, FeatureType.TOKEN, FeatureSource.INTERACTION, 1)
-
+        self._describe_rows()
         self.sort(by=[self.uid_field, self.time_field], ascending=True)
         users = self.inter_feat[self.uid_field].numpy()
         self.item_sequence = self.inter_feat[self.iid_field]  # [n_interactions], user after user, each in time order
@@ -119,6 +59,24 @@ class WindowDataset(TimeOrdered, SequentialDataset):
                 "target_position": torch.from_numpy(target),
             }
         )
+
+    def _describe_rows(self) -> None:
+        self.item_id_list_field = self.histories_field
+        for field in (self.item_id_list_field, TARGET_LIST_FIELD):
+            self.set_field_property(field, FeatureType.TOKEN_SEQ, FeatureSource.INTERACTION, self.max_item_list_len)
+            self.field2id_token[field] = self.field2id_token[self.iid_field]
+            self.field2token_id[field] = self.field2token_id[self.iid_field]
+        self.set_field_property(self.item_list_length_field, FeatureType.TOKEN, FeatureSource.INTERACTION, 1)
+
+    def take_histories(self) -> None:
+        """Make rows, as :meth:`data_augmentation` does, of lines that hold their histories."""
+        histories, targets = self.inter_feat[self.histories_field].tolist(), self.inter_feat[self.iid_field].to_numpy()
+        for field in self._list_columns():
+            self._del_col(self.inter_feat, field)
+        super(SplitBefore, self)._change_feat_format()
+        self._describe_rows()
+        self.item_sequence, start, position = histories_with_targets(histories, targets)
+        self.inter_feat["user_start"], self.inter_feat["target_position"] = torch.from_numpy(start), torch.from_numpy(position)
 
     def build(self):
         """Split as RecBole does, then write out the histories.
@@ -155,6 +113,8 @@ class WindowDataset(TimeOrdered, SequentialDataset):
         )
 
     def _training_rows(self, rows: Interaction) -> Interaction:
+        if self.brings_histories:
+            return self._windows_of_one_target(self._prefixes(rows))
         # A user's training targets are consecutive: they run from his second interaction to the last before validation.
         target, start = rows["target_position"].numpy(), rows["user_start"].numpy()
         user_start, count = np.unique(start, return_counts=True)  # count = the user's training targets
@@ -179,6 +139,13 @@ class WindowDataset(TimeOrdered, SequentialDataset):
             }
         )
 
+    def _windows_of_one_target(self, rows: Interaction) -> Interaction:
+        targets = torch.zeros_like(rows[self.item_id_list_field])  # [n, max_len]
+        targets[torch.arange(len(targets)), rows[self.item_list_length_field] - 1] = rows[self.iid_field]
+        del rows[self.iid_field]
+        rows[TARGET_LIST_FIELD] = targets
+        return rows
+
     def join(self, df):
         """Rows as they are: item features belong to the tokenizer, not to a batch of histories."""
         return df
@@ -194,20 +161,40 @@ class WindowDataset(TimeOrdered, SequentialDataset):
 class TimedWindowDataset(WindowDataset):
     """Windows with the interactions' times beside the items: ``<time field>_list`` [max_len] float32, in training and evaluation rows.
 
-    Times count from the first interaction of the dataset, in the unit of the file.
+    Times count from the first interaction of the dataset, in the unit of the file. Lines that bring their histories along bring these times
+    too.
     """
+
+    reads_times = True
+
+    @property
+    def time_list_field(self) -> str:
+        """The column of a history's times."""
+        return f"{self.time_field}{self.config['LIST_SUFFIX']}"
 
     def _normalize(self):
         # RecBole's normalisation would take their unit away; counted from the first one, float32 is off by seconds, not by minutes.
-        times = self.inter_feat[self.time_field] - self.inter_feat[self.time_field].min()
+        times, lists = self.inter_feat[self.time_field], None
+        first = times.min()
+        if self.has_histories:
+            lists = self.inter_feat[self.time_list_field]
+            first = min(first, *(row.min() for row in lists if len(row)))
+            lists = [row - first for row in lists]
         super()._normalize()
-        self.inter_feat[self.time_field] = times
+        self.inter_feat[self.time_field] = times - first
+        if lists is not None:
+            self.inter_feat[self.time_list_field] = lists
 
-    def data_augmentation(self):
-        """As a :class:`WindowDataset`'s."""
-        super().data_augmentation()
-        self.time_list_field = self.time_field + self.config["LIST_SUFFIX"]
+    def _describe_rows(self) -> None:
+        super()._describe_rows()
         self.set_field_property(self.time_list_field, FeatureType.FLOAT_SEQ, FeatureSource.INTERACTION, self.max_item_list_len)
+
+    def take_histories(self) -> None:
+        """As a :class:`WindowDataset`'s."""
+        histories, targets = self.inter_feat[self.time_list_field].tolist(), self.inter_feat[self.time_field].to_numpy()
+        super().take_histories()
+        times, *_ = histories_with_targets(histories, targets)
+        self.time_sequence = times.float()
 
     def _histories(self, begin: np.ndarray, length: np.ndarray) -> dict[str, torch.Tensor]:
         return {**super()._histories(begin, length), self.time_list_field: self._gather(self.time_sequence, begin, length)}
@@ -229,16 +216,3 @@ class PrefixDataset(WindowDataset):
     def join(self, df):
         """Rows with their histories."""
         return df if self.item_id_list_field in df else self._prefixes(df)
-
-
-def time_ordered(dataset_class: type[Dataset], ids: dict[str, list[str]] | None = None) -> type[Dataset]:
-    """``dataset_class`` with :class:`TimeOrdered` in front of it.
-
-    Args:
-        dataset_class: RecBole's, or one that derives from it.
-        ids: see :attr:`TimeOrdered.known_ids`.
-    """
-    bases = (dataset_class,) if issubclass(dataset_class, TimeOrdered) else (TimeOrdered, dataset_class)
-    if len(bases) == 1 and ids is None:
-        return dataset_class
-    return type(dataset_class.__name__, bases, {"__doc__": dataset_class.__doc__, "known_ids": ids})

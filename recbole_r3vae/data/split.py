@@ -21,6 +21,18 @@ def meetings(dataset: Dataset) -> csr_matrix:
     return csr_matrix((np.ones(len(users), dtype=np.int32), (users, items)), shape=(dataset.user_num, dataset.item_num))
 
 
+def all_meetings(dataset: Dataset) -> csr_matrix:
+    """:func:`meetings` of a dataset that is not yet split, with those that only the histories in the files of its parts tell of."""
+    found = meetings(dataset)
+    if not getattr(dataset, "has_histories", False):
+        return found
+    histories = dataset.inter_feat[dataset.histories_field]
+    users = np.repeat(np.asarray(dataset.inter_feat[dataset.uid_field]), histories.map(len))
+    told = csr_matrix((np.ones(len(users), dtype=np.int32), (users, np.concatenate(histories.tolist()))), shape=found.shape)
+    told = (told > 0).astype(np.int32)
+    return found + told - told.multiply(found > 0)  # once each, and not what is a target of some part
+
+
 def add_seen(everything: csr_matrix, valid_data, test_data) -> None:
     """Give full-ranking loaders an attribute ``seen``: what each user met in the earlier parts of the split, ``[n_users, n_items]``.
 
@@ -39,6 +51,38 @@ def add_seen(everything: csr_matrix, valid_data, test_data) -> None:
             loader.seen = everything
 
 
+def met_before(loader) -> np.ndarray:
+    """Which targets of a validation or test part their users had met in an earlier part.
+
+    Args:
+        loader: of the part, with ``seen``.
+
+    Returns:
+        bool ``[n]``, in the loader's order.
+    """
+    dataset = loader._dataset
+    users, items = (np.array(dataset.inter_feat[field]) for field in (dataset.uid_field, dataset.iid_field))  # scipy wants its own
+    return np.asarray(loader.seen[users, items]).ravel() > 0
+
+
+def told_repeats(name: str, valid_data, test_data) -> str | None:
+    """What is to be said of targets that their users had met before; ``None`` where there are none, or nothing is ranked in full.
+
+    Args:
+        name: the dataset's.
+        valid_data: loader of the validation part.
+        test_data: loader of the test part.
+    """
+    counts = {part: met_before(loader) for part, loader in (("validation", valid_data), ("test", test_data)) if hasattr(loader, "seen")}
+    if not any(met.any() for met in counts.values()):
+        return None
+    words = " and ".join(f"{met.sum():,} of {len(met):,} {part}" for part, met in counts.items())
+    return (
+        f"dataset {name}: {words} targets are items that their users had met before. Under left_out such a target stays a candidate and all "
+        "other items that its user met do not, as in RecBole, so it is easier to find; read the figures under stay, or by_repeat"
+    )
+
+
 @dataclass(frozen=True)
 class HeldOut:
     """The users of a leave-one-out test and what they are asked, in the order of their external ids, whatever model is tested.
@@ -48,14 +92,14 @@ class HeldOut:
         popularity: int32 ``[n]``, how often the user's target occurs in the training part; 0 is a cold item.
         history: int32 ``[n]``, length of the user's training history.
         split: hash of the users, their targets and these figures: results under one hash may be compared user by user.
-        repeated: how many targets their users had met before.
+        met_before: bool ``[n]``, whether the user had met the target in an earlier part of the split.
     """
 
     order: np.ndarray
     popularity: np.ndarray
     history: np.ndarray
     split: str
-    repeated: int
+    met_before: np.ndarray
 
     def describe(self) -> dict[str, Any]:
         """The split as plain data, arrays packed as by :func:`pack`."""
@@ -98,8 +142,7 @@ def held_out(valid_data, test_data) -> HeldOut | None:
     popularity = np.asarray(valid_data.seen.sum(axis=0)).ravel()[items][order].astype(np.int32)
     rows = zip(user_ids[order], item_ids[order], popularity, history)
     text = "\n".join("\t".join(map(str, row)) for row in rows)
-    repeated = meetings(dataset).multiply(test_data.seen > 0).nnz
-    return HeldOut(order, popularity, history, hashlib.sha256(text.encode()).hexdigest()[:12], repeated)
+    return HeldOut(order, popularity, history, hashlib.sha256(text.encode()).hexdigest()[:12], met_before(test_data)[order])
 
 
 def pack(values: np.ndarray) -> str:

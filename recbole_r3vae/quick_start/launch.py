@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from recbole_r3vae.config import Config
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.quick_start.run import run_recbole_r3vae
 
@@ -73,7 +74,12 @@ def objective_function(
 
     Returns:
         ``model``, ``best_valid_score``, ``valid_score_bigger``, ``best_valid_result`` and ``test_result``.
+
+    Raises:
+        UserError: the model has no use for a key of ``config_dict``, so that trials which differ in it would be the same; or as the run.
     """
-    found = run_recbole_r3vae(config_file_list=config_file_list, config_dict={"show_progress": False, **(config_dict or {})}, saved=saved)
+    files, settings = list(config_file_list or ()), {"show_progress": False, **(config_dict or {})}
+    Config(config_file_list=files, config_dict=settings).refuse_unknown_keys(settings, dashes="")
+    found = run_recbole_r3vae(config_file_list=files, config_dict=settings, saved=saved)
     keys = ("best_valid_score", "valid_score_bigger", "best_valid_result", "test_result")
     return {"model": found["name"], **{key: found[key] for key in keys}}

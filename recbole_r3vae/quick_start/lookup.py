@@ -5,23 +5,26 @@ Whichever it is, interactions are in time order and checkpoints are safe.
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
 from recbole.data import utils as recbole_data
 from recbole.data.dataset import Dataset
 from recbole.trainer import Trainer
-from recbole.utils import ModelType
 from recbole.utils import get_trainer as recbole_get_trainer
 
 from recbole_r3vae.config import Config
-from recbole_r3vae.data.atomic_check import check_atomic_file
-from recbole_r3vae.data.sequences import time_ordered
-from recbole_r3vae.data.split import add_seen, meetings
-from recbole_r3vae.errors import UserError, nearest, one_line, refused, shown
 from recbole_r3vae.config.sources import properties
-from recbole_r3vae.trainer.resumable import checkpointed
+from recbole_r3vae.data.entrance import PARTS, check_files, check_split
+from recbole_r3vae.data.ordered import time_ordered
+from recbole_r3vae.data.split import add_seen, all_meetings, told_repeats
+from recbole_r3vae.errors import UserError, nearest, one_line, refused, shown
 from recbole_r3vae.trainer.ranking import RankingTrainer
+from recbole_r3vae.trainer.resumable import checkpointed
+
+logger = logging.getLogger(__name__)
+
 
 def dataset_folder(config: Config) -> Path:
     """The folder of the dataset's atomic files.
@@ -53,17 +56,11 @@ def create_dataset(config: Config, ids: dict[str, list[str]] | None = None) -> D
         The filtered and remapped dataset, not yet split.
 
     Raises:
-        UserError: as :func:`dataset_folder`, or a file in the folder cannot be read or has a malformed line.
+        UserError: as :func:`dataset_folder` and :func:`~recbole_r3vae.data.entrance.check_files`; or the dataset has ids that are not
+            among ``ids``.
     """
     folder, name = dataset_folder(config), config["dataset"]
-    ordered_by = [config["TIME_FIELD"]] if config["eval_args"]["order"] == "TO" else []
-    user, item, columns = config["USER_ID_FIELD"], config["ITEM_ID_FIELD"], config["load_col"]
-    for ending, numbers, unique in (("inter", ordered_by, None), ("item", [], item), ("user", [], user)):
-        path = folder / f"{name}.{ending}"
-        if path.is_file() and (ending == "inter" or ending in (columns or [ending])):
-            read = columns.get(ending) if columns else None
-            read = read if isinstance(read, list) else None  # "*", or nothing said, is all of them
-            check_atomic_file(path, config["field_separator"], config["encoding"], numbers, {user, item}, unique, read)
+    check_files(config, folder)
     with refused(f"dataset {name!r} in {folder} cannot be loaded", "correct its files, or `load_col`"):
         dataset = time_ordered(config.contract.dataset_class or Dataset, ids)(config)
     if dataset.inter_num == 0:
@@ -92,23 +89,22 @@ def data_preparation(config: Config, dataset: Dataset):
             f"RecBole's saved dataloaders and datasets ({pickled}) are pickles, which can run code; "
             "move the file away and leave save_dataset and save_dataloaders off"
         )
-    if config["MODEL_TYPE"] == ModelType.SEQUENTIAL and dataset.inter_num == dataset.user_num - 1:
-        raise UserError(
-            f"dataset {config['dataset']!r}: no user has more than one interaction, so there is no next item to learn; take a dataset "
-            "with longer histories"
-        )
+    check_split(config, dataset)
     known = dataset.uid_field in dataset.inter_feat and dataset.iid_field in dataset.inter_feat
-    everything = meetings(dataset) if known else None  # before the split, which rewrites the interactions
+    everything = all_meetings(dataset) if known else None  # before the split, which rewrites the interactions
     with refused(f"dataset {config['dataset']!r} cannot be split into training, validation and test", "correct its files, or eval_args"):
         train_data, valid_data, test_data = recbole_data.data_preparation(config, dataset)
-    split = config["eval_args"]["split"] or {}
-    if ("test" in (split.get("LS") or "") or any((split.get("RS") or [0])[2:])) and test_data._dataset.inter_num == 0:
-        raise UserError(
-            f"dataset {config['dataset']!r}: no user has interactions enough for one to test beside those to learn from, so nothing would "
-            "be measured; take a dataset with longer histories, or another split in eval_args"
-        )
+    if config["benchmark_filename"] is not None:
+        for part, loader in zip(PARTS, (train_data, valid_data, test_data)):
+            if len(loader._dataset) == 0:
+                raise UserError(
+                    f"dataset {config['dataset']!r}: no line of the {part} part has a history; give its users interactions in a part before it"
+                )
     if everything is not None:
         add_seen(everything, valid_data, test_data)
+        told = told_repeats(config["dataset"], valid_data, test_data)
+        if told is not None:
+            logger.warning(told)
     return train_data, valid_data, test_data
 
 
@@ -120,4 +116,3 @@ def get_trainer(config: Config) -> type[Trainer]:
         return RankingTrainer
     trainer_class = recbole_get_trainer(config["MODEL_TYPE"], config["model"])
     return checkpointed(trainer_class) if issubclass(trainer_class, Trainer) else trainer_class
-

@@ -63,7 +63,7 @@ def folder_name(name: str) -> str:
     return name.replace("[", "-").rstrip("]")
 
 
-def open_run(config: Config, name: str, data: str, hashes: dict[str, str]) -> RunFolder:
+def open_run(config: Config, name: str, data: str, hashes: dict[str, str], begins_with: str | None = None) -> RunFolder:
     """Find a run's folder.
 
     With ``resume`` and nothing there, a run that differs in how long it trains alone is gone on with: its checkpoints are copied, and the
@@ -74,11 +74,12 @@ def open_run(config: Config, name: str, data: str, hashes: dict[str, str]) -> Ru
         name: what its result is called.
         data: fingerprint of its data.
         hashes: of its semantic IDs and item content.
+        begins_with: hash of the run whose weights it begins with; ``None`` where the seed draws them.
 
     Raises:
         UserError: ``run_dir`` holds another run.
     """
-    what = identity(decisive(config), data, sources=hashes or None, arithmetic=arithmetic(config))
+    what = identity(decisive(config), data, sources=hashes or None, arithmetic=arithmetic(config), init_from=begins_with)
     parent = Path(config["checkpoint_dir"]) / config.dataset
     if config["run_dir"]:
         return _in_own_place(Path(config["run_dir"]), what, config)

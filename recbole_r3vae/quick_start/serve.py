@@ -17,6 +17,7 @@ import torch
 from recbole.data.interaction import Interaction
 from torch import Tensor
 
+from recbole_r3vae.data.sequences import TimedWindowDataset
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.io import beside
 from recbole_r3vae.quick_start.lookup import create_dataset
@@ -54,12 +55,25 @@ class Recommender:
         self.served = ServedModel(checkpoint, dict(config_dict or {}))
         self.config, self.skipped = self.served.config, Skipped()
         self._reads_histories = self.config.contract.reads_histories
+        self._reads_times = issubclass(self.config.contract.dataset_class or object, TimedWindowDataset)
         self._removed: set[str] = set()
 
     @cached_property
     def users(self) -> UserHistories:
         """The histories of the dataset's users."""
         return UserHistories(create_dataset(self.config))
+
+    def histories_of(self, users: Sequence[str], as_of: str = "now") -> Iterator[tuple]:
+        """What :meth:`stream` takes for users of the dataset: each with his items, and with their times where the model reads times.
+
+        Args:
+            users: external user ids.
+            as_of: see :meth:`recommend`.
+
+        Raises:
+            UserError: users are unknown, or have no such history.
+        """
+        return self.users.timed(users, as_of) if self._reads_times else self.users.of(users, as_of)
 
     def add_items(
         self, sids: SemanticIDs | str | os.PathLike, vectors: str | os.PathLike | None = None, policy: str | None = None
@@ -131,13 +145,13 @@ class Recommender:
             history where fewer are allowed or the beam finds fewer, and none where no item of it is known.
 
         Raises:
-            UserError: not exactly one of histories and users is given, users are unknown, no allowed item is known, or the beam is
-                narrower than k.
+            UserError: not exactly one of histories and users is given, users are unknown, no allowed item or no item of any history is
+                known, the model reads times and gets histories without, or the beam is narrower than k.
         """
         if (histories is None) == (users is None):
             raise UserError("recommend takes either histories or users; give one of them")
         if users is not None:
-            pairs, label = self.users.of(users, as_of), "user"
+            pairs, label = self.histories_of(users, as_of), "user"
         elif hasattr(histories, "items"):
             pairs, label = histories.items(), "user"
         else:
@@ -147,7 +161,7 @@ class Recommender:
 
     def stream(
         self,
-        pairs: Iterable[tuple[Any, Sequence[str]]],
+        pairs: Iterable[tuple],
         k: int = 10,
         label: str = "row",
         are_users: bool = False,
@@ -158,7 +172,7 @@ class Recommender:
         """As :meth:`recommend`, batch by batch: no history is read before its batch, and none is kept after it.
 
         Args:
-            pairs: names of histories, and their external item ids.
+            pairs: names of histories and their external item ids; for a model that reads times also the time of each item.
             k: number of items.
             label: what the column of names is called.
             are_users: whether they are users of the dataset by name, whom TIGER has tokens for and BPR embeddings.
@@ -174,32 +188,43 @@ class Recommender:
             raise UserError(f"k and batch_size must be 1 or more, got {k} and {batch_size}; correct --topk or --batch_size")
         if not self._reads_histories and not are_users:
             raise UserError(f"{self.config.model} knows users, not histories; name users of the dataset")
+        if self._reads_times and not are_users:
+            raise UserError(
+                f"{self.config.model} reads the time of every interaction, and histories of item ids have none; name users of the dataset "
+                "(--users), or take the checkpoint of a model without times"
+            )
         allowed, self.skipped, empty = self._allowed(allow), Skipped(), True
         if exclude_seen:
             batch_size = max(1, min(batch_size, MASK_CELLS // len(self.served.item_ids)))
         pairs = iter(pairs)
         while batch := list(islice(pairs, batch_size)):
-            known = ((name, self._rows(items)) for name, items in batch)
-            kept = [(name, rows) for name, rows in known if rows or not self._reads_histories]
+            known = [(name, *self._known(*history)) for name, *history in batch]
+            kept = [entry for entry in known if entry[1] or not self._reads_histories]
             if not kept:
                 continue
-            names, rows = zip(*kept)
+            names, rows, times = zip(*kept)
             mask = self._without_seen(rows, allowed) if exclude_seen else allowed
-            interaction = self._interaction(names, rows, are_users)
+            interaction = self._interaction(names, rows, are_users, times if self._reads_times else None)
             with torch.no_grad():
                 items, scores = self.served.rank(interaction, k, None if mask is None else mask.to(self.config["device"]))
             frame, empty = self._frame(label, names, items, scores), False
             yield frame
+        if empty and self.skipped.items:
+            known = ", ".join(map(repr, self.served.item_ids[1:4]))
+            raise UserError(
+                f"the checkpoint knows none of the {self.skipped.items:,} items of these histories, such as {self.skipped.example!r}; its items "
+                f"are called {known} …: write the ids as in the dataset"
+            )
         if empty:
             yield self._frame(label, (), torch.zeros(0, k), torch.zeros(0, k))
         self.skipped.warn()
 
-    def _rows(self, items: Sequence[str]) -> list[int]:
-        """The model's numbers of the items that it knows."""
+    def _known(self, items: Sequence[str], times: Sequence[float] = ()) -> tuple[list[int], list[float]]:
+        """The model's numbers of the items that it knows, and the times of these."""
         row_of = self.served.row_of
-        rows = [row_of[item] for item in items if item in row_of]
-        self.skipped.count(len(items), len(rows))
-        return rows
+        kept = [place for place, item in enumerate(items) if item in row_of]
+        self.skipped.count(items, len(kept), next((item for item in items if item not in row_of), None))
+        return [row_of[items[place]] for place in kept], [times[place] for place in kept] if times else []
 
     def _allowed(self, allow: Iterable[str] | None) -> Tensor | None:
         """bool ``[n_items]``; ``None`` if every item may be recommended."""
@@ -229,15 +254,21 @@ class Recommender:
         mask[self._items_of(rows)] = False
         return mask
 
-    def _interaction(self, names: Sequence[str], rows: Sequence[list[int]], are_users: bool) -> Interaction:
+    def _interaction(
+        self, names: Sequence[str], rows: Sequence[list[int]], are_users: bool, times: Sequence[list[float]] | None = None
+    ) -> Interaction:
         columns, model = {}, self.served.model
         if self._reads_histories:
             width = self.config["MAX_ITEM_LIST_LENGTH"]
             recent = [items[-width:] for items in rows]
             lengths = torch.tensor([len(items) for items in recent])
             history = torch.zeros(len(recent), width, dtype=torch.int64)
-            history[torch.arange(width) < lengths[:, None]] = self._items_of(recent)[1]  # row by row, from the left
+            filled = torch.arange(width) < lengths[:, None]  # [B, width]
+            history[filled] = self._items_of(recent)[1]  # row by row, from the left
             columns = {model.ITEM_SEQ: history, model.ITEM_SEQ_LEN: lengths}
+            if times is not None:
+                columns[self.config["TIME_FIELD"] + self.config["LIST_SUFFIX"]] = moments = torch.zeros(len(recent), width)
+                moments[filled] = torch.tensor([time for own in times for time in own[-width:]])
         if are_users:
             columns[model.USER_ID] = torch.tensor([self._number_of(name) for name in names])
         return Interaction(columns).to(self.config["device"])
@@ -274,17 +305,20 @@ class Skipped:
         items: unknown items.
         histories: histories that hold one.
         empty: histories without any known item.
+        example: the first unknown item.
     """
 
     items: int = 0
     histories: int = 0
     empty: int = 0
+    example: str | None = None
 
-    def count(self, n_given: int, n_known: int) -> None:
-        """Take in one history."""
-        self.items += n_given - n_known
-        self.histories += n_known < n_given
+    def count(self, items: Sequence[str], n_known: int, unknown: str | None) -> None:
+        """Take in one history, so many of whose items are known, and the first one that is not."""
+        self.items += len(items) - n_known
+        self.histories += n_known < len(items)
         self.empty += n_known == 0
+        self.example = unknown if self.example is None else self.example
 
     def warn(self) -> None:
         """Say it in one line, where there is something to say."""

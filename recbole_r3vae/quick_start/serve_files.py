@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import ast
 import csv
 import json
 import os
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import pandas as pd
 
-from recbole_r3vae.data.atomic_check import check_atomic_file
+from recbole_r3vae.data.atomic_check import check_atomic_file, read_fields
 from recbole_r3vae.errors import UserError, nearest, shown
 from recbole_r3vae.io import atomic_write
 
@@ -21,9 +24,47 @@ ROWS = 4096
 """Lines of an ``.item`` file that are held at a time."""
 
 
-def split_ids(text: str) -> list[str]:
-    """Item ids of one cell or argument: separated by commas if there is one, else by white space."""
-    return [item for item in (part.strip() for part in text.split("," if "," in text else None)) if item]
+def split_ids(text: str, known: Container[str] = ()) -> list[str]:
+    """Item ids of one cell or argument.
+
+    A list as JSON, Python or numpy writes it, ``[21, 22]``, ``["a, b", "c"]``, ``['a' 'b']``, is taken as it is. Otherwise ids are separated
+    by commas, semicolons or white space: by that of these which finds most known ids, and where it makes no difference by the first that
+    occurs. So ids may hold one of them.
+
+    Args:
+        text: of the cell.
+        known: the ids that exist, where that is known.
+    """
+    text = text.strip()
+    if text in known:
+        return [text]
+    listed = _listed(text) if text[:1] + text[-1:] == "[]" else None
+    if listed is not None:
+        return listed
+    ways = [[item for item in map(str.strip, text.split(mark)) if item] for mark in (",", ";", None) if mark is None or mark in text]
+    return max(ways, key=lambda items: sum(item in known for item in items)) if known and len(ways) > 1 else ways[0]
+
+
+QUOTED = r"""\"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'"""
+ENTRY = re.compile(rf"({QUOTED}|[^\s,;\"'\[\]]+)(?:\s*[,;]\s*|\s+|$)")
+
+
+def _listed(text: str) -> list[str] | None:
+    """The entries of a list in brackets as they are written there; ``None`` if it is none."""
+    try:
+        entries = json.loads(text, parse_int=str, parse_float=str)
+    except (ValueError, RecursionError):
+        inside, entries, place = text[1:-1].strip(), [], 0
+        while place < len(inside):
+            match = ENTRY.match(inside, place)
+            if match is None:
+                return None
+            entry, place = match[1], match.end()
+            try:
+                entries.append(ast.literal_eval(entry) if entry[0] in "\"'" else entry)  # a text in quotation marks makes a text
+            except (ValueError, SyntaxError):  # with an escape that is none
+                return None
+    return entries if all(isinstance(entry, str) for entry in entries) else None
 
 
 def read_ids(path: str | os.PathLike) -> list[str]:
@@ -39,55 +80,95 @@ def read_ids(path: str | os.PathLike) -> list[str]:
     return ids
 
 
-def read_histories(path: str | os.PathLike) -> tuple[str, Iterator[tuple[str | int, list[str]]]]:
+def read_histories(path: str | os.PathLike, known: Container[str] = ()) -> tuple[str, Iterator[tuple[str | int, list[str]]]]:
     """Histories of a CSV file, read line by line as they are asked for.
 
     The header names a column ``history``, item ids from the oldest to the newest (see :func:`split_ids`), and may name a column ``user``,
-    any label of the line. Other columns are passed over.
+    any label of the line. Other columns are passed over. Columns are separated by commas, semicolons or tabs, as in the header.
 
     Args:
         path: The file.
+        known: The item ids that exist, see :func:`split_ids`.
 
     Returns:
         What the lines are called, ``"user"`` or ``"row"`` (numbered from 0), and an iterator of pairs of name and item ids.
 
     Raises:
-        UserError: there is no such file or column; later, while reading: a line is malformed.
+        UserError: there is no such file or column; later, while reading: a line is malformed, or there is none.
     """
     file = _open(path)
-    lines = csv.reader(_text(path, file))
-    header = [name.strip() for name in next(lines, [])]
-    if "history" not in header:
+    text = _text(path, file)
+    try:
+        first = next(text, "")
+        separator = next((mark for mark in (",", ";", "\t") if "history" in _names(first, mark)), ",")
+        header = _names(first, separator)
+        if "history" not in header:
+            raise UserError(
+                f"{path}: its first line names no column 'history', it reads {shown(first.rstrip())}{nearest('history', header)}; write "
+                "user,history or history, and in each line the item ids of a history, separated by spaces"
+            )
+    except BaseException:
         file.close()
-        raise UserError(
-            f"{path}: its first line names no column 'history', it reads {','.join(header)!r}{nearest('history', header)}; write "
-            "user,history or history, and in each line the item ids of a history, separated by spaces"
-        )
+        raise
+    lines = csv.reader(text, delimiter=separator)
     history, user = header.index("history"), header.index("user") if "user" in header else None
 
     def rows() -> Iterator[tuple[str | int, list[str]]]:
+        row = -1
         with file:
             try:
                 for row, cells in enumerate(cells for cells in lines if cells):
                     if len(cells) != len(header):
                         raise UserError(
-                            f"{path}, line {lines.line_num}: expected {len(header)} columns, got {len(cells)}; separate the items of a "
+                            f"{path}, line {1 + lines.line_num}: expected {len(header)} columns, got {len(cells)}; separate the items of a "
                             "history by spaces, or put it in double quotes"
                         )
-                    yield (row if user is None else cells[user]), split_ids(cells[history])
+                    yield (row if user is None else cells[user]), split_ids(cells[history], known)
             except csv.Error as error:
-                raise UserError(f"{path}, line {lines.line_num}: {error}; write it as plain CSV") from error
+                raise UserError(f"{path}, line {1 + lines.line_num}: {error}; write it as plain CSV") from error
+        if row < 0:
+            raise UserError(f"{path} holds no history after its header; write one a line")
 
     return ("row" if user is None else "user"), rows()
 
 
-def read_items(path: str | os.PathLike, fields: Sequence[str], id_field: str = "item_id") -> Iterator[tuple[list[str], list[dict]]]:
+def _names(line: str, separator: str) -> list[str]:
+    try:
+        return [name.strip() for name in next(csv.reader([line], delimiter=separator), [])]
+    except csv.Error:
+        return []
+
+
+@dataclass(frozen=True)
+class ReadingSettings:
+    """How an atomic file is read: RecBole's keys of a run.
+
+    Attributes:
+        separator: ``field_separator``.
+        encoding: of the text.
+        id_field: ``ITEM_ID_FIELD``.
+    """
+
+    separator: str = "\t"
+    encoding: str = "utf-8"
+    id_field: str = "item_id"
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> ReadingSettings:
+        """Those of a run's settings, as they stand in its checkpoint; what they do not say is RecBole's default."""
+        keys = {"separator": "field_separator", "encoding": "encoding", "id_field": "ITEM_ID_FIELD"}
+        return cls(**{name: settings[key] for name, key in keys.items() if settings.get(key) is not None})
+
+
+def read_items(
+    path: str | os.PathLike, fields: Sequence[str], reading: ReadingSettings = ReadingSettings()
+) -> Iterator[tuple[list[str], list[dict]]]:
     """Items of an atomic file, a bounded number at a time, parsed as RecBole parses them.
 
     Args:
-        path: A tab-separated file whose header reads ``item_id:token  title:token_seq …``.
+        path: A file whose header reads ``item_id:token  title:token_seq …``.
         fields: The fields to read; those that the file lacks are left out.
-        id_field: The name of the item's id.
+        reading: What separates its columns, and what the item's id is called.
 
     Yields:
         Item ids and, for each, its fields by name: words as a string, a ``float`` as a number.
@@ -95,17 +176,18 @@ def read_items(path: str | os.PathLike, fields: Sequence[str], id_field: str = "
     Raises:
         UserError: the file cannot be read, or has no item ids or none of the fields.
     """
-    check_atomic_file(Path(path), ids=[id_field], unique=id_field, read={*fields, id_field})
-    with _open(path) as file:
-        columns = next(_text(path, file), "").rstrip("\r\n").split("\t")
-    kind = dict(column.partition(":")[::2] for column in columns)
+    id_field, form = reading.id_field, (reading.separator, reading.encoding)
+    check_atomic_file(Path(path), *form, ids=[id_field], unique=id_field, read={*fields, id_field})
+    kind = read_fields(Path(path), *form)
     present = [field for field in fields if field in kind and kind[field] != "float_seq"]
     if id_field not in kind or not present:
         missing = f"the field {id_field!r}" if id_field not in kind else f"any of the fields {', '.join(fields)}"
-        raise UserError(f"{path} lacks {missing}: its first line reads {shown(' '.join(columns))}; correct it")
+        raise UserError(f"{path} lacks {missing}: its first line names {shown(', '.join(kind))}; correct it")
     types = {f"{field}:{kind[field]}": np.float64 if kind[field] == "float" else str for field in (id_field, *present)}
     try:
-        blocks = pd.read_csv(path, sep="\t", usecols=list(types), dtype=types, encoding="utf-8", engine="python", chunksize=ROWS)
+        blocks = pd.read_csv(
+            path, sep=reading.separator, usecols=list(types), dtype=types, encoding=reading.encoding, engine="python", chunksize=ROWS
+        )
         for block in blocks:
             block.columns = [column.partition(":")[0] for column in block.columns]
             words = [field for field in (id_field, *present) if kind[field] != "float"]

@@ -18,8 +18,8 @@ from recbole_r3vae.errors import UserError
 from recbole_r3vae.io import atomic_write, beside
 from recbole_r3vae.model.tokenizer.base import TOKENIZE_ROWS
 from recbole_r3vae.quick_start.semantic_ids import DESCRIPTION, ENCODER, TrainedTokenizer, load_tokenizer
-from recbole_r3vae.quick_start.serve_files import read_items
 from recbole_r3vae.quick_start.run_folder import find_checkpoint
+from recbole_r3vae.quick_start.serve_files import ReadingSettings, read_items
 from recbole_r3vae.sid.collisions import resolve_collisions
 from recbole_r3vae.sid.extension import TableExtension
 from recbole_r3vae.sid.table import PAD, SemanticIDs
@@ -60,7 +60,8 @@ def tokenize_items(
 
     Args:
         checkpoint: a generator's run (folder or ``best.pth``), whose table and collision policy then count; or a tokenizer's folder.
-        items: an atomic ``.item`` file with the text fields that the encoder was fitted on; or vectors, see
+        items: an atomic ``.item`` file, of the run's ``field_separator``, ``encoding`` and ``ITEM_ID_FIELD``, with the text fields that the
+            encoder was fitted on; or vectors, see
             :class:`~recbole_r3vae.data.content.vectors.VectorFile`; those of several modalities side by side.
         output: the ``.sid`` file to write.
         policy: what happens where codes are taken, see :class:`~recbole_r3vae.sid.extension.TableExtension`; default: the run's, of a
@@ -82,7 +83,7 @@ def tokenize_items(
     inputs = [items, Path(ids) if ids else beside(items, ".ids")] if items.suffix in ENDINGS else [items]
     if {path.resolve() for path in (output, vectors_path, ids_path)} & {path.resolve() for path in inputs}:
         raise UserError(f"--output {output}, with {vectors_path.name} and {ids_path.name}, would replace {items}; choose another name")
-    tokenizer, table, policy = _tokenizer_and_table(Path(checkpoint), policy, tokenizer)
+    tokenizer, table, policy, reading = _tokenizer_and_table(Path(checkpoint), policy, tokenizer)
     extension = TableExtension(table, policy)
     old, seen = set(table.item_ids), set()
     for path in add:
@@ -92,7 +93,7 @@ def tokenize_items(
     extension.shared = 0  # among the new items only
 
     names, codes, known = [PAD], [torch.full((1, table.n_levels), -1)], 0
-    blocks = tqdm(_item_blocks(tokenizer, items, ids), desc="Tokenize", unit=" blocks", ncols=100, disable=not show_progress)
+    blocks = tqdm(_item_blocks(tokenizer, items, ids, reading), desc="Tokenize", unit=" blocks", ncols=100, disable=not show_progress)
     with blocks, atomic_write(vectors_path, "wb") as vectors_file:
         vectors_file.write(_npy_header(0, tokenizer.model.dim))
         for block, x in blocks:
@@ -118,11 +119,13 @@ def tokenize_items(
     return TokenizedItems(sids, known, extension.moved, extension.shared)
 
 
-def _tokenizer_and_table(path: Path, policy: str | None, named: str | None) -> tuple[TrainedTokenizer, SemanticIDs, str]:
-    """The tokenizer, the table that new items stand beside, and the collision policy."""
+def _tokenizer_and_table(
+    path: Path, policy: str | None, named: str | None
+) -> tuple[TrainedTokenizer, SemanticIDs, str, ReadingSettings]:
+    """The tokenizer, the table that new items stand beside, the collision policy, and how the run reads files of items."""
     if (path / DESCRIPTION).is_file() or path.name == DESCRIPTION:
         tokenizer = load_tokenizer(path if path.is_dir() else path.parent, named=named)
-        return tokenizer, _table_of(tokenizer, policy or "suffix"), policy or "suffix"
+        return tokenizer, _table_of(tokenizer, policy or "suffix"), policy or "suffix", ReadingSettings.of(tokenizer.config.declared)
     checkpoint = find_checkpoint(path)
     state = load_checkpoint(checkpoint)
     table = sources_of(state["sources"]).semantic_ids
@@ -134,7 +137,8 @@ def _tokenizer_and_table(path: Path, policy: str | None, named: str | None) -> t
             f"{checkpoint.parent} has no tokenizer: its semantic IDs came from sid_file {state['config'].get('sid_file')}; tokenize new "
             "items with the tool that made that file"
         )
-    return load_tokenizer(folder, named=named), table, policy or state["config"].get("collision_policy") or "share"
+    policy = policy or state["config"].get("collision_policy") or "share"
+    return load_tokenizer(folder, named=named), table, policy, ReadingSettings.of(state["config"])
 
 
 def _table_of(tokenizer: TrainedTokenizer, policy: str) -> SemanticIDs:
@@ -148,7 +152,9 @@ def _table_of(tokenizer: TrainedTokenizer, policy: str) -> SemanticIDs:
     return SemanticIDs(torch.cat([torch.full((1, len(sizes)), -1), codes]), sizes, tokenizer.raw.item_ids)
 
 
-def _item_blocks(tokenizer: TrainedTokenizer, path: Path, ids: str | os.PathLike | None) -> Iterator[tuple[list[str], np.ndarray]]:
+def _item_blocks(
+    tokenizer: TrainedTokenizer, path: Path, ids: str | os.PathLike | None, reading: ReadingSettings
+) -> Iterator[tuple[list[str], np.ndarray]]:
     """Names and unit vectors float32 ``[m, d]`` of all items of a file, block by block."""
     if path.suffix in ENDINGS:
         file = VectorFile(path, ids)
@@ -159,8 +165,7 @@ def _item_blocks(tokenizer: TrainedTokenizer, path: Path, ids: str | os.PathLike
         blocks = (([file.ids[row] for row in part], np.concatenate(list(file.unit_blocks(part, parts)))) for part in rows)
     elif (tokenizer.folder / ENCODER).is_dir():
         encoder = load_encoder(tokenizer.folder / ENCODER)
-        id_field = tokenizer.config["ITEM_ID_FIELD"]
-        blocks = ((names, encoder.encode(records)) for names, records in read_items(path, encoder.fields, id_field))
+        blocks = ((names, encoder.encode(records)) for names, records in read_items(path, encoder.fields, reading))
     else:
         raise UserError(
             f"the tokenizer in {tokenizer.folder} was trained on vectors from a file and has no text encoder; give the new items' vectors, "

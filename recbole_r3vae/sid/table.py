@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import re
 from collections.abc import Sequence
@@ -16,6 +17,9 @@ from torch import Tensor
 
 from recbole_r3vae.errors import UserError, shown
 from recbole_r3vae.io import atomic_write
+from recbole_r3vae.sid import foreign
+
+logger = logging.getLogger(__name__)
 
 PAD = "[PAD]"  # RecBole's token for item 0
 SCHEMA = 1  # of the sidecar file
@@ -190,6 +194,8 @@ class SemanticIDs:
         Raises:
             UserError: a file cannot be written.
         """
+        if Path(path).suffix == foreign.ENDING:
+            raise UserError(f"{path} would be a .sid file by another name; write {Path(path).with_suffix('.sid')}, then convert it")
         sidecar = {
             "schema": SCHEMA,
             "codebook_sizes": list(self.codebook_sizes),
@@ -213,9 +219,10 @@ class SemanticIDs:
         """Read a table written by :meth:`save`, or by any tool that writes the same columns.
 
         Args:
-            path: The table. With a sidecar ``<path>.json``, its schema and content hash are verified. Without
-                one, the codebook sizes are the largest code of each column + 1, ``meta`` is empty and the codes
-                count as ordered.
+            path: The table; its cells may be tokens such as ``<a_12>``, and the whole an ``*.index.json``, see
+                :mod:`~recbole_r3vae.sid.foreign`. With a sidecar ``<path>.json``, its schema and content hash are verified. Without
+                one, the codebook sizes are the largest code of each column + 1, ``meta`` is empty and the codes count as ordered;
+                levels whose codes are sparse are numbered anew, with a warning, and ``meta["renumbered"]`` lists their old codes.
             wanted: The item tokens to align the table to, see :meth:`align`; default: those of the file.
 
         Returns:
@@ -225,12 +232,18 @@ class SemanticIDs:
             UserError: a file is missing, malformed, of another schema, or the table is not the sidecar's, or
                 lacks an item that is wanted; the message names the file.
         """
-        item_ids, codes = _read_table(Path(path))
+        item_ids, codes = foreign.read_index(path) if Path(path).suffix == foreign.ENDING else _read_table(Path(path))
         sidecar_path = _sidecar_path(path)
         if sidecar_path.exists():
             sidecar = _read_sidecar(sidecar_path)
         else:
-            sidecar = {"codebook_sizes": (codes.amax(0) + 1).tolist(), "meta": {}}
+            codes, old = foreign.dense(codes)
+            for level, used in old.items():
+                logger.warning(
+                    f"{path}: the codes of level {level} reach {used[-1]:,} and {len(used):,} of them are used; numbered anew from 0 to "
+                    f"{len(used) - 1:,}"
+                )
+            sidecar = {"codebook_sizes": (codes.amax(0) + 1).tolist(), "meta": {"renumbered": old} if old else {}}
         padding = torch.full((1, codes.shape[1]), -1)
         ids = (PAD, *item_ids)
         try:
@@ -332,15 +345,16 @@ def _read_table(path: Path) -> tuple[list[str], Tensor]:
                 )
             wanted = re.compile(r"([^\t]+)\t((?:[0-9]{1,9}\t){%d}[0-9]{1,9})\n?" % (n_levels - 1))
             for number, line in enumerate(file, start=2):
-                match = wanted.fullmatch(line)
-                if match is None:
+                match, (item, *cells) = wanted.fullmatch(line), line.rstrip("\n").split("\t")
+                own = [int(code) for code in match[2].split("\t")] if match else foreign.codes_of_tokens(cells)
+                if own is None or len(own) != n_levels or not item:
                     raise UserError(
                         f"{path}, line {number}: expected an item id and {n_levels} codes (whole numbers "
-                        f"of at most nine digits), separated by tabs, got {shown(line.rstrip())}; correct the "
+                        f"of at most nine digits, or tokens <a_12> <b_3> …), separated by tabs, got {shown(line.rstrip())}; correct the "
                         "line or tokenize again"
                     )
-                item_ids.append(match[1])
-                codes.append([int(code) for code in match[2].split("\t")])
+                item_ids.append(item)
+                codes.append(own)
     except FileNotFoundError as error:
         raise UserError(f"no semantic IDs at {path}; check the path, or make them with `tokenize`") from error
     except UnicodeDecodeError as error:

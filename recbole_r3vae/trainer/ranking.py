@@ -98,8 +98,10 @@ class RankingTrainer(Checkpointed, Trainer):
         met = self._met(interaction, positive_u, positive_i)
         excluded = None if met is None else Excluded(*(cells.to(self.device) for cells in met))
         rules = [excluded if rule == "left_out" else None for rule in self._measured]
+        k, most_met = max(self.config["topk"]), 0 if met is None or not len(met[0]) else int(torch.bincount(met[0]).max())
+        enough = self.model.n_items - 1 - most_met >= k  # else lists end where a user's catalogue does, as those of RecBole's models
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.mixed_precision):
-            found = self.model.recommend_under(interaction.to(self.device), max(self.config["topk"]), rules, strict=False)
+            found = self.model.recommend_under(interaction.to(self.device), k, rules, strict=enough)
         positive_u, positive_i = positive_u.to(self.device), positive_i.to(self.device)
         for ranking in found[1:]:
             self._other_rule.eval_batch_collect(ranking.items, interaction, positive_u, positive_i)

@@ -38,6 +38,8 @@ HEADER = "user_id:token\ttitle:token_seq\ttimestamp:float\n"
     (HEADER.replace("user_id:token", "user_id:float") + "1\ta\t1\n", "line 1: column user_id:float must be user_id:token"),
     (HEADER.replace("timestamp:float", "timestamp:token") + "u\ta\t1\n", "line 1: column timestamp:token must be timestamp:float"),
     ("user_id:token\tprice:float\nu\t\nv\tNA\nw\tcheap\n", "line 4: price is 'cheap'; write a finite number"),
+    (HEADER + 'u\t"a\tb"\t1\nv\t"a\tb"\n', "line 3: expected 3 columns as in line 1, got 2"),
+    ("user_id:token,title:token_seq\nu,a\n", "line 1: column 'user_id:token,title:token_seq' is not <name>:<type>; types are"),
 ])  # fmt: skip
 def test_what_is_wrong_is_named_with_its_line(tmp_path, text, expected):
     path = tmp_path / "small.user"
@@ -90,3 +92,42 @@ def test_what_passes_is_read_line_by_line(tmp_path_factory, rows):
         return
     with open(path, encoding="utf-8", newline="") as file:
         assert [len(row) for row in csv.reader(file, delimiter="\t")] == [2] * (len(rows) + 1)
+
+
+CELLS = st.text(st.sampled_from('ab", ж'), max_size=5)
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(rows=st.lists(st.lists(CELLS, min_size=2, max_size=2), min_size=1, max_size=4), quoted=st.booleans())
+def test_cells_are_counted_as_the_reader_counts_them(tmp_path_factory, rows, quoted):
+    """Written as spreadsheets write them every file passes; of any other, what passes is read with two cells a line."""
+    path = tmp_path_factory.mktemp("rows") / "x.item"
+    rows = [[f"i{number}", *row] for number, row in enumerate(rows)]
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        file.write("item_id:token,a:token,b:token\n")
+        if quoted:
+            csv.writer(file, lineterminator="\n").writerows(rows)
+        else:
+            file.writelines(",".join(row) + "\n" for row in rows)
+    try:
+        check_atomic_file(path, separator=",", ids=["item_id"], unique="item_id")
+    except UserError:
+        assert not quoted
+        return
+    found = pd.read_csv(path, delimiter=",", dtype=str, engine="python", keep_default_na=False)
+    assert found["item_id:token"].tolist() == [row[0] for row in rows]
+    if quoted:
+        assert found.to_numpy().tolist() == rows
+
+
+def test_a_separator_of_several_characters_is_what_the_reader_takes_it_for(tmp_path):
+    path = tmp_path / "x.inter"
+    path.write_text("user_id:token::item_id:token\n1::2\n3::4\n")
+    check_atomic_file(path, separator="::", ids=["user_id", "item_id"])
+    read = pd.read_csv(path, delimiter="::", dtype=str, engine="python")
+    assert read.to_numpy().tolist() == [["1", "2"], ["3", "4"]]
+    path.write_text("user_id:token::item_id:token\n1::2\n3::4::5\n")
+    with pytest.raises(UserError, match="line 3: expected 2 columns as in line 1, got 3"):
+        check_atomic_file(path, separator="::")
+    with pytest.raises(UserError, match="field_separator is empty"):
+        check_atomic_file(path, separator="")

@@ -12,7 +12,8 @@ import torch
 from recbole.data.dataset import SequentialDataset
 
 from recbole_r3vae.config import Config
-from recbole_r3vae.data.sequences import TARGET_LIST_FIELD, PrefixDataset, TimedWindowDataset, WindowDataset, time_ordered
+from recbole_r3vae.data.ordered import time_ordered
+from recbole_r3vae.data.sequences import TARGET_LIST_FIELD, PrefixDataset, TimedWindowDataset, WindowDataset
 
 
 def settings(folder, max_len=10, **more) -> Config:

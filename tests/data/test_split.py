@@ -9,8 +9,9 @@ import pytest
 
 from recbole_r3vae.config import Config
 from recbole_r3vae.data.split import held_out
+from recbole_r3vae.quick_start import run_recbole_r3vae
 from recbole_r3vae.quick_start.lookup import create_dataset, data_preparation
-from recbole_r3vae.record import unpack
+from recbole_r3vae.record import Record, unpack
 
 USER, ITEM, TIME = "user_id:token", "item_id:token", "timestamp:float"
 
@@ -75,3 +76,59 @@ def test_another_split_has_another_hash(distinct_times, tmp_path, change):
 ])  # fmt: skip
 def test_several_targets_or_sampled_candidates_have_no_ranks(tiny_settings, evaluation):
     assert split_of(tiny_settings, eval_args=evaluation) is None
+
+
+# -- targets that were met before ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def repeating(distinct_times, tmp_path):
+    """Every third user's last item is his first; that before it of every second one his second."""
+    def repeat(frame):
+        frame = frame.sort_values([USER, TIME], kind="stable", ignore_index=True)
+        for number, (_, rows) in enumerate(frame.groupby(USER)):
+            if number % 3 == 0:
+                frame.loc[rows.index[-1], ITEM] = rows[ITEM].iloc[0]
+            if number % 2 == 0:
+                frame.loc[rows.index[-2], ITEM] = rows[ITEM].iloc[1]
+        return frame
+
+    return rewritten(distinct_times, tmp_path / "repeating", repeat)
+
+
+@pytest.mark.parametrize("model, more", [("BPR", {}), ("SASRec", {"loss_type": "CE"}), ("R3GR", {})])
+def test_repeats_are_counted_and_said_once(repeating, model, more, caplog):
+    found = split_of(repeating, model, **more)
+    frame = pd.read_csv(Path(repeating["data_path"]) / "tiny" / "tiny.inter", sep="\t", dtype={USER: str, ITEM: str})
+    met = [rows[ITEM].iloc[-1] in set(rows[ITEM].iloc[:-1]) for _, rows in frame.sort_values([USER, TIME]).groupby(USER)]
+    assert found.met_before.tolist() == met and sum(met) == 20
+    [line] = [line for line in caplog.messages if "had met before" in line]
+    assert "30 of 60 validation and 20 of 60 test targets are items that their users had met before" in line
+
+
+def test_nothing_is_said_where_nothing_repeats(distinct_times, caplog):
+    assert not split_of(distinct_times).met_before.any()
+    assert "had met before" not in caplog.text
+
+
+@pytest.mark.parametrize("model", ["BPR", "R3GR"])
+def test_repeated_and_new_targets_are_measured_apart(repeating, model, caplog):
+    more = {"tokenizer": "RKMeans", "tokenizer_epochs": 0} if model == "R3GR" else {}
+    caplog.set_level("INFO")
+    result = run_recbole_r3vae(model, "tiny", config_dict={**repeating, **more, "epochs": 1})
+    record = Record.read(Path(result["run_dir"]) / "result.json")
+    assert record.by_repeat == result["by_repeat"] and record.repeated_targets == 20
+    met = split_of(repeating).met_before
+    for rule in ("left_out", "stay"):
+        ranks = record.ranks(rule)
+        for name, kept in (("repeated", met), ("new", ~met)):
+            assert record.by_repeat[name][rule]["recall@10"] == pytest.approx(((ranks[kept] > 0) & (ranks[kept] <= 10)).mean())
+        whole = sum(kept.mean() * record.by_repeat[name][rule]["ndcg@10"] for name, kept in (("repeated", met), ("new", ~met)))
+        assert whole == pytest.approx(result["test"][rule]["ndcg@10"], abs=1e-5)
+    assert "20 test targets had been met before, and stay candidates under both rules: ndcg@10 of these and of the others" in caplog.text
+
+
+def test_several_targets_a_user_are_counted_too(repeating):
+    split = {"split": {"RS": [0.6, 0.2, 0.2]}, "order": "TO", "group_by": "user", "mode": "full"}
+    result = run_recbole_r3vae("Pop", "tiny", config_dict={**repeating, "eval_args": split, "epochs": 1})
+    assert result["repeated_targets"] == 50 and result["by_repeat"] is None  # the last fifth holds both

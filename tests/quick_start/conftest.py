@@ -15,6 +15,7 @@ TINY = {
     "TIGER": {**FAST, "n_layers": 1, "n_decoder_layers": 1, "head_size": 8, "n_user_buckets": 7, "train_batch_size": 512},
     "SASRec": {"epochs": 1, "loss_type": "CE"},
     "BPR": {"epochs": 1},
+    "HSTU": {"epochs": 1, "n_layers": 1, "n_heads": 1, "attention_dim": 8, "linear_dim": 8, "n_negatives": 16},
     "FM": {"epochs": 1},
 }
 

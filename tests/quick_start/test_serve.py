@@ -56,7 +56,7 @@ def assert_best(table: pd.DataFrame, scores: pd.Series, k: int) -> None:
 
 
 @pytest.mark.parametrize("part", ["valid", "test"])
-@pytest.mark.parametrize("model", ["R3GR", "TIGER", "SASRec", "BPR"])
+@pytest.mark.parametrize("model", ["R3GR", "TIGER", "SASRec", "BPR", "HSTU"])
 def test_as_of_an_evaluation_is_its_ranking(checkpoint, model, part):
     recommender = Recommender(checkpoint(model))
     users = recommender.users.users(part)
@@ -89,6 +89,31 @@ def test_users_have_their_whole_histories(checkpoint, histories):
     unnamed = recommender.recommend([histories[user] for user in some], k=5)
     assert list(unnamed["row"]) == [row for row in range(5) for _ in range(5)]
     assert unnamed.drop(columns="row").equals(by_name.drop(columns="user"))
+
+
+def test_a_model_of_times_gets_them_with_users_and_refuses_histories_without(checkpoint, histories, tiny_data):
+    """The times are those of the user's own interactions, whatever items the checkpoint does not know."""
+    recommender, users = Recommender(checkpoint("HSTU")), list(histories)[:4]
+    inter = pd.read_csv(tiny_data / "tiny" / "tiny.inter", sep="\t", dtype={"user_id:token": str})
+    for user, items, times in recommender.histories_of(users, "test"):
+        own = inter[inter["user_id:token"] == user]["timestamp:float"].sort_values().to_numpy()[:-1]
+        assert items == histories[user][:-1] and times == list(own - inter["timestamp:float"].min())
+    table = recommender.recommend(users=users, k=5)
+    triples = [(user, ["unknown", *items], [-1.0, *times]) for user, items, times in recommender.histories_of(users)]
+    again = pd.concat(recommender.stream(triples, 5, "user", True), ignore_index=True)
+    assert table.equals(again) and recommender.skipped.items == 4
+    later = [(user, items, [time * 50 for time in times]) for user, items, times in recommender.histories_of(users)]
+    assert not np.allclose(pd.concat(recommender.stream(later, 5, "user", True))["score"], table["score"])
+    with pytest.raises(UserError, match="HSTU reads the time of every interaction, .* name users of the dataset"):
+        recommender.recommend([histories[users[0]]])
+
+
+def test_nothing_known_at_all_is_an_error_with_an_id_of_each_side(checkpoint, history):
+    recommender = Recommender(checkpoint())
+    with pytest.raises(UserError, match=r"knows none of the 3 items of these histories, such as '50\.0'; its items are called '\d+'"):
+        recommender.recommend([["50.0", "181.0"], [], ["7.0"]])
+    assert len(recommender.recommend([[]])) == 0  # nothing was asked
+    assert len(recommender.recommend([["50.0"], history], k=2)) == 2
 
 
 def test_a_user_token_takes_part_when_users_are_named(checkpoint, histories):

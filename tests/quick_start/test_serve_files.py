@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import random
 import signal
 import sys
 from pathlib import Path
@@ -30,6 +31,41 @@ def test_ids_are_separated_by_commas_or_by_spaces():
     assert split_ids("an id, another id,") == ["an id", "another id"] and split_ids(" ") == []
 
 
+@pytest.mark.parametrize("text, items", [
+    ("[21, 22]", ["21", "22"]), ('["a, b", "c"]', ["a, b", "c"]), ("['a' 'b']", ["a", "b"]), ("[21 22\n 23]", ["21", "22", "23"]), ("[]", []),
+    ("['it', \"it's\"]", ["it", "it's"]), ("[21.0, 007]", ["21.0", "007"]), ("['\\u00fc', '\\\\']", ["ü", "\\"]), (" [1]\n", ["1"]), ("[a; b]", ["a", "b"]),
+    ("[1", ["[1"]), ("[[1], 2]", ["[[1]", "2]"]), ("['\\x']", ["['\\x']"]), ("[1,,2]", ["[1", "2]"]), ("21;22; 23", ["21", "22", "23"]),
+    ("[nan, 1]", ["nan", "1"]), ("[" * 3000 + "]" * 3000, ["[" * 3000 + "]" * 3000]),
+])  # fmt: skip
+def test_lists_as_json_pandas_and_numpy_write_them(text, items):
+    assert split_ids(text) == items
+
+
+def test_any_list_that_json_or_pandas_writes_is_read():
+    rng = random.Random(0)
+    for _ in range(200):
+        items = ["".join(rng.choice("ab1 ,;'\"\\[]ü") for _ in range(rng.randint(1, 5))) for _ in range(rng.randint(0, 4))]
+        assert split_ids(json.dumps(items)) == split_ids(repr(items)) == split_ids(str(json.dumps(items, ensure_ascii=False))) == items
+
+
+@pytest.mark.parametrize("text, items", [
+    ("Smith, J;Doe, K", ["Smith, J", "Doe, K"]), ("Smith, J", ["Smith, J"]), ("two words,a;b", ["two words", "a;b"]), ("[x]", ["[x]"]),
+    ("x y", ["x", "y"]), ("Smith, K", ["Smith", "K"]),
+])  # fmt: skip
+def test_ids_that_hold_a_separator_are_told_by_those_that_exist(text, items):
+    assert split_ids(text, {"Smith, J", "Doe, K", "two words", "a;b", "[x]", "x", "y"}) == items
+
+
+@pytest.mark.parametrize("lines", [
+    ["user,history", 'ü,"[21, 22]"', 'v,"[""a"", ""b""]"'], ["user;history", "ü;21,22", 'v;"a;b"'], ["user\thistory\tage", "ü\t[21 22]\t3", "v\ta b\t4"],
+])  # fmt: skip
+def test_histories_of_a_spreadsheet_and_of_pandas(tmp_path, lines):
+    (tmp_path / "h.csv").write_text("\n".join(lines), encoding="utf-8")
+    assert list(read_histories(tmp_path / "h.csv")[1]) == [("ü", ["21", "22"]), ("v", ["a", "b"])]
+    pd.DataFrame({"user": ["ü"], "history": [["21", "it's, that"]]}).to_csv(tmp_path / "p.csv", index=False)
+    assert list(read_histories(tmp_path / "p.csv")[1]) == [("ü", ["21", "it's, that"])]
+
+
 def test_histories_of_a_file(tmp_path):
     path = tmp_path / "histories.csv"
     path.write_text('\ufeffwhen,user,history\n1,ü,50 181\n\n2,u2,"x, y z"\n3,u3,\n', encoding="utf-8")
@@ -51,6 +87,7 @@ def test_lines_are_read_when_they_are_asked_for(tmp_path):
 
 @pytest.mark.parametrize("text, message", [
     (b"user,items\nu,1\n", "no column 'history'"), (b"", "no column 'history'"), (b"history\n\xff\n", "not UTF-8"), (None, "cannot read"),
+    (b"user,history\n\n", "holds no history after its header; write one a line"),
 ])  # fmt: skip
 def test_bad_histories(tmp_path, text, message):
     path = tmp_path / "histories.csv"
@@ -174,7 +211,7 @@ def test_recommend_writes_what_the_recommender_returns(checkpoint, tmp_path, cap
 
 @pytest.mark.parametrize("words, message", [
     (["--users", "nobody,no one"], "'nobody', 'no one'"),
-    (["--history", "x,y"], "none of the items of --history x,y"),
+    (["--history", "x,y"], "knows none of the 2 items of these histories, such as 'x'"),
     (["--history", "50", "--as-of", "test"], "give --users"),
     (["--history", "50", "--topk", "99"], "num_beams"),
     (["--history", "50", "--output", "out.xls"], "ends in '.xls'"),

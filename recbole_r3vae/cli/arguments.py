@@ -1,0 +1,50 @@
+"""How words become options: one line where they do not, and lists that end where the next option begins."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from recbole_r3vae.errors import UserError
+
+
+class Parser(argparse.ArgumentParser):
+    """An ``ArgumentParser`` that says what is wrong in one line, and for which a word that begins with ``--`` is never a value of a list.
+
+    argparse takes a word with a space in it, such as ``--eval_args={mode: full}``, for a value, unless it knows the option.
+    """
+
+    def error(self, message: str):
+        raise UserError(f"{message}; see {self.prog} --help")
+
+    def parse_known_args(self, args=None, namespace=None):
+        """As argparse's, of words in which each value of a list stands with its option: ``--add a b`` is read as ``--add=a --add=b``."""
+        lists = {
+            spelling: (action.nargs, spelling) for action in self._actions if action.nargs in ("+", "*") for spelling in action.option_strings
+        }
+        words, spelled = list(args or ()), []
+        while words:
+            word = words.pop(0)
+            least, option = lists.get(word, (None, None))
+            values = []
+            while option and words and not words[0].startswith("-"):
+                values.append(f"{option}={words.pop(0)}")
+            spelled += values or ([] if least == "*" else [word])
+        return super().parse_known_args(spelled, namespace)
+
+
+def add_config_files(parser: argparse.ArgumentParser, when: str = "") -> None:
+    """Declare ``--config_files``.
+
+    Args:
+        parser: of a sub-command.
+        when: what comes before the help.
+    """
+    parser.add_argument(
+        "--config_files", nargs="+", action="extend", default=[], metavar="FILE", help=f"{when}YAML files of settings, later ones win"
+    )
+
+
+def files_of(options: argparse.Namespace) -> list[str]:
+    """The files of ``--config_files``; RecBole's users write them as one word, ``--config_files="a.yaml b.yaml"``."""
+    return [path for words in options.config_files for path in ([words] if Path(words).is_file() else words.split())]
