@@ -16,13 +16,12 @@ from recbole.evaluator import metric_types
 from recbole.utils import EvaluatorType
 
 from recbole_r3vae import compat
-from recbole_r3vae.config.registry import get_model, reference, settings_file
+from recbole_r3vae.config.registry import contract_of, get_model, reference, settings_file
 from recbole_r3vae.config.sources import (
     KEY_BY_KEY, YamlLoader, given_settings, load_yaml, merged, parse_arguments, parse_value, plain_values, properties, recbole_properties,
 )  # fmt: skip
 from recbole_r3vae.config.stages import PREFIX, tokenizer_defaults, tokenizer_keys
 from recbole_r3vae.errors import UserError, nearest, refused, shown
-from recbole_r3vae.model.recbole_models import contract_of
 
 RULES = ("left_out", "stay")
 """What may become of items that a user has met: they are no candidates, or they are."""

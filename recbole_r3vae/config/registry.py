@@ -63,6 +63,11 @@ def get_model(name: str) -> type:
         raise UserError(f"there is no model {shown(name)}{nearest(name, [*ours, *recbole_models()], otherwise=choices)}") from error
 
 
+def contract_of(model_class: type, evaluation_mode: object = None):
+    """What a model says of itself; see :func:`recbole_r3vae.model.recbole_models.contract_of`, which is found by name, as models are."""
+    return importlib.import_module("recbole_r3vae.model.recbole_models").contract_of(model_class, evaluation_mode)
+
+
 def get_tokenizer(name: str) -> type:
     """As :func:`get_model`, of a tokenizer.
 

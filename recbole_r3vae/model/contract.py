@@ -101,6 +101,11 @@ class Contract:
         dataset.sources = sources
 
     @classmethod
+    def id_fields(cls, dataset: Any) -> set[str]:
+        """Fields of a RecBole dataset whose values the model looks up by number, so that a checkpoint has to know their ids."""
+        return {dataset.uid_field, dataset.iid_field}
+
+    @classmethod
     def counted(cls, train_data: Any, valid_data: Any, test_data: Any) -> dict[str, Any] | None:
         """What the parts of the split hold, where ranks of users do not say it; ``None`` otherwise."""
         return None

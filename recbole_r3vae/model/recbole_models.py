@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from recbole.utils import ModelType
+from recbole.utils import FeatureType, ModelType
 
 from recbole_r3vae.data.clicks import ClickDataset, ClickHistoryDataset
 from recbole_r3vae.errors import UserError, nearest
@@ -115,6 +115,11 @@ class RecBoleContract:
     def give(self, dataset: Any, sources: Sources, config: Config) -> None:
         """Hand what was asked for to the dataset, before it is split."""
 
+    def id_fields(self, dataset: Any) -> set[str]:
+        """Users, items and every column of tokens, single or in lists, because only the model knows which of them it reads."""
+        tokens = {field for field, kind in dataset.field2type.items() if kind in (FeatureType.TOKEN, FeatureType.TOKEN_SEQ)}
+        return tokens | {dataset.uid_field, dataset.iid_field}
+
     def counted(self, train_data: Any, valid_data: Any, test_data: Any) -> dict[str, Any] | None:
         """What the parts of the split hold, where ranks of users do not say it."""
         return None
@@ -176,6 +181,10 @@ class ClickContract(RecBoleContract):
         """Put the semantic IDs among the item's columns."""
         if sources.semantic_ids is not None:
             dataset.add_semantic_ids(sources.semantic_ids, config["sid_prefix_buckets"], replace=config["sid_features"] == "replace")
+
+    def id_fields(self, dataset: Any) -> set[str]:
+        """Users, items, the features that models of clicks see and semantic IDs; not the words of a title that a tokenizer alone reads."""
+        return {dataset.uid_field, dataset.iid_field, *dataset.config["ctr_features"], *dataset.semantic_id_fields}
 
     def counted(self, train_data: Any, valid_data: Any, test_data: Any) -> dict[str, Any]:
         """What the labels are, and counts of rows."""
