@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from recbole_r3vae.errors import UserError
-from recbole_r3vae.quick_start import load_data_and_model, objective_function, run, run_recbole_r3vae
+from recbole_r3vae.quick_start import load_data_and_model, objective_function, run_recbole_r3vae
+from recbole_r3vae.quick_start.launch import run
 from recbole_r3vae.quick_start.lookup import get_trainer
 
 
