@@ -49,7 +49,7 @@ def _check_split_settings(config: Config) -> None:
     if order not in ("TO", "RO"):
         raise UserError(f"order in eval_args is {shown(order)}; write TO, in time order, or RO, at random")
     if order != "TO" and _is_sequential(config):
-        raise UserError(f"order in eval_args is {order}, and {config.model} reads histories, which are in time order; write order: TO")
+        raise UserError(f"order in eval_args is {order}, and {config.model} reads histories: histories are in time order; write order: TO")
     if config["benchmark_filename"] is not None:
         return
     if not isinstance(split, dict) or len(split) != 1 or next(iter(split)) not in ("LS", "RS"):

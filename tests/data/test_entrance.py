@@ -122,6 +122,7 @@ def test_every_model_runs_on_parts(parts, tiny_settings, model, more):
     own = {"n_heads", "inner_size", *({"hidden_size"} if model in ("BPR", "DeepFM", "DIN", "TIGER") else ())}
     settings = {key: value for key, value in tiny_settings.items() if key not in own}
     sizes = {"n_heads": 2} if model in ("R3GR", "HSTU", "BSARec", "SASRec") else {}
+    sizes |= {"n_layers": 1, "n_decoder_layers": 1, "hidden_size": 16, "head_size": 8, "inner_size": 16} if model == "TIGER" else {}
     columns = {**more["load_col"], "item": ["item_id", "movie_title"]}
     changed = {"epochs": 1, "train_batch_size": 512, "data_path": str(parts), "load_col": columns}
     result = run_recbole_r3vae(model, "tiny", config_dict={**settings, **stages, **sizes, **more, **changed})
@@ -191,10 +192,10 @@ def test_what_cannot_be_read_or_split_is_refused_before_anything_is_trained(part
         run_recbole_r3vae(model, "tiny", config_dict={**tiny_settings, "data_path": str(parts), "strict_config": False, **change})
 
 
-@pytest.mark.parametrize("model", ["R3GR", "SASRec"])
+@pytest.mark.parametrize("model", ["R3GR", "SASRec", "DIN"])
 def test_a_random_order_is_refused_for_models_of_histories(tiny_settings, monkeypatch, model):
     monkeypatch.setattr("recbole_r3vae.quick_start.provide.train_tokenizer", never)
-    with pytest.raises(UserError, match="reads histories, which are in time order; write order: TO"):
+    with pytest.raises(UserError, match="reads histories: histories are in time order; write order: TO"):
         run_recbole_r3vae(model, "tiny", config_dict={**tiny_settings, "eval_args": {"order": "RO", "split": {"RS": [8, 1, 1]}}})
 
 
