@@ -18,7 +18,7 @@ from recbole_r3vae.config.registry import is_outside
 from recbole_r3vae.data.content import load_content
 from recbole_r3vae.data.entrance import check_split
 from recbole_r3vae.data.fingerprint import data_fingerprint, known_ids
-from recbole_r3vae.data.split import held_out, met_before
+from recbole_r3vae.data.split import held_out, met_before, told_repeats
 from recbole_r3vae.errors import UserError, refused
 from recbole_r3vae.model.contract import TOKENIZE, Sources
 from recbole_r3vae.provenance import peak_memory_mb, provenance
@@ -95,6 +95,9 @@ def _run_model(config: Config, data, saved: bool, earlier: EarlierRun | None) ->
     folder = open_run(config, name, known["data"], provided.hashes, earlier and earlier.hash)
     config["run_dir"] = folder.path
     train_data, valid_data, test_data = data_preparation(config, data)
+    repeats = told_repeats(config.dataset, valid_data, test_data)
+    if repeats is not None:
+        logging.getLogger().warning(repeats)
     network = make_network(config, train_data.dataset, provided.sources)
     writes = saved and config["local_rank"] == 0
     if writes:
