@@ -95,7 +95,8 @@ def data_preparation(config: Config, dataset: Dataset):
         for part, loader in zip(PARTS, (train_data, valid_data, test_data)):
             if len(loader._dataset) == 0:
                 raise UserError(
-                    f"dataset {config['dataset']!r}: no line of the {part} part has a history; give its users interactions in a part before it"
+                    f"dataset {config['dataset']!r}: no line of the {part} part has a history; give its users interactions in a part "
+                    "before it"
                 )
     if everything is not None:
         add_seen(everything, valid_data, test_data)

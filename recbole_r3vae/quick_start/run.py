@@ -126,7 +126,8 @@ def _run_model(config: Config, data, saved: bool, earlier: EarlierRun | None) ->
         config, provenance(config), trainer, provided.tokenizer and provided.tokenizer.description, users, getattr(trainer, "ranks", None),
         name=name, model=config.declared["model"], family=config.contract.family, loss=loss, n_parameters=n_parameters,
         config=folder.identity["settings"], data={"loaded": known["data"], **provided.hashes}, hash=fingerprint(folder.identity),
-        precision=precision(config), continues=folder.continues or (earlier and earlier.words), valid=best_valid_result, test=_by_rule(trainer),
+        precision=precision(config), continues=folder.continues or (earlier and earlier.words), valid=best_valid_result,
+        test=_by_rule(trainer),
         repeated_targets=int(met_before(test_data).sum()) if hasattr(test_data, "seen") else None,
         labelled=_labelled(config, (train_data, valid_data, test_data), test_result),
         seconds_testing=seconds_testing, peak_memory_mb={"training": after_training, **_peaks(config["device"])},
@@ -248,7 +249,9 @@ def load_data_and_model(model_file: str | Path, config_dict: dict[str, Any] | No
     start_logging(config)
     dataset = create_dataset(config, state["ids"])
     if data_fingerprint(dataset) != state["data"]:
-        logging.getLogger().warning(f"dataset {config.dataset} is not as it was when {model_file} was trained; users and items are told by id")
+        logging.getLogger().warning(
+            f"dataset {config.dataset} is not as it was when {model_file} was trained; users and items are told by id"
+        )
     sources = sources_of(state["sources"])
     config.contract.give(dataset, sources, config)
     train_data, valid_data, test_data = data_preparation(config, dataset)
