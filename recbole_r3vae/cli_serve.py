@@ -56,7 +56,7 @@ def add_inspect_arguments(parser) -> None:
     parser.add_argument("--code", help="first codes, such as 12,5 or 12-5: show the items below")
     parser.add_argument("--dataset", "-d", help="the dataset whose titles to show")
     parser.add_argument("--data_path", help="the dataset folder's parent")
-    parser.add_argument("--config_files", nargs="+", default=[], help="YAML files: how to read it; default: as the run of --sid did")
+    parser.add_argument("--config_files", nargs="+", default=[], help="YAML files that say how to read it; default: as the run of --sid did")
     parser.add_argument("--title_field", help="field of the .item file; default: the first text field of the dataset's settings")
     parser.add_argument("--embeddings", help=".npy or .safetensors of item vectors: shows the titles nearest to a cluster's mean")
     parser.add_argument("--ids", help="their item ids, one a line; default: beside the vectors, with the ending .ids")

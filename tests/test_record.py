@@ -233,8 +233,7 @@ TOKENIZER = {
 def of_run(config=CONFIG, tokenizer=TOKENIZER, **more) -> Record:
     ranks = {rule: ranks_of(seed).astype(np.int64) for seed, rule in enumerate(RULES)}
     order = np.random.default_rng(0).permutation(N_USERS)
-    numbers = np.arange(N_USERS, dtype=np.int32)
-    held_out = HeldOut(order, numbers, numbers, "0123456789ab", numbers % 2 == 0)
+    held_out = HeldOut(order, np.arange(N_USERS, dtype=np.int32), np.arange(N_USERS, dtype=np.int32), "0123456789ab", np.arange(N_USERS) % 2 == 0)
     trainer = SimpleNamespace(
         seconds=lambda: 2.00049, finished_epochs=3, stopped_at_budget=False, commit="then, now",
         valid_history=[{"epoch": 1, "seconds": 1.5, "score": np.float64(0.25)}],

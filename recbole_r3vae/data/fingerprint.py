@@ -39,9 +39,9 @@ def known_ids(dataset: Dataset) -> dict[str, list[str]]:
     """The ids of every field that the dataset's model looks up by number, in the order of RecBole's numbers, the padding id first.
 
     Returns:
-        Field to ids: users and items; of a model that predicts clicks also ``ctr_features`` and semantic IDs; of RecBole's other models
-        every column of tokens, single or in lists, because only they know which they read. The words of a title that a tokenizer alone
-        reads are not among them.
+        Field to ids: users and items; of a model that predicts clicks also ``ctr_features`` and semantic IDs; of RecBole's other models every
+        column of tokens, single or in lists, because only they know which they read. The words of a title that a tokenizer alone reads are
+        not among them.
     """
     config, contract = dataset.config, dataset.config.contract
     ids = {dataset.uid_field, dataset.iid_field}
@@ -51,5 +51,5 @@ def known_ids(dataset: Dataset) -> dict[str, list[str]]:
         read = ids
     else:
         read = {field for field, kind in dataset.field2type.items() if kind in (FeatureType.TOKEN, FeatureType.TOKEN_SEQ)}
-    # plain text, because checkpoints hold nothing else
-    return {str(field): np.asarray(found).astype(str).tolist() for field, found in dataset.field2id_token.items() if field in read}
+    fields = (field for field in dataset.field2id_token if field in read)
+    return {str(field): np.asarray(dataset.field2id_token[field]).astype(str).tolist() for field in fields}  # plain text, as checkpoints hold
