@@ -43,9 +43,6 @@ def check_files(config: Config, folder: Path) -> None:
 def _check_split_settings(config: Config) -> None:
     evaluation = config["eval_args"]
     split, order, group = evaluation["split"], evaluation["order"], evaluation["group_by"]
-    unknown = next((key for key in evaluation if key not in ("split", "order", "group_by", "mode")), None)
-    if unknown is not None:
-        raise UserError(f"eval_args has a key {unknown!r}; its keys are split, order, group_by and mode")
     if order not in ("TO", "RO"):
         raise UserError(f"order in eval_args is {shown(order)}; write TO, in time order, or RO, at random")
     if order != "TO" and _is_sequential(config):

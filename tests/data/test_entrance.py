@@ -182,7 +182,6 @@ def never(*arguments, **keywords):
     ({"eval_args": {"split": "LS"}}, "write {LS: valid_and_test} or ratios"),
     ({"eval_args": {"order": "BY_TIME"}}, "order in eval_args is 'BY_TIME'; write TO"),
     ({"eval_args": {"group_by": "item"}}, "group_by in eval_args is 'item'; write user"),
-    ({"eval_args": {"spilt": {"LS": "valid_only"}}}, "eval_args has a key 'spilt'"),
     ({"benchmark_filename": ["train", "test"]}, r"benchmark_filename is \['train', 'test'\]; name three parts"),
     ({"benchmark_filename": ["train", "valid", "dev"]}, "there is no .*tiny.dev.inter; parts that are there: tiny.test.inter, tiny"),
 ])  # fmt: skip

@@ -86,10 +86,10 @@ def begun(runs, grown):
 
 def tables(state) -> dict[str, list[str]]:
     """Parameters with a row for each user, item or word: by the names that the models give them."""
-    users, items = ("user_embedding.weight",), ("item_embedding.weight", "id_embedding.weight", "output_bias")
-    found = {name: "user_id" for name in state["model"] if name in users}
-    found |= {name: "item_id" for name in state["model"] if name in items}
-    return found | {name: "class" for name in state["model"] if "token_seq_embedding_table.0" in name}
+    fields = {"user_embedding": "user_id", "item_embedding": "item_id", "id_embedding": "item_id", "output_bias": "item_id"}
+    fields["token_seq_embedding_table"] = "class"
+    parts = ((name, fields.keys() & set(name.split("."))) for name in state["model"])
+    return {name: fields[found.pop()] for name, found in parts if found}
 
 
 @pytest.mark.parametrize("model", MODELS)
