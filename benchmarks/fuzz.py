@@ -360,6 +360,8 @@ def attempt_made(kind: str, rng: random.Random, top: Path) -> Attempt:
             wrong = made.check()
         elif wrong is None and not made.refusable:
             wrong = "what is right was refused"
+        elif wrong is None and not any(name in line for name in made.names):
+            wrong = "the thing is not named"
         verdict = "wrong" if wrong else "accepted" if status == 0 else "refused"
         return Attempt(verdict, words, f"{wrong}: {shown}" if wrong else shown, b"\n".join(made.files.values()))
     finally:
@@ -393,7 +395,7 @@ def fault(kind: str, stage: str, status: int | None, shown: str, path: Path | No
         return wrong or inconsistency(kind, stage, path, top)
     if kind == "yaml":
         keys = [spelling for key in {**SETTINGS, **GENERATOR} for spelling in (key, key.replace("_", " "))]
-        named = any(name in line for name in [path.name, "no model", "no dataset", "dataset '", "dataset is", *keys])
+        named = any(name in line for name in [path.name, "no model", "no dataset", "dataset '", "dataset is", "for model '", *keys])
     elif stage == "inspect" and "item 'i1'" in line:
         named = True  # a table without it
     else:
@@ -404,7 +406,9 @@ def fault(kind: str, stage: str, status: int | None, shown: str, path: Path | No
 def inconsistency(kind: str, stage: str, path: Path | None, top: Path) -> str | None:
     """How the result of a stage that ended well contradicts itself or its input, or ``None``."""
     for result in top.glob("saved/**/result.json"):
-        scores = json.loads(result.read_text())["test_result"]
+        record = json.loads(result.read_text())
+        by_rule = {f"{rule} {name}": score for rule, found in record["test"].items() for name, score in (found or {}).items()}
+        scores = {**by_rule, **((record["labelled"] or {}).get("metrics") or {})}
         if not scores:
             return "nothing was measured, and nothing says so"
         if not all(math.isfinite(score) and score >= 0 for score in scores.values()):
