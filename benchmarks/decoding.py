@@ -75,12 +75,15 @@ def random_codes(n_items: int, seed: int = 0) -> Tensor:
 def build(name: str, codes: Tensor):
     """An untrained generator with the settings of its YAML."""
     from recbole_r3vae.config import Config
+    from recbole_r3vae.data.content import ItemContent
+    from recbole_r3vae.model.contract import Sources
     from recbole_r3vae.sid.table import SemanticIDs
 
     config = Config(name, "synthetic", config_dict={"MAX_ITEM_LIST_LENGTH": HISTORY, "device": "cpu"})
+    items = ["[PAD]", *map(str, range(1, len(codes)))]
+    vectors = torch.randn(len(codes), config["content_dim"], generator=torch.Generator().manual_seed(2))
     catalogue = SimpleNamespace(
-        semantic_ids=SemanticIDs(codes, SIZES, ["[PAD]", *map(str, range(1, len(codes)))]),
-        item_vectors=torch.randn(len(codes), config["content_dim"], generator=torch.Generator().manual_seed(2)),
+        sources=Sources(SemanticIDs(codes, SIZES, items), ItemContent(vectors.numpy(), items, {"kind": "random"}, "random")),
         num=lambda field: len(codes) if field == config["ITEM_ID_FIELD"] else 1001,
         field2id_token={config["USER_ID_FIELD"]: ["[PAD]", *map(str, range(1, 1001))]},
     )

@@ -395,7 +395,7 @@ def fault(kind: str, stage: str, status: int | None, shown: str, path: Path | No
         return wrong or inconsistency(kind, stage, path, top)
     if kind == "yaml":
         keys = [spelling for key in {**SETTINGS, **GENERATOR} for spelling in (key, key.replace("_", " "))]
-        named = any(name in line for name in [path.name, "no model", "no dataset", "dataset '", "dataset is", "for model '", *keys])
+        named = any(name in line for name in [path.name, "no model", "model '", "has no class", "no dataset", "dataset '", "dataset is", *keys])
     elif stage == "inspect" and "item 'i1'" in line:
         named = True  # a table without it
     else:
@@ -407,11 +407,11 @@ def inconsistency(kind: str, stage: str, path: Path | None, top: Path) -> str | 
     """How the result of a stage that ended well contradicts itself or its input, or ``None``."""
     for result in top.glob("saved/**/result.json"):
         record = json.loads(result.read_text())
-        by_rule = {f"{rule} {name}": score for rule, found in record["test"].items() for name, score in (found or {}).items()}
-        scores = {**by_rule, **((record["labelled"] or {}).get("metrics") or {})}
+        measured = [*record["test"].values(), (record["labelled"] or {}).get("metrics")]
+        scores = [score for metrics in measured if metrics for score in metrics.values()]
         if not scores:
             return "nothing was measured, and nothing says so"
-        if not all(math.isfinite(score) and score >= 0 for score in scores.values()):
+        if not all(score is not None and math.isfinite(score) and score >= 0 for score in scores):
             return f"scores are {scores}"
     if kind == "command" or stage == "config_files":
         return None

@@ -41,13 +41,13 @@ import yaml
 
 from recbole_r3vae.cli import main as recbole_r3vae
 from recbole_r3vae.quick_start import run as run_module
-from recbole_r3vae.trainer import checkpoint as checkpoint_module
+from recbole_r3vae.trainer import checkpoint_file
 from recbole_r3vae.trainer.checkpoint_file import load_checkpoint
 from recbole_r3vae.trainer.ranking import RankingTrainer
 from recbole_r3vae.trainer.tokenizer import TokenizerTrainer
 
 MOMENTS = ("tokenizer", "between", "generator", "checkpoint", "anywhere", "grid")
-COSTS = {"seconds", "seconds_with_scoring", "seconds_testing", "peak_memory_mb", "resume"}
+COSTS = {"seconds", "seconds_with_scoring", "peak_memory_mb", "resume"}
 SETTINGS = {
     "data_path": "../data", "device": "cpu", "show_progress": False, "eval_step": 1, "MAX_ITEM_LIST_LENGTH": 8,
     "item_text_fields": ["title"], "load_col": {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id", "title"]},
@@ -127,8 +127,8 @@ def at(moment: str, nth: int, pipe: int) -> Callable[[], None]:
             bundle = run_module.bundle_tokenizer
             run_module.bundle_tokenizer = lambda *given: (tell(), bundle(*given))
         elif moment == "checkpoint":
-            save = checkpoint_module.torch.save
-            checkpoint_module.torch.save = lambda *given: (save(*given), tell(pause=60.0))
+            save = checkpoint_file.torch.save
+            checkpoint_file.torch.save = lambda *given: (save(*given), tell(pause=60.0))
         else:
             trainer = {"tokenizer": TokenizerTrainer, "generator": RankingTrainer}[moment]
             epoch = trainer._train_epoch

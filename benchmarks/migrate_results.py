@@ -1,23 +1,33 @@
 """Result files of version 0.1 as records of today, with both rules on met items in one.
 
     python benchmarks/migrate_results.py results results/r3vae_ablation
+    python benchmarks/migrate_results.py results --grids properties/benchmark/*.yaml --data_path dataset
 
 Version 0.1 tested a checkpoint under one rule, which its key ``mask_history`` stated, and under the other by a script that wrote files of
 the same names into ``<results>/mask_history/runs``. Both become one record in ``<results>/runs``: ``mask_history: False`` becomes
 ``valid_rule: stay``, since that is how the epoch was selected, ``True`` becomes ``left_out``. Files are named by the hash of their
 configuration, which has another key now, so they get other names. Records of today, and files without a schema, are passed over. Nothing
 in ``mask_history`` is changed; delete it when the records are to your liking.
+
+With ``--grids`` (an experiment's YAML files), records take the place of the units that they are of, so that a grid does not run them again:
+those whose data and settings are a unit's, as far as the record has them. Keys that came later have their defaults in such a unit, which
+is what the code did before it had them; a unit that sets one differently is none of these.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import glob
 import json
 from pathlib import Path
 from typing import Any
 
+from recbole_r3vae.benchmark.grid_file import load_grid
+from recbole_r3vae.benchmark.units import Unit, units_of
+from recbole_r3vae.config import Config
 from recbole_r3vae.record import SCHEMA, Record
-from recbole_r3vae.config.identity import fingerprint
+from recbole_r3vae.config.identity import fingerprint, identity
 from recbole_r3vae.io import write_json
 
 SAME = ("name", "model", "seed", "hash", "data", "seconds")
@@ -31,7 +41,7 @@ AS_THEY_WERE = (
 
 def unit_hash(config: dict[str, Any], data: dict[str, str]) -> str:
     """The hash that names a unit of a grid, as :attr:`recbole_r3vae.benchmark.units.Unit.hash` makes it."""
-    return fingerprint({"config": config, "data": data})
+    return fingerprint(identity(config, data))
 
 
 def migrated(old: dict[str, Any], other: dict[str, Any] | None = None) -> Record:
@@ -103,11 +113,52 @@ def migrate(results: Path) -> list[str]:
     return told
 
 
+def adopted(record: Record, unit: Unit) -> Record | None:
+    """The record as that of a unit, under its configuration and hash; ``None`` where it is of another one."""
+    same = all(getattr(record, key) == getattr(unit, key) for key in ("dataset", "name", "seed", "data"))
+    defaults = Config(unit.model, unit.dataset).declared
+    later = {key: value for key, value in unit.config.items() if key not in record.config}
+    if not same or any(unit.config.get(key, value) != value for key, value in record.config.items()):
+        return None
+    if any(key in defaults and defaults[key] != value for key, value in later.items()):
+        return None
+    return dataclasses.replace(record, config=unit.config, hash=unit.hash)
+
+
+def adopt(results: Path, grids: list[Path], where: dict[str, str]) -> list[str]:
+    """Put records in the places of the units that they are of.
+
+    Returns:
+        A line for each record that got another name.
+    """
+    told = []
+    for grid in grids:
+        for unit in units_of(load_grid(grid), where):
+            place = unit.file(results / "runs")
+            if place.exists():
+                continue
+            for path in sorted(place.parent.glob(f"{glob.escape(unit.name)}-{unit.seed}-*.json")):
+                try:
+                    record = adopted(Record.read(path), unit)
+                except ValueError:
+                    continue
+                if record is not None:
+                    record.write(place)
+                    path.unlink()
+                    told.append(f"{path.name} is {place.name} of {grid.name}")
+                    break
+    return told
+
+
 def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", nargs="+", type=Path, help="folders of results, each with runs/")
-    for results in parser.parse_args(words).results:
-        print("\n".join([f"{results}: migrated", *migrate(results)]))
+    parser.add_argument("--grids", nargs="+", type=Path, default=[], help="YAML files of grids whose units the records are of")
+    parser.add_argument("--data_path", help="where their datasets lie")
+    options = parser.parse_args(words)
+    where = {"data_path": options.data_path} if options.data_path else {}
+    for results in options.results:
+        print("\n".join([f"{results}: migrated", *migrate(results), *adopt(results, options.grids, where)]))
 
 
 if __name__ == "__main__":

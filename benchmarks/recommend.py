@@ -21,10 +21,12 @@ import torch
 from recbole_r3vae.benchmark.processes import in_own_process
 from recbole_r3vae.cli import main as recbole_r3vae
 from recbole_r3vae.config import Config
+from recbole_r3vae.data.content import ItemContent
+from recbole_r3vae.model.contract import Sources
 from recbole_r3vae.provenance import peak_memory_mb
 from recbole_r3vae.sid.collisions import resolve_collisions
 from recbole_r3vae.sid.table import SemanticIDs
-from recbole_r3vae.trainer.checkpoint_file import save_checkpoint
+from recbole_r3vae.trainer.checkpoint_file import save_checkpoint, sources_state
 
 K, BEAMS, LONGEST = 10, 10, 20
 SIZES = (256, 256, 256)
@@ -36,14 +38,16 @@ def write_checkpoint(path: Path, n_items: int, keys: dict) -> None:
     generator = torch.Generator().manual_seed(0)
     raw = torch.stack([torch.randint(size, (n_items,), generator=generator) for size in SIZES], 1)
     codes, sizes, _ = resolve_collisions(raw, SIZES, "suffix")
-    catalogue = SimpleNamespace(
-        semantic_ids=SemanticIDs(torch.cat([torch.full((1, 4), -1), codes]), sizes, ["[PAD]", *map(str, range(1, n_items + 1))]),
-        item_vectors=torch.randn(n_items + 1, config["content_dim"], generator=generator),
-        num=lambda field: n_items + 1,
+    items = ["[PAD]", *map(str, range(1, n_items + 1))]
+    vectors = torch.randn(n_items + 1, config["content_dim"], generator=generator)
+    sources = Sources(
+        SemanticIDs(torch.cat([torch.full((1, 4), -1), codes]), sizes, items),
+        ItemContent(vectors.numpy(), items, {"kind": "random"}, "random"),
     )
     torch.manual_seed(0)
-    model = config.model_class(config, catalogue)
-    save_checkpoint(path, {"config": config.declared, "model": model.state_dict(), "other_parameter": model.other_parameter()})
+    model = config.model_class(config, SimpleNamespace(sources=sources, num=lambda field: n_items + 1))
+    known = {"config": config.declared, "ids": {"item_id": items, "user_id": items[:1]}, "sources": sources_state(sources)}
+    save_checkpoint(path, {**known, "model": model.state_dict(), "other_parameter": model.other_parameter()})
 
 
 def write_histories(path: Path, n: int, n_items: int) -> None:

@@ -17,10 +17,9 @@ import time
 import torch
 from recbole.utils import init_seed
 
-from recbole_r3vae.config import Config, tokenizer_config
-from recbole_r3vae.data.content import load_content
+from recbole_r3vae.config import Config
 from recbole_r3vae.quick_start.lookup import create_dataset, data_preparation, get_trainer
-from recbole_r3vae.quick_start.semantic_ids import obtain_semantic_ids
+from recbole_r3vae.quick_start.provide import provide
 
 MODELS = ("R3GR", "TIGER")
 
@@ -39,8 +38,7 @@ class Epoch:
         config = Config(model, options.dataset, config_dict=keys)
         init_seed(config["seed"], True)
         data = create_dataset(config)
-        data.semantic_ids = obtain_semantic_ids(config, data, show_progress=False)[0]
-        data.item_vectors = load_content(data, tokenizer_config(config)).embeddings
+        config.contract.give(data, provide(config, data, show_progress=False).sources, config)
         self.batches, *_ = data_preparation(config, data)
         self.network = config.model_class(config, self.batches.dataset).train()
         self.trainer = get_trainer(config)(config, self.network)

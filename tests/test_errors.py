@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import pytest
+import torch
+from recbole.data.interaction import Interaction
 
 from recbole_r3vae.cli import main
 from recbole_r3vae.errors import UserError, nearest, one_line, refused, shown
+from recbole_r3vae.sid.table import SemanticIDs
 
 
 @pytest.mark.parametrize("text, line", [
@@ -20,16 +23,35 @@ def test_a_long_value_is_cut():
     assert shown("a" * 1000) == "'" + "a" * 59 + "…" and shown([1, 2]) == "[1, 2]"
 
 
-def test_others_exceptions_become_refusals_and_refusals_stay():
-    with pytest.raises(UserError, match="^x cannot be read: KeyError: 'a'; mend it$"):
+def test_what_recbole_raises_becomes_a_refusal_and_refusals_stay():
+    with pytest.raises(UserError, match=r"^x cannot be read: ValueError: \[<class 'str'>\] is not supported.*; mend it$"):
         with refused("x cannot be read", "mend it"):
-            raise KeyError("a")
+            Interaction("no dict")
     with pytest.raises(UserError, match="^mine; do that$"):
         with refused("x cannot be read", "mend it"):
             raise UserError("mine; do that")
     with pytest.raises(KeyboardInterrupt):
         with refused("x cannot be read", "mend it"):
             raise KeyboardInterrupt
+
+
+def test_a_mistake_of_this_package_and_a_lack_of_memory_stay_as_they_are():
+    with pytest.raises(KeyError):  # raised where no frame is RecBole's
+        with refused("x cannot be read", "mend it"):
+            {}["a"]
+    with pytest.raises(RuntimeError):  # torch's, but called from this package
+        with refused("x cannot be read", "mend it"):
+            SemanticIDs(torch.tensor([[-1], [0]]), (1,), ["[PAD]", "a"]).codes @ torch.zeros(3)
+    with pytest.raises(MemoryError):
+        with refused("x cannot be read", "mend it"):
+            Interaction(Huge())
+
+
+class Huge(dict):
+    """Columns that RecBole cannot hold."""
+
+    def items(self):
+        raise MemoryError
 
 
 def test_nearest_takes_whatever_a_file_held():

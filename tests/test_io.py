@@ -99,7 +99,7 @@ def test_a_folder_that_refuses_files_is_one_line(monkeypatch):
 
 
 def test_a_system_error_without_a_message_of_ours_is_one_line_too(monkeypatch, capfd):
-    import recbole_r3vae.quick_start.run as module
+    import recbole_r3vae.quick_start.launch as module
 
     monkeypatch.setattr(module, "run_recbole_r3vae", no_space)
     assert main(["run", "--model=R3GR", "--dataset=tiny"]) == 2

@@ -230,24 +230,21 @@ TOKENIZER = {
 }  # fmt: skip
 
 
-def of_run(config=CONFIG, tokenizer=TOKENIZER, **more) -> Record:
-    ranks = {rule: ranks_of(seed).astype(np.int64) for seed, rule in enumerate(RULES)}
-    order = np.random.default_rng(0).permutation(N_USERS)
-    held_out = HeldOut(order, np.arange(N_USERS, dtype=np.int32), np.arange(N_USERS, dtype=np.int32), "0123456789ab", np.arange(N_USERS) % 2 == 0)
-    trainer = SimpleNamespace(
-        seconds=lambda: 2.00049, finished_epochs=3, stopped_at_budget=False, commit="then, now",
-        valid_history=[{"epoch": 1, "seconds": 1.5, "score": np.float64(0.25)}],
-    )  # fmt: skip
-    test = {rule: {metric: np.float64(round(user_metric(ranks[rule], metric).mean(), 6)) for metric in METRICS} for rule in RULES}
-    given = {
-        "trainer": trainer,
-        "held_out": held_out,
-        "ranks": ranks,
-        "seconds_testing": 0.5,
-        "peak_memory_mb": {"process": 9.0, "gpu": None},
-    }
+ORDER = np.random.default_rng(0).permutation(N_USERS)
+FIGURES = np.arange(N_USERS, dtype=np.int32)
+HELD_OUT = HeldOut(ORDER, FIGURES, FIGURES, "0123456789ab", np.arange(N_USERS) % 2 == 0)
+RANKS = {rule: ranks_of(seed).astype(np.int64) for seed, rule in enumerate(RULES)}
+TRAINER = SimpleNamespace(
+    seconds=lambda: 2.00049, finished_epochs=3, stopped_at_budget=False, commit="then, now",
+    valid_history=[{"epoch": 1, "seconds": 1.5, "score": np.float64(0.25)}],
+)  # fmt: skip
+
+
+def of_run(config=CONFIG, trainer=TRAINER, tokenizer=TOKENIZER, held_out=HELD_OUT, ranks=RANKS, **more) -> Record:
+    test = {rule: {metric: np.float64(round(user_metric(RANKS[rule], metric).mean(), 6)) for metric in METRICS} for rule in RULES}
+    costs = {"seconds_testing": 0.5, "peak_memory_mb": {"process": 9.0, "gpu": None}}
     what = {"name": "R3GR[R3VAE]", "hash": "abc", "data": {"toy.inter": "f00"}, "test": test, "loss": "CE", "n_parameters": 12}
-    return Record.of_run(config, MADE, tokenizer=tokenizer, **{**given, **what, **more})
+    return Record.of_run(config, MADE, trainer, tokenizer, held_out, ranks, **{**costs, **what, **more})
 
 
 def test_the_record_of_a_run(tmp_path):
@@ -259,12 +256,11 @@ def test_the_record_of_a_run(tmp_path):
     assert (found.tokenizer, found.collision_policy, found.text_encoder) == ("R3VAE", "suffix", "tfidf-svd")
     assert (found.valid_rule, found.precision, found.users["k"], found.users["split"]) == ("left_out", "bfloat16", 20, "0123456789ab")
     assert found.split["users"] == N_USERS and found.peak_memory_mb == {"tokenizer": 5.0, "process": 9.0, "gpu": None}
-    order = np.random.default_rng(0).permutation(N_USERS)
-    assert found.ranks("stay").tolist() == ranks_of(1)[order].tolist()
+    assert found.ranks("stay").tolist() == RANKS["stay"][ORDER].tolist()
 
 
 def test_the_record_of_a_run_without_tokenizer_and_of_a_trainer_of_recboles(tmp_path):
-    found = of_run({**CONFIG, "precision": None}, None, trainer=SimpleNamespace(), held_out=None, ranks=None)
+    found = of_run({**CONFIG, "precision": None}, SimpleNamespace(), None, None, None)
     found.write(tmp_path / "result.json")
     assert Record.read(tmp_path / "result.json") == found
     assert found.tokenizer is found.content is found.quality is found.collision_policy is found.users is found.split is found.epochs is None
@@ -278,7 +274,7 @@ def test_ranks_that_a_byte_cannot_hold_are_not_kept():
 def test_the_record_of_a_click_model(tmp_path):
     config = {**CONFIG, "model": "DeepFM", "valid_rule": None, "topk": None}
     labelled = {"labels": "rating", "metrics": {"auc": 0.7}}
-    found = of_run(config, None, held_out=None, ranks=None, test={"left_out": None, "stay": None}, labelled=labelled, name="DeepFM")
+    found = of_run(config, TRAINER, None, None, None, test={"left_out": None, "stay": None}, labelled=labelled, name="DeepFM")
     found.write(tmp_path / "result.json")
     assert Record.read(tmp_path / "result.json").labelled["metrics"] == {"auc": 0.7}
 

@@ -182,7 +182,7 @@ def _check(config: Config, cold_share: float, cold_by: str, epsilons: Sequence[f
     for epsilon in epsilons:
         if not isinstance(epsilon, (int, float)) or not 0 <= epsilon <= 1:
             raise UserError(f"epsilon has {epsilon!r}; give shares of places from 0 to 1, such as 0,0.1,0.2")
-    beams, widest = config["num_beams"], max(config["topk"])
+    beams, widest = config["num_beams"] or EXACT, max(config["topk"])  # a model without beams scores every item
     if type(candidates) is not int or candidates < widest or (beams != EXACT and candidates > beams):
         raise UserError(f"candidates is {candidates!r}; give a whole number from the largest topk={widest} to num_beams={beams}")
     for key in ("sid_file", "content_file"):

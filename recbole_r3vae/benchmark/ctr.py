@@ -24,7 +24,7 @@ from recbole_r3vae.model.recbole_models import SID_FEATURES, contract_of
 from recbole_r3vae.quick_start.provide import check_stages
 from recbole_r3vae.quick_start.lookup import dataset_folder
 from recbole_r3vae.quick_start.run import result_name, run_recbole_r3vae
-from recbole_r3vae.quick_start.semantic_ids import DESCRIPTION
+from recbole_r3vae.record import Record
 from recbole_r3vae.config.sources import given_settings
 
 MODELS = ("DeepFM", "DCNV2", "DIN")
@@ -219,20 +219,16 @@ def run_cell(cell: Cell, dataset: str, where: dict[str, Any]) -> dict[str, Any]:
     run_dir = Path(where.get("checkpoint_dir", "saved")) / dataset / folder
     quiet = {"state": "warning", "show_progress": False, "resume": True, "run_dir": str(run_dir)}
     run_recbole_r3vae(cell.model, dataset, config_dict={**cell.settings, **where, **quiet})
-    result = json.loads((run_dir / "result.json").read_text(encoding="utf-8"))
-    described = run_dir / "tokenizer" / DESCRIPTION
-    tokenizer = json.loads(described.read_text(encoding="utf-8")) if cell.tokenizer else None
+    record = Record.read(run_dir / "result.json")
     return {
         **{key: getattr(cell, key) for key in ("model", "features", "tokenizer", "seed", "name", "hash")},
-        "valid": result["best_valid_result"],
-        "test": result["test_result"],
-        "labelled": result["labelled"],
-        "n_parameters": result["n_parameters"],
+        "valid": record.valid,
+        "test": record.labelled["metrics"],
+        "labelled": {key: value for key, value in record.labelled.items() if key != "metrics"},
+        "n_parameters": record.n_parameters,
         "seconds": {
-            "tokenizer": tokenizer["seconds"] if tokenizer else None,
-            "training": result["seconds"],
-            "testing": result["seconds_testing"],
+            "tokenizer": record.seconds["tokenizer"], "training": record.seconds["training"], "testing": record.seconds["evaluation"],
         },
-        **{key: result[key] for key in ("epochs", "valid_history", "stopped_at_budget", "versions", "commit", "hardware")},
-        "config": {key: value for key, value in result["config"].items() if key not in PLACES | {"run_dir"}},
-    }
+        **{key: getattr(record, key) for key in ("epochs", "valid_history", "stopped_at_budget", "versions", "commit", "hardware")},
+        "config": record.config,
+    }  # fmt: skip

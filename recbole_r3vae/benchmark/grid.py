@@ -68,7 +68,7 @@ def run_grid(config: str | os.PathLike, output: str | os.PathLike = "results", a
             records[place] = dataclasses.replace(record, tuning_trials=unit.tuning_trials)
             records[place].write(unit.file(runs))
     waiting = [place for place, record in enumerate(records) if record is None]
-    for model in {units[place].model for place in waiting}:  # a folder that cannot be made would fail every unit
+    for model in {units[place].model.rpartition(":")[2] for place in waiting}:  # a folder that cannot be made would fail every unit
         make_folders(model, where.get("checkpoint_dir", "saved"))
     for dataset in {unit.dataset for unit in units}:
         make_folder(runs / dataset)

@@ -69,14 +69,14 @@ def run_tokenizer_benchmark(
     items = ItemVectors(load_content(create_dataset(configs[0]), configs[0]))
     output = Path(output or Path("results") / "tokenizers" / dataset)
 
-    rows, folders = [], []
+    rows, folders = [], {}
     for number, name in enumerate(names, start=1):
         place = f"[{number}/{len(names)}] {name}"
         print(f"{place} …", flush=True)
         result, error = in_own_process(run_recbole_r3vae, name, dataset, None, {"state": "warning", **settings[name]})
         if error is None:
-            folders.append(Path(result["run_dir"]))
-            row = row_of(json.loads((folders[-1] / DESCRIPTION).read_text(encoding="utf-8")), folders[-1].name)
+            folders[name] = folder = Path(result["run_dir"])
+            row = row_of(json.loads((folder / DESCRIPTION).read_text(encoding="utf-8")), folder.name)
             how = "reused" if result["reused"] else "trained"
             told = f"{how}, {row['seconds']:.0f} s, unique SIDs {row['unique_ratio']:.4f}, lowest usage {row['lowest_usage']:.4f}"
         else:
@@ -351,7 +351,7 @@ def _word(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
 
 
-def _draw(output: Path, report: dict[str, Any], folders: list[Path], items: ItemVectors) -> None:
+def _draw(output: Path, report: dict[str, Any], folders: dict[str, Path], items: ItemVectors) -> None:
     try:
         from recbole_r3vae.benchmark.plots import draw_plots
     except ModuleNotFoundError as error:
@@ -359,6 +359,6 @@ def _draw(output: Path, report: dict[str, Any], folders: list[Path], items: Item
             raise
         print("no plots: matplotlib is missing; pip install matplotlib, then give the same command again (nothing is trained twice)")
         return
-    plots = draw_plots(output, [load_tokenizer(folder) for folder in folders], items)
+    plots = draw_plots(output, [load_tokenizer(folder, named=name) for name, folder in folders.items()], items)
     write_tables(output, report, plots)
     print(f"plots: {', '.join(str(output / name) for name, _ in plots)}", flush=True)

@@ -34,6 +34,7 @@ def add(parser) -> None:
     parser.add_argument("--add", nargs="+", default=[], metavar="FILE", help=".sid files of new items, made by tokenize --checkpoint")
     parser.add_argument("--remove", help="text file of items that are gone, one id a line")
     parser.add_argument("--model", help="the class of a model from outside this package, package.module:Class, whose code is then run")
+    parser.add_argument("--tokenizer", help="likewise of a tokenizer")
     parser.add_argument("--num_beams", help="beam of a generator, at least topk, or exact; default: the run's")
     parser.add_argument("--batch_size", type=int, default=256, help="histories at a time")
     parser.add_argument("--device", help="auto, cpu, cuda or cuda:<number>; default: the run's")
@@ -53,7 +54,7 @@ def run(options, rest: list[str]) -> None:
     if options.as_of != "now" and not options.users:
         raise UserError(f"--as-of {options.as_of} is about users of the dataset; give --users")
     allow = read_ids(options.allow) if options.allow else None
-    keys = {"device": options.device, "data_path": options.data_path, "model": options.model}
+    keys = {"device": options.device, "data_path": options.data_path, "model": options.model, "tokenizer": options.tokenizer}
     keys["num_beams"] = parse_value("num_beams", options.num_beams) if options.num_beams else None
     recommender = Recommender(options.checkpoint, {key: value for key, value in keys.items() if value is not None})
     for path in options.add:

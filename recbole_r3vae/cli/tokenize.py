@@ -19,7 +19,9 @@ AFTER_AN_INTERRUPT = "the same command goes on from the last finished epoch wher
 
 def add(parser) -> None:
     """Declare its arguments."""
-    parser.add_argument("--tokenizer", help="name of the tokenizer to train; default: R3VAE")
+    parser.add_argument(
+        "--tokenizer", help="the tokenizer to train, default R3VAE; with --checkpoint, one from outside this package, whose code is then run"
+    )
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--embeddings", help="train on these item vectors [n, d]: .npy, .safetensors, .npz or .pt")
     what.add_argument("--items", help="with --checkpoint, the new items: an .item file, or a file of vectors")
@@ -37,8 +39,10 @@ def run(options, rest: list[str]) -> None:
     """Do it."""
     if (options.items is None) != (options.checkpoint is None):
         raise UserError("--items goes with --checkpoint; give both to tokenize new items, or --embeddings alone to train a tokenizer")
+    from recbole_r3vae.config.registry import is_outside
+
     if options.items:
-        unread = next((name for name in ("tokenizer", "set") if getattr(options, name)), None)
+        unread = "set" if options.set else "tokenizer" if options.tokenizer and not is_outside(options.tokenizer) else None
         if unread is not None:
             raise UserError(f"--{unread} says how to train a tokenizer, and that of --checkpoint is used as it is; leave it out")
         _tokenize_new(options)
@@ -52,8 +56,9 @@ def _tokenize_new(options) -> None:
     from recbole_r3vae.quick_start.serve_tokenize import tokenize_items
 
     done = tokenize_items(
-        options.checkpoint, options.items, options.output, options.collision_policy, options.add, options.ids, show_progress=True
-    )
+        options.checkpoint, options.items, options.output, options.collision_policy, options.add, options.ids, show_progress=True,
+        tokenizer=options.tokenizer,
+    )  # fmt: skip
     print(
         f"{done.sids.n_items - 1} new items: {options.output}; {done.known} known ones passed over, {done.moved} got another last code "
         f"than their own, {done.shared} share a semantic ID"

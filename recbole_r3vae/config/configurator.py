@@ -16,13 +16,12 @@ from recbole.evaluator import metric_types
 from recbole.utils import EvaluatorType
 
 from recbole_r3vae import compat
-from recbole_r3vae.config.registry import get_model, reference, settings_file
+from recbole_r3vae.config.registry import contract_of, get_model, reference, settings_file
 from recbole_r3vae.config.sources import (
     KEY_BY_KEY, YamlLoader, given_settings, load_yaml, merged, parse_arguments, parse_value, plain_values, properties, recbole_properties,
 )  # fmt: skip
 from recbole_r3vae.config.stages import PREFIX, tokenizer_defaults, tokenizer_keys
 from recbole_r3vae.errors import UserError, nearest, refused, shown
-from recbole_r3vae.model.recbole_models import contract_of
 
 RULES = ("left_out", "stay")
 """What may become of items that a user has met: they are no candidates, or they are."""
@@ -183,10 +182,10 @@ class Config(RecBoleConfig):
         known = self.known_keys()
         self.refuse_unknown_keys(self.cmd_config_dict)
         if self.external_config_dict.get("preload_weight") and not self._reads_preload_weight:
-            text = f"preload_weight is read by none of the code of {self.model}; give item vectors as content_file, or leave it out"
+            remedy = f"preload_weight is read by none of the code of {self.model}; give item vectors as content_file, or leave it out"
             if self.external_config_dict.get("strict_config"):
-                raise UserError(text)
-            logging.getLogger().warning(text)
+                raise UserError(remedy)
+            logging.getLogger().warning(remedy)
         for source, values in (("a configuration file", self.file_config_dict), ("config_dict", self.variable_config_dict)):
             unknown = sorted(set(values) - known)
             if unknown:

@@ -68,7 +68,7 @@ def precision(config: Config) -> str:
     return "bfloat16" if config["enable_amp"] else "float32"
 
 
-def differences(one: Mapping[str, Any], other: Mapping[str, Any], path: str = "") -> dict[str, tuple[Any, Any]]:
+def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Where two identities differ.
 
     Returns:
@@ -76,7 +76,8 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any], path: str = ""
     """
     found: dict[str, tuple[Any, Any]] = {}
     for key in sorted({*one, *other}):
-        mine, its = one.get(key), other.get(key)
+        same = key.removeprefix("tokenizer_")  # a setting of the tokenizer stage is named where it differs from the model's alone
+        mine, its = (values.get(key, values.get(same)) for values in (one, other))
         if isinstance(mine, dict) and isinstance(its, dict) and key in ("settings", "arithmetic", "sources"):
             found.update(differences(mine, its))
         elif mine != its:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import inspect
 import os
@@ -9,11 +10,13 @@ import pkgutil
 import sys
 from pathlib import Path
 
+from recbole.model.abstract_recommender import AbstractRecommender
+
 from recbole_r3vae.compat import recbole_model
 from recbole_r3vae.config.sources import properties, recbole_properties
 from recbole_r3vae.errors import UserError, nearest, one_line, shown
 
-MODEL_ROOMS = ("recbole_r3vae.model.tokenizer", "recbole_r3vae.model.generator", "recbole_r3vae.model.baseline")
+MODEL_ROOMS = ("recbole_r3vae.model.tokenizer", "recbole_r3vae.model.generator", "recbole_r3vae.model.sequential")
 """Packages whose modules hold one model each: module ``r3gr`` holds class ``R3GR``."""
 
 
@@ -60,6 +63,11 @@ def get_model(name: str) -> type:
         raise UserError(f"there is no model {shown(name)}{nearest(name, [*ours, *recbole_models()], otherwise=choices)}") from error
 
 
+def contract_of(model_class: type, evaluation_mode: object = None):
+    """What a model says of itself; see :func:`recbole_r3vae.model.recbole_models.contract_of`, which is found by name, as models are."""
+    return importlib.import_module("recbole_r3vae.model.recbole_models").contract_of(model_class, evaluation_mode)
+
+
 def get_tokenizer(name: str) -> type:
     """As :func:`get_model`, of a tokenizer.
 
@@ -98,6 +106,8 @@ def _outside_model(name: str) -> type:
         classes = [key for key, value in vars(module).items() if isinstance(value, type) and value.__module__ == module.__name__]
         hint = nearest(class_name, classes, otherwise=f"it defines {', '.join(classes) or 'no class'}; write package.module:Class")
         raise UserError(f"module {module_name} has no class {shown(class_name)}{hint}")
+    if not issubclass(found, AbstractRecommender):
+        raise UserError(f"{name} is no model; derive the class from one of RecBole's or of this package's, such as Ranker")
     return found
 
 
@@ -111,6 +121,25 @@ def reference(model_class: type) -> str:
     if model_class.__module__.startswith(("recbole_r3vae.", "recbole.")):
         return model_class.__name__
     return f"{model_class.__module__}:{model_class.__name__}"
+
+
+def code_of(model_class: type) -> str | None:
+    """A hash of a user's own code: of the files that define the class and those that it derives from, in its package or its folder.
+
+    What these files import otherwise counts no more than libraries do.
+
+    Returns:
+        Twelve hexadecimal digits; ``None`` for models of this package and of RecBole, whose versions a record holds.
+    """
+    if not is_outside(reference(model_class)):
+        return None
+    package, home = model_class.__module__.partition(".")[0], Path(inspect.getfile(model_class)).parent
+    places = {one.__module__: getattr(sys.modules.get(one.__module__), "__file__", None) for one in model_class.__mro__}
+    files = {Path(file) for module, file in places.items() if file and (module.partition(".")[0] == package or Path(file).parent == home)}
+    digest = hashlib.sha256()
+    for file in sorted(files):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def settings_file(model_class: type) -> Path | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from recbole_r3vae.config.registry import get_tokenizer, settings_file
+from recbole_r3vae.config.registry import code_of, get_tokenizer, settings_file
 from recbole_r3vae.config.sources import load_yaml, properties
 from recbole_r3vae.errors import UserError, nearest
 
@@ -53,6 +53,9 @@ def tokenizer_config(config: Config) -> Config:
 
     Returns:
         Configuration with the tokenizer as its model.
+
+    Raises:
+        UserError: the tokenizer is unknown, or has a key outside its range.
     """
     given = config.external_config_dict
     prefixed = [
@@ -66,7 +69,11 @@ def tokenizer_config(config: Config) -> Config:
         if not key.startswith(PREFIX) and key in known and key not in {"model", "dataset", "tokenizer", *config.model_keys}
     }
     values = {**prefixed[0], **plain, **prefixed[1]}
-    return type(config)(model=get_tokenizer(config["tokenizer"]), dataset=config.dataset, config_dict=values)
+    model = get_tokenizer(config["tokenizer"])
+    try:
+        return type(config)(model=model, dataset=config.dataset, config_dict=values)
+    except UserError as error:  # the key that it names may be the model's too, with another value
+        raise UserError(f"tokenizer {model.__name__}: {error}") from error
 
 
 def deal(
@@ -89,7 +96,7 @@ def deal(
     own, names = own or known, ", ".join(known)
     found: dict[str, dict[str, Any]] = {name: {} for name in known}
     for key in sorted(given, key=lambda key: "." in key):  # those for one model last: they win
-        owner, dot, own_key = key.partition(".")
+        owner, dot, own_key = key.rpartition(".")  # the name of a model of the user's own has dots too
         if dot and owner not in found:
             raise UserError(f"--{key} is for {owner!r}, which is not among {names}{nearest(owner, known, otherwise='leave it out')}")
         if dot:
@@ -138,7 +145,8 @@ def refuse_unknown(given: Iterable[str], known: Iterable[str], whose: str, dashe
 def decisive(config: Config) -> dict[str, Any]:
     """Every setting of every stage that can change a run's result, as plain data; places and loudness are left out.
 
-    Those of the tokenizer stage are called ``tokenizer_X``, where they differ from the model's X.
+    Those of the tokenizer stage are called ``tokenizer_X``, where they differ from the model's X. Of a model from outside the package, its
+    code is a setting too: ``code``.
 
     Args:
         config: of a run.
@@ -151,6 +159,8 @@ def decisive(config: Config) -> dict[str, Any]:
         for key, value in config.declared.items()
         if key not in PLACES and not key.startswith(PREFIX) and (needs.content is not None or key not in CONTENT_KEYS)
     }
+    if (code := code_of(config.model_class)) is not None:
+        found["code"] = code
     if needs.semantic_ids is None:
         for key in ("tokenizer", "collision_policy"):
             found.pop(key, None)

@@ -6,9 +6,6 @@ import hashlib
 
 import numpy as np
 from recbole.data.dataset import Dataset
-from recbole.utils import FeatureType
-
-from recbole_r3vae.model.contract import CLICK
 
 
 def data_fingerprint(dataset: Dataset) -> str:
@@ -39,17 +36,8 @@ def known_ids(dataset: Dataset) -> dict[str, list[str]]:
     """The ids of every field that the dataset's model looks up by number, in the order of RecBole's numbers, the padding id first.
 
     Returns:
-        Field to ids: users and items; of a model that predicts clicks also ``ctr_features`` and semantic IDs; of RecBole's other models every
-        column of tokens, single or in lists, because only they know which they read. The words of a title that a tokenizer alone reads are
-        not among them.
+        Field to ids, of the fields that the model says it looks up by number: see :meth:`.Contract.id_fields`.
     """
-    config, contract = dataset.config, dataset.config.contract
-    ids = {dataset.uid_field, dataset.iid_field}
-    if contract.task == CLICK:
-        read = ids | {*config["ctr_features"], *dataset.semantic_id_fields}
-    elif contract.self_contained:
-        read = ids
-    else:
-        read = {field for field, kind in dataset.field2type.items() if kind in (FeatureType.TOKEN, FeatureType.TOKEN_SEQ)}
+    read = dataset.config.contract.id_fields(dataset)
     fields = (field for field in dataset.field2id_token if field in read)
     return {str(field): np.asarray(dataset.field2id_token[field]).astype(str).tolist() for field in fields}  # plain text, as checkpoints hold

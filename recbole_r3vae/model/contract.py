@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from recbole_r3vae.errors import UserError
-from recbole_r3vae.model.parameters import Parameter, check_parameters
+from recbole_r3vae.model.parameters import Parameter, check_parameters, declared_by
 
 if TYPE_CHECKING:
     from recbole.config import Config
@@ -101,6 +101,11 @@ class Contract:
         dataset.sources = sources
 
     @classmethod
+    def id_fields(cls, dataset: Any) -> set[str]:
+        """Fields of a RecBole dataset whose values the model looks up by number, so that a checkpoint has to know their ids."""
+        return {dataset.uid_field, dataset.iid_field}
+
+    @classmethod
     def counted(cls, train_data: Any, valid_data: Any, test_data: Any) -> dict[str, Any] | None:
         """What the parts of the split hold, where ranks of users do not say it; ``None`` otherwise."""
         return None
@@ -124,9 +129,7 @@ class Contract:
         Raises:
             UserError: a key has a value outside its range.
         """
-        tables = (vars(ancestor).get("hyperparameters", {}) for ancestor in reversed(cls.__mro__))
-        table = {key: parameter for own in tables for key, parameter in own.items()}
-        check_parameters(table, config)
+        check_parameters(declared_by(cls), config)
 
     @classmethod
     def result_name(cls, config: Config) -> str:

@@ -11,7 +11,7 @@ dense               ``user_vectors``, ``item_vectors``           products of the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -115,20 +115,53 @@ class AutoregressiveHead:
     def rank(self, reading: Any, k: int, rules: Sequence[Allowed] = (None,), strict: bool = True) -> list[Ranking]:
         """A score is the log-probability of the item's semantic ID: over each level's whole codebook, never renormalised."""
         width = max(*self.tree.n_nodes, self.model.n_items) if self.num_beams == EXACT else self.num_beams
-        found = beam_searches(self.model, self.model.start(reading), self.tree, width, k, rules, strict)
+        found = beam_searches(self.model, self.model.start(reading), self.tree, width, k, rules, strict, self._rescore(reading))
         return [Ranking(beams.items, beams.scores, beams.states) for beams in found]
 
+    def _rescore(self, reading: Any) -> Callable[[Tensor, Tensor], Tensor] | None:
+        """Adds the model's prior on items, where it has one, to what the search found: at the leaves, since it is one of items."""
+        bias = item_bias(self.model, reading)
+        return None if bias is None else lambda items, scores: scores + bias.gather(1, items)
+
     def score(self, reading: Any, items: Tensor) -> Tensor:
-        """The exact teacher-forced log-probability of the semantic IDs of ``items``."""
-        codes = self.model.codes[items]  # [B, L]
+        """The exact log-probability of the semantic IDs of ``items`` ``[B]``, and the prior, if the model has one."""
+        scores = self.log_probs(reading, items[:, None])
+        bias = item_bias(self.model, reading)
+        return (scores if bias is None else scores + bias.gather(1, items[:, None])).squeeze(1)
+
+    def log_probs(self, reading: Any, items: Tensor) -> Tensor:
+        """The exact teacher-forced log-probability of the semantic IDs of several items a history.
+
+        Args:
+            reading: of B histories.
+            items: ``[B, C]``.
+
+        Returns:
+            float32 ``[B, C]``.
+        """
+        return self.follow(reading, items)[0]
+
+    def follow(self, reading: Any, items: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What a search that ends at given items says of them, for models that re-rank what the search finds.
+
+        Args:
+            reading: of B histories.
+            items: ``[B, C]``.
+
+        Returns:
+            float32 ``[B, C]``, as of :meth:`log_probs`, and ``[B, C, d]``, as :attr:`Ranking.states`; ``None`` where the model has none.
+        """
+        codes = self.model.codes[items].clamp(min=0)  # [B, C, L]
         state, tokens, parents = self.model.start(reading), None, None
-        score = torch.zeros(len(codes), device=codes.device)
-        for level in range(codes.shape[1]):
-            log_probs = self.model.step(state, tokens, parents)  # [B, 1, K]
-            tokens = codes[:, level, None]  # [B, 1]
-            parents = torch.zeros_like(tokens)
-            score += log_probs[:, 0].float().gather(1, tokens).squeeze(1)
-        return score
+        score = torch.zeros(items.shape, device=codes.device)
+        for level in range(codes.shape[2]):
+            log_probs = self.model.step(state, tokens, parents).float()  # [B, 1 or C, K]
+            tokens = codes[:, :, level]  # [B, C]
+            own = log_probs.expand(-1, items.shape[1], -1).gather(2, tokens[:, :, None]).squeeze(2)
+            parents = torch.zeros_like(tokens) if level == 0 else torch.arange(items.shape[1], device=codes.device).expand_as(tokens)
+            score += own
+        beam_states = getattr(self.model, "beam_states", None)
+        return score, None if beam_states is None else beam_states(state, parents)
 
 
 class ParallelHead:
@@ -151,11 +184,13 @@ class ParallelHead:
     def rank(self, reading: Any, k: int, rules: Sequence[Allowed] = (None,), strict: bool = True) -> list[Ranking]:
         """A score is the log-probability of the item's code tuple, its digits being independent."""
         log_probs: DigitLogProbs = self.model.digit_log_probs(reading)
-        return [Ranking(*found) for found in rankings_by_digits(log_probs, self.model.codes, k, rules, strict)]
+        bias = item_bias(self.model, reading)
+        return [Ranking(*found) for found in rankings_by_digits(log_probs, self.model.codes, k, rules, strict, bias)]
 
     def score(self, reading: Any, items: Tensor) -> Tensor:
         """The same of one item for each history."""
-        return scores_of_digits(self.model.digit_log_probs(reading), self.model.codes[items])
+        scores, bias = scores_of_digits(self.model.digit_log_probs(reading), self.model.codes[items]), item_bias(self.model, reading)
+        return scores if bias is None else scores + bias.gather(1, items[:, None]).squeeze(1)
 
 
 class DenseHead:
@@ -177,12 +212,27 @@ class DenseHead:
 
     def rank(self, reading: Any, k: int, rules: Sequence[Allowed] = (None,), strict: bool = True) -> list[Ranking]:
         """A score is the product of the two vectors."""
-        users, items = self.model.user_vectors(reading), self.model.item_vectors()
-        return [Ranking(*found) for found in rankings_by_vectors(users, items.to(users.dtype), k, rules, strict)]
+        users, items, bias = self.model.user_vectors(reading), self.model.item_vectors(), item_bias(self.model, reading)
+        return [Ranking(*found) for found in rankings_by_vectors(users.float(), items.float(), k, rules, strict, bias)]
 
     def score(self, reading: Any, items: Tensor) -> Tensor:
         """The same of one item for each history."""
-        return (self.model.user_vectors(reading).float() * self.model.item_vectors()[items].float()).sum(-1)
+        scores, bias = self.products(reading, items[:, None]), item_bias(self.model, reading)
+        return (scores if bias is None else scores + bias.gather(1, items[:, None])).squeeze(1)
+
+    def products(self, reading: Any, items: Tensor) -> Tensor:
+        """The products with several items a history ``[B, C]``, float32, without the prior."""
+        users, vectors = self.model.user_vectors(reading).float(), self.model.item_vectors().float()
+        return torch.einsum("bd,bcd->bc", users, vectors[items])
+
+
+def item_bias(model: Any, reading: Any) -> Tensor | None:
+    """What a model adds to the score of every item, whichever head ranks it: float32 ``[B, n_items]``, or ``None``.
+
+    A model that has a prior on items, such as :class:`~recbole_r3vae.model.repeat_prior.RepeatPrior`, says it as ``item_bias(reading)``.
+    """
+    say = getattr(model, "item_bias", None)
+    return None if say is None else say(reading)
 
 
 def of_rows(rule: Allowed, begin: int, end: int) -> Allowed:

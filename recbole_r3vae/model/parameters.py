@@ -148,6 +148,12 @@ class Either:
         return " or ".join(words)
 
 
+def declared_by(model_class: type) -> dict[str, Parameter]:
+    """What a class says of its keys in ``hyperparameters``, after those that it derives from."""
+    tables = (vars(ancestor).get("hyperparameters", {}) for ancestor in reversed(model_class.__mro__))
+    return {key: parameter for own in tables for key, parameter in own.items()}
+
+
 def check_parameters(parameters: Mapping[str, Parameter], config: Mapping[str, Any]) -> None:
     """Refuse the first key whose value its parameter does not take.
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from recbole_r3vae.data.sequences import WindowDataset
 from recbole_r3vae.errors import UserError
-from recbole_r3vae.model.contract import UNIQUE, Contract, Needs, Sources
+from recbole_r3vae.model.contract import SHARED, UNIQUE, Contract, Needs, Sources
 from recbole_r3vae.model.generator.decoding.rules import Allowed
 from recbole_r3vae.model.heads import EXACT, AutoregressiveHead, Head, Ranking, joined, of_rows
 from recbole_r3vae.model.parameters import Choice, Either, Flag, Number, Whole
@@ -36,7 +36,7 @@ class Ranker(Contract, SequentialRecommender):
 
     Args:
         config: RecBole-like configuration.
-        dataset: training dataset with an attribute ``sources`` (:class:`~recbole_r3vae.model.contract.Sources`).
+        dataset: training dataset with an attribute ``sources`` (:class:`~recbole_r3vae.model.contract.Sources`) where it asks for any.
 
     Attributes:
         heads: name to head.
@@ -58,7 +58,7 @@ class Ranker(Contract, SequentialRecommender):
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
         self.heads: dict[str, Head] = {}
-        self._know(dataset.sources)
+        self._know(getattr(dataset, "sources", Sources()))
 
     def _know(self, sources: Sources) -> None:
         self.sources = sources
@@ -102,7 +102,7 @@ class Ranker(Contract, SequentialRecommender):
             k: number of items.
             rules: each bool ``[n_items]`` or ``[B, n_items]``, the only items that may be recommended;
                 :class:`~recbole_r3vae.model.generator.decoding.rules.Excluded`, all but those; or ``None``, all.
-            strict: whether fewer than k possible items are an error (as in evaluation) or padded with id 0 and ``-inf``.
+            strict: whether fewer than k possible items are an error, or padded with id 0 and ``-inf`` (as in evaluation).
 
         Returns:
             A :class:`~recbole_r3vae.model.heads.Ranking` for each rule.
@@ -184,15 +184,20 @@ class Ranker(Contract, SequentialRecommender):
 
     def grow(self, sources: Sources) -> None:
         """Know the items of ``sources``: the old ones in their order, then new ones. See :meth:`.Contract.grow`."""
+        if sources.semantic_ids is None and sources.content is None:
+            super().grow(sources)  # refuses
         self._know(sources)
         known = sources.semantic_ids if sources.semantic_ids is not None else sources.content
+        if known is None:
+            raise UserError(f"{type(self).__name__} knows the items of its training and no others; add items to a generator, such as R3GR")
         self.n_items = len(known.item_ids)
 
 
 class SIDGenerator(Ranker):
-    """A ranker with one autoregressive head: it writes the semantic ID of the next item, code by code.
+    """A ranker with an autoregressive head: it writes the semantic ID of the next item, code by code.
 
-    A subclass implements ``calculate_loss``, :meth:`read`, :meth:`start` and :meth:`step`.
+    A subclass implements ``calculate_loss``, :meth:`read`, :meth:`start` and :meth:`step`. It may have other heads, and, where
+    :meth:`writes_codes` says so, those alone.
 
     Args:
         config: ``num_beams`` is read here, a number or :data:`~recbole_r3vae.model.heads.EXACT`.
@@ -208,16 +213,24 @@ class SIDGenerator(Ranker):
 
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
-        self.heads["generate"] = AutoregressiveHead(self, config["num_beams"])
         self._beams = config["num_beams"], config["valid_num_beams"]
+        if self.writes_codes(config):
+            self.heads["generate"] = AutoregressiveHead(self, config["num_beams"])
+
+    @classmethod
+    def writes_codes(cls, config) -> bool:
+        """Whether it has an autoregressive head under this configuration."""
+        return True
 
     @classmethod
     def needs(cls, config) -> Needs:
-        return Needs(semantic_ids=UNIQUE)
+        return Needs(semantic_ids=UNIQUE if cls.writes_codes(config) else SHARED)
 
     @classmethod
     def check(cls, config) -> None:
         super().check(config)
+        if not cls.writes_codes(config):
+            return
         widest = max(config["topk"])
         for key in ("valid_num_beams", "num_beams"):
             if config[key] != EXACT and config[key] < widest:
@@ -238,7 +251,8 @@ class SIDGenerator(Ranker):
 
     def validating(self, under_way: bool) -> None:
         """Search with ``valid_num_beams`` while an epoch is validated, with ``num_beams`` otherwise."""
-        self.num_beams = self._beams[under_way]
+        if "generate" in self.heads:
+            self.num_beams = self._beams[under_way]
 
     def start(self, reading: Any) -> Any:
         """Begin to decode.

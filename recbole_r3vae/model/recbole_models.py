@@ -8,12 +8,12 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from recbole.utils import ModelType
+from recbole.utils import FeatureType, ModelType
 
 from recbole_r3vae.data.clicks import ClickDataset, ClickHistoryDataset
 from recbole_r3vae.errors import UserError, nearest
 from recbole_r3vae.model.contract import CLICK, RANK, SHARED, Contract, Needs, Sources
-from recbole_r3vae.model.parameters import check_parameters
+from recbole_r3vae.model.parameters import check_parameters, declared_by
 
 if TYPE_CHECKING:
     from recbole.config import Config
@@ -100,7 +100,7 @@ class RecBoleContract:
 
     def check(self, config: Config) -> None:
         """Check what the class says of its keys, if it does."""
-        check_parameters(getattr(self.model_class, "hyperparameters", {}), config)
+        check_parameters(declared_by(self.model_class), config)
 
     def result_name(self, config: Config) -> str:
         """The model's name."""
@@ -114,6 +114,11 @@ class RecBoleContract:
 
     def give(self, dataset: Any, sources: Sources, config: Config) -> None:
         """Hand what was asked for to the dataset, before it is split."""
+
+    def id_fields(self, dataset: Any) -> set[str]:
+        """Users, items and every column of tokens, single or in lists, because only the model knows which of them it reads."""
+        tokens = {field for field, kind in dataset.field2type.items() if kind in (FeatureType.TOKEN, FeatureType.TOKEN_SEQ)}
+        return tokens | {dataset.uid_field, dataset.iid_field}
 
     def counted(self, train_data: Any, valid_data: Any, test_data: Any) -> dict[str, Any] | None:
         """What the parts of the split hold, where ranks of users do not say it."""
@@ -177,6 +182,10 @@ class ClickContract(RecBoleContract):
         if sources.semantic_ids is not None:
             dataset.add_semantic_ids(sources.semantic_ids, config["sid_prefix_buckets"], replace=config["sid_features"] == "replace")
 
+    def id_fields(self, dataset: Any) -> set[str]:
+        """Users, items, the features that models of clicks see and semantic IDs; not the words of a title that a tokenizer alone reads."""
+        return {dataset.uid_field, dataset.iid_field, *dataset.config["ctr_features"], *dataset.semantic_id_fields}
+
     def counted(self, train_data: Any, valid_data: Any, test_data: Any) -> dict[str, Any]:
         """What the labels are, and counts of rows."""
         parts = {name: loader._dataset for name, loader in zip(("train", "valid", "test"), (train_data, valid_data, test_data))}
@@ -184,7 +193,7 @@ class ClickContract(RecBoleContract):
 
     def next_step(self, config: Config) -> str:
         """The same rows with the item id."""
-        return f"next: recbole-r3vae run --model={config.model} --dataset={config.dataset}   # the item id, on the same rows"
+        return f"next: recbole-r3vae run --model={config.declared['model']} --dataset={config.dataset}   # the item id, on the same rows"
 
 
 def contract_of(model_class: type, evaluation_mode: Any = None) -> Any:

@@ -1,6 +1,6 @@
 """Entry points: run a model end to end, load what was trained, use it."""
 
-from recbole_r3vae.quick_start.launch import objective_function, run
+from recbole_r3vae.quick_start.launch import objective_function
 from recbole_r3vae.quick_start.run import load_data_and_model, run_recbole_r3vae
 from recbole_r3vae.quick_start.search import HyperTuning
 from recbole_r3vae.quick_start.serve import Recommender
@@ -15,7 +15,6 @@ __all__ = [
     "items_below",
     "load_data_and_model",
     "objective_function",
-    "run",
     "run_recbole_r3vae",
     "tokenize_items",
 ]

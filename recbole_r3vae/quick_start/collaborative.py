@@ -22,11 +22,10 @@ from recbole.data.dataset import Dataset, SequentialDataset
 from recbole.utils import init_seed
 from torch import Tensor
 
-from recbole_r3vae.config import Config, identity
+from recbole_r3vae.config import Config, decisive, fingerprint, identity
 from recbole_r3vae.data.content.cache import CacheEntry
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.io import atomic_write
-from recbole_r3vae.model.tokenizer.base import choice
 from recbole_r3vae.quick_start.lookup import create_dataset, data_preparation, get_trainer
 
 logger = logging.getLogger(__name__)
@@ -101,10 +100,8 @@ class CollaborativeModel:
     """
 
     def __init__(self, config: Config, dataset: Dataset):
-        name = choice(config, "collaborative_model", tuple(MODELS))
+        name = config["collaborative_model"]
         epochs, dim = config["collaborative_epochs"], config["latent_dim"]
-        if type(epochs) is not int or epochs < 1:
-            raise UserError(f"collaborative_epochs is {epochs!r}; give a whole number above 0, such as 50")
         if isinstance(dataset, SequentialDataset):  # a generator's; the tokenizer's configuration loads the same data unsequenced
             dataset = create_dataset(config)
         self.cache_dir = config["content_cache_dir"]
@@ -123,7 +120,7 @@ class CollaborativeModel:
         }
         self._config = Config(name, NAME, config_dict=self._settings)
         split_hash = hashlib.sha256(self._lines.encode()).hexdigest()
-        key = f"{name}-{identity(self._config, epochs=epochs, interactions=split_hash)}"
+        key = f"{name}-{fingerprint(identity(decisive(self._config), split_hash))}"
         self.description = {"model": name, "interactions": split_hash, "key": key}
         self.seconds = 0.0
 
@@ -173,7 +170,7 @@ class CollaborativeModel:
         with torch.no_grad():
             vectors = MODELS[config.model].vectors(model).cpu().numpy()
         vectors = vectors[dataset.token2id(dataset.iid_field, self.item_ids)]
-        self.seconds = round(time.monotonic() - started, 1)
+        self.seconds = round(time.monotonic() - started, 3)
         how = f"{config['epochs']} epochs on {len(self.interactions):,} training interactions in {self.seconds:.0f} s"
         logger.info(f"collaborative embeddings: {config.model}, {how}")
         return vectors / np.sqrt(np.square(vectors).sum(1).mean())

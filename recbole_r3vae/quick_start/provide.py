@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -58,6 +57,11 @@ def check_stages(config: Config) -> None:
     """
     if config.contract.needs(config).semantic_ids is None or config["sid_file"]:
         return
+    if not config["tokenizer"]:
+        raise UserError(
+            f"{config.model} needs semantic IDs, and nothing says whose; write `tokenizer: R3VAE` or another in {config.model}.yaml, and "
+            "`sid_file: ~` beside it"
+        )
     tokenizer = get_tokenizer(config["tokenizer"])
     if config.contract.task == CLICK:
         check_buckets(config["sid_prefix_buckets"])
@@ -90,13 +94,13 @@ def provide(config: Config, dataset, show_progress: bool = True) -> Provided:
     content, tokenizer, sids, path = None, None, None, None
     if needs.content is not None or not config["sid_file"]:
         content = _content(dataset, stage, optional_for_model=needs.content is not None and bool(config["sid_file"]))
+    read = content.take(needs.content) if needs.content is not None else None  # before a tokenizer is trained: it may be refused
     if needs.semantic_ids is not None:
         if config["sid_file"]:
             sids, path = _from_file(config, dataset, needs.semantic_ids)
         else:
             tokenizer = train_tokenizer(stage, content, show_progress, dataset)
             sids, path = _from_tokenizer(tokenizer, content, config, needs.semantic_ids)
-    read = content.take(needs.content) if needs.content is not None else None
     return Provided(Sources(sids, read), path, tokenizer)
 
 

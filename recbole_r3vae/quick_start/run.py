@@ -14,7 +14,7 @@ from recbole.utils import init_logger, init_seed
 
 from recbole_r3vae.config import RULES, Config, fingerprint
 from recbole_r3vae.config.identity import precision
-from recbole_r3vae.config.registry import is_outside
+from recbole_r3vae.config.registry import code_of, is_outside
 from recbole_r3vae.data.content import load_content
 from recbole_r3vae.data.entrance import check_split
 from recbole_r3vae.data.fingerprint import data_fingerprint, known_ids
@@ -24,7 +24,7 @@ from recbole_r3vae.model.contract import TOKENIZE, Sources
 from recbole_r3vae.provenance import peak_memory_mb, provenance
 from recbole_r3vae.quick_start.init_from import SEMANTIC_IDS, EarlierRun, earlier_run
 from recbole_r3vae.quick_start.lookup import create_dataset, data_preparation, dataset_folder, get_trainer
-from recbole_r3vae.quick_start.provide import Provided, check_stages, provide
+from recbole_r3vae.quick_start.provide import check_stages, provide
 from recbole_r3vae.quick_start.run_folder import RunFolder, find_checkpoint, open_run
 from recbole_r3vae.quick_start.semantic_ids import bundle_tokenizer, train_tokenizer
 from recbole_r3vae.record import Record
@@ -183,9 +183,10 @@ def _take_up(trainer, config: Config, folder: RunFolder, writes: bool) -> None:
     if not isinstance(trainer, Checkpointed):
         return
     if config["resume"]:
-        if not trainer.resume():
-            logging.getLogger().info(f"nothing to resume in {folder.path}; starting anew")
-    elif writes:
+        if trainer.resume():
+            return
+        logging.getLogger().info(f"nothing to resume in {folder.path}; starting anew")
+    if writes:
         folder.set_aside()
 
 
@@ -207,7 +208,7 @@ def _run_tokenizer(config: Config, dataset, saved: bool) -> dict[str, Any]:
     logging.getLogger().info(
         f"{config.model} {how}\n{format_quality(tokenizer.description['quality'])}\n"
         f"semantic IDs (collisions left as they are): {sid_file}\n"
-        f"next: recbole-r3vae run --model=R3GR --tokenizer={config.model} --dataset={config.dataset}"
+        f"next: recbole-r3vae run --model=R3GR --tokenizer={config.declared['model']} --dataset={config.dataset}"
     )
     return {
         "name": config.model,
@@ -230,8 +231,8 @@ def load_data_and_model(model_file: str | Path, config_dict: dict[str, Any] | No
 
     Args:
         model_file: a run's ``best.pth``, or its folder.
-        config_dict: keys to set differently, such as ``data_path`` or ``device``; ``model`` names the class of a model from outside the
-            package, whose code a checkpoint never imports by itself.
+        config_dict: keys to set differently, such as ``data_path`` or ``device``; ``model`` and ``tokenizer`` name the classes of a
+            model and a tokenizer from outside the package, whose code a checkpoint never imports by itself.
 
     Returns:
         ``config, model, dataset, train_data, valid_data, test_data``.
@@ -259,15 +260,17 @@ def config_of(state: dict[str, Any], model_file: str | Path, changed: dict[str, 
     """The configuration in a checkpoint.
 
     Raises:
-        UserError: its model is from outside the package, and ``changed`` does not name it.
+        UserError: its model or its tokenizer is from outside the package, and ``changed`` does not name it.
     """
-    model = state["config"]["model"]
-    if is_outside(model) and changed.get("model") != model:
-        raise UserError(f"checkpoint {model_file} is of {model}, code from outside this package; give --model={model} to run it")
-    tokenizer = state["config"].get("tokenizer")
-    if is_outside(tokenizer):
-        changed = {"tokenizer": tokenizer, **changed}
-    return Config(config_dict={**state["config"], **changed})
+    for key in ("model", "tokenizer"):
+        name = state["config"].get(key)
+        if is_outside(name) and changed.get(key) != name:
+            raise UserError(f"checkpoint {model_file} has {key} {name}, code from outside this package; give --{key}={name} to run it")
+    config = Config(config_dict={**state["config"], **changed})
+    trained_by = state.get("identity", {}).get("settings", {}).get("code")
+    if (code := code_of(config.model_class)) != trained_by:
+        logging.getLogger().warning(f"{config.declared['model']} is not the code that trained {model_file}: {code}, then {trained_by}")
+    return config
 
 
 def start_logging(config: Config) -> None:
@@ -340,7 +343,8 @@ def _repeats_in_words(metric: str, by_repeat: dict[str, Any], n_repeated: int) -
 
 
 def _closing_words(config: Config, result: dict[str, Any], saved: bool) -> str:
-    marked = f" (stopped at max_minutes={config['max_minutes']:g})" if result["stopped_at_budget"] else ""
+    budget = "its tokenizer_max_minutes" if config["max_minutes"] is None else f"max_minutes={config['max_minutes']:g}"
+    marked = f" (stopped at {budget})" if result["stopped_at_budget"] else ""
     lines = [f"{result['name']} on {config.dataset}{marked}", metric_table(config, result)]
     if saved:
         lines.append(f"checkpoint: {Path(result['run_dir']) / 'best.pth'}")

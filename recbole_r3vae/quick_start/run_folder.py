@@ -108,13 +108,13 @@ def _in_own_place(path: Path, what: dict[str, Any], config: Config) -> RunFolder
 def _continued(parent: Path, name: str, what: dict[str, Any], config: Config) -> RunFolder | None:
     """The run that goes on where a shorter one ended; ``None`` where there is none, after a word on what comes nearest."""
     nearest: tuple[int, Path, dict] | None = None
-    found: list[tuple[int, Path, dict[str, Any]]] = []
+    found: list[tuple[bool, int, Path, dict[str, Any]]] = []
     for path, stored in _siblings(parent, name):
         differing = differences(_itself(stored), what)
         if set(differing) <= EXTENT:
             epoch = load_checkpoint(path / LAST)["epoch"]
             if epoch <= config["epochs"]:
-                found.append((epoch, path, stored))
+                found.append((not differing, epoch, path, stored))
         elif nearest is None or len(differing) < nearest[0]:
             nearest = len(differing), path, differing
     if not found:
@@ -123,7 +123,9 @@ def _continued(parent: Path, name: str, what: dict[str, Any], config: Config) ->
             way = "; to begin from its weights, give --init_from" if "data" in differing else ""
             logger.info(f"the nearest run, {nearest[1]}, has {told(differing)}: it is not gone on with{way}")
         return None
-    epoch, source, stored = max(found, key=lambda entry: entry[0])
+    same, epoch, source, stored = max(found, key=lambda entry: entry[:2])
+    if same:  # the run that is asked for went on from a shorter one before
+        return RunFolder(source, stored, stored.get("continues"))
     continues = f"{source.name} after {epoch} epochs"
     grown = {**what, "continues": continues}
     path = parent / f"{folder_name(name)}-{fingerprint(grown)}"
@@ -131,8 +133,9 @@ def _continued(parent: Path, name: str, what: dict[str, Any], config: Config) ->
         path.mkdir(parents=True, exist_ok=True)
         for file in (BEST, LAST):  # the last is copied last: with it the copy is complete
             if (source / file).is_file():
-                shutil.copy2(source / file, path / f".{file}")
-                (path / f".{file}").rename(path / file)
+                copy = path / f".{file}.{config['local_rank']}"  # every process of a run copies, and none waits for another
+                shutil.copy2(source / file, copy)
+                copy.rename(path / file)
     logger.info(f"goes on from {source}, {epoch} epochs; that run stays as it is")
     return RunFolder(path, grown, continues)
 
@@ -159,13 +162,14 @@ def read_identity(path: Path) -> dict[str, Any] | None:
 
 
 def find_checkpoint(path: Any) -> Path:
-    """The ``best.pth`` of a run's folder, or the file itself.
+    """The ``best.pth`` of a run's folder, or the file itself; of a folder whose run is being trained anew that of the finished one.
 
     Raises:
         UserError: there is none.
     """
     file = Path(path) / BEST if Path(path).is_dir() else Path(path)
-    if not file.is_file() and (file.parent / PREVIOUS / BEST).is_file():
+    trained_anew = not (file.parent / RESULT).is_file() and (file.parent / PREVIOUS / BEST).is_file()
+    if trained_anew and (Path(path).is_dir() or not file.is_file()):
         return file.parent / PREVIOUS / BEST
     if not file.is_file():
         raise UserError(f"there is no checkpoint {file}; give the folder of a run, such as saved/ml-100k/R3GR-…, or the best.pth in it")

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from recbole_r3vae.config import Config, fingerprint, identity, tokenizer_defaults
+from recbole_r3vae.config.registry import code_of, is_outside
 from recbole_r3vae.data.content import ItemContent, parts_of, save_encoder
 from recbole_r3vae.data.items import ItemDataLoader, ItemVectors
 from recbole_r3vae.errors import UserError
@@ -85,6 +86,7 @@ def tokenizer_folder(config: Config, content: ItemContent, collaborative: Collab
     settings = {"model": config.declared["model"], **{key: config.declared.get(key) for key in keys}}
     # Keys of any training that no tokenizer's YAML lists; unset, they are not named.
     more = {key: config.declared.get(key) for key in ("clip_grad_norm", "enable_amp", "max_minutes")}
+    more["code"] = code_of(config.model_class)
     settings |= {key: value for key, value in more.items() if value is not None and value is not False}
     name = fingerprint(identity(settings, content.content_hash, collaborative=collaborative and collaborative.description))
     return Path(config["checkpoint_dir"]) / config.dataset / f"{config.model}-{name}"
@@ -112,7 +114,7 @@ def train_tokenizer(config: Config, content: ItemContent, show_progress: bool = 
         if dataset is None:
             raise UserError(
                 f"{config.model} learns from interactions too, and item vectors alone have none; train it on a dataset, with "
-                f"`recbole-r3vae run --model={config.model} --dataset=<name>`, or choose another tokenizer, such as RQVAE"
+                f"`recbole-r3vae run --model={config.declared['model']} --dataset=<name>`, or choose another tokenizer, such as RQVAE"
             )
         collaborative = CollaborativeModel(config, dataset)
     items = ItemVectors(content)
@@ -153,8 +155,8 @@ def _train(
         "collaborative": collaborative.description if collaborative else None,
         "dim": items.dim,
         "quality": report,
-        "seconds": round(seconds, 1),
-        "seconds_with_scoring": round(time.monotonic() - started, 1),
+        "seconds": round(seconds, 3),
+        "seconds_with_scoring": round(time.monotonic() - started, 3),
         "peak_memory_mb": trainer.peak_memory_mb(),
         "epochs": trainer.finished_epochs,
         "stopped_at_budget": trainer.stopped_at_budget,
@@ -171,7 +173,9 @@ def _train(
     write_json(folder / DESCRIPTION, description)  # last: its presence says that all the rest is whole
 
 
-def load_tokenizer(folder: Path, items: ItemVectors | None = None, config: Config | None = None, reused: bool = True) -> TrainedTokenizer:
+def load_tokenizer(
+    folder: Path, items: ItemVectors | None = None, config: Config | None = None, reused: bool = True, named: str | None = None
+) -> TrainedTokenizer:
     """Read a tokenizer's artefact.
 
     Args:
@@ -179,9 +183,11 @@ def load_tokenizer(folder: Path, items: ItemVectors | None = None, config: Confi
         items: its catalogue, where at hand; otherwise its dimension is read from the description.
         config: its configuration, where at hand.
         reused: what :attr:`TrainedTokenizer.reused` is to say.
+        named: the class of a tokenizer from outside the package, ``package.module:Class``, whose code a folder never imports by itself.
 
     Raises:
-        UserError: there is none, a part of it is missing or not as it was written, or another schema wrote it.
+        UserError: there is none, a part of it is missing or not as it was written, or another schema wrote it; or it is from outside the
+            package, and neither ``config`` nor ``named`` names it.
     """
     folder = Path(folder)
     try:
@@ -196,6 +202,9 @@ def load_tokenizer(folder: Path, items: ItemVectors | None = None, config: Confi
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise UserError(f"there is no complete tokenizer in {folder} ({error}); delete the folder and train again") from error
     if config is None:
+        name = description["config"]["model"]
+        if is_outside(name) and name != named:
+            raise UserError(f"the tokenizer in {folder} is {name}, code from outside this package; give --tokenizer={name} to run it")
         config = Config(config_dict={**description["config"], "device": "cpu"})
     model = config.model_class(config, items or _Shape(description["dim"], parts_of(description["content"], description["dim"]))).to(config["device"])
     model.load_state_dict(weights)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -86,7 +87,7 @@ class ServedModel:
         """See :meth:`~recbole_r3vae.quick_start.serve.Recommender.add_items`."""
         sources = self.model.sources
         if sources.semantic_ids is None:
-            Contract.grow(self.model, sources)  # refuses, for RecBole's models too, which have no such method
+            raise UserError(f"{self.config.model} knows the items of its training and no others; add items to a generator, such as R3GR")
         made_for = sids.meta.get("extends", self._table.content_hash)
         if made_for != self._table.content_hash:
             raise UserError(
@@ -98,7 +99,7 @@ class ServedModel:
         if not new:
             return 0
         names, codes = [sids.item_ids[row] for row in new], sids.codes[new]
-        extension = TableExtension(self.sids, policy or sids.meta.get("collision_policy") or self.config["collision_policy"])
+        extension = TableExtension(self.sids, policy or sids.meta.get("collision_policy") or self.config["collision_policy"] or "share")
         if sids.n_levels == self.sids.n_levels:
             extension.occupy(names, codes)
         else:
@@ -181,3 +182,7 @@ class _Known:
 
     def num(self, field: str) -> int:
         return len(self.ids.get(field, [PAD]))
+
+    def counter(self, field: str) -> Counter:
+        """Of nothing: frequencies are for training."""
+        return Counter()

@@ -51,6 +51,7 @@ def tokenize_items(
     add: Sequence[str | os.PathLike] = (),
     ids: str | os.PathLike | None = None,
     show_progress: bool = False,
+    tokenizer: str | None = None,
 ) -> TokenizedItems:
     """Tokenize items beside a table of semantic IDs, which stays as it is.
 
@@ -68,19 +69,21 @@ def tokenize_items(
         add: ``.sid`` files of items that were added earlier, so that the new ones keep clear of them.
         ids: the vectors' item ids, one a line; default: beside them, with the ending ``.ids``.
         show_progress: whether to show a bar.
+        tokenizer: the class of a tokenizer from outside the package, ``package.module:Class``, whose code is then run.
 
     Returns:
         The new semantic IDs and what became of collisions.
 
     Raises:
-        UserError: there is no tokenizer, the items do not fit it, none is new, or one comes twice.
+        UserError: there is no tokenizer, or it is from outside the package and not named; the items do not fit it, none is new, or one
+            comes twice.
     """
     items, output = Path(items), Path(output)
     vectors_path, ids_path = beside(output, ".npy"), beside(output, ".ids")
     inputs = [items, Path(ids) if ids else beside(items, ".ids")] if items.suffix in ENDINGS else [items]
     if {path.resolve() for path in (output, vectors_path, ids_path)} & {path.resolve() for path in inputs}:
         raise UserError(f"--output {output}, with {vectors_path.name} and {ids_path.name}, would replace {items}; choose another name")
-    tokenizer, table, policy, reading = _tokenizer_and_table(Path(checkpoint), policy)
+    tokenizer, table, policy, reading = _tokenizer_and_table(Path(checkpoint), policy, tokenizer)
     extension = TableExtension(table, policy)
     old, seen = set(table.item_ids), set()
     for path in add:
@@ -116,10 +119,12 @@ def tokenize_items(
     return TokenizedItems(sids, known, extension.moved, extension.shared)
 
 
-def _tokenizer_and_table(path: Path, policy: str | None) -> tuple[TrainedTokenizer, SemanticIDs, str, ReadingSettings]:
+def _tokenizer_and_table(
+    path: Path, policy: str | None, named: str | None
+) -> tuple[TrainedTokenizer, SemanticIDs, str, ReadingSettings]:
     """The tokenizer, the table that new items stand beside, the collision policy, and how the run reads files of items."""
     if (path / DESCRIPTION).is_file() or path.name == DESCRIPTION:
-        tokenizer = load_tokenizer(path if path.is_dir() else path.parent)
+        tokenizer = load_tokenizer(path if path.is_dir() else path.parent, named=named)
         return tokenizer, _table_of(tokenizer, policy or "suffix"), policy or "suffix", ReadingSettings.of(tokenizer.config.declared)
     checkpoint = find_checkpoint(path)
     state = load_checkpoint(checkpoint)
@@ -133,7 +138,7 @@ def _tokenizer_and_table(path: Path, policy: str | None) -> tuple[TrainedTokeniz
             "items with the tool that made that file"
         )
     policy = policy or state["config"].get("collision_policy") or "share"
-    return load_tokenizer(folder), table, policy, ReadingSettings.of(state["config"])
+    return load_tokenizer(folder, named=named), table, policy, ReadingSettings.of(state["config"])
 
 
 def _table_of(tokenizer: TrainedTokenizer, policy: str) -> SemanticIDs:

@@ -22,8 +22,8 @@ class TopKCollector(Collector):
         """Take in one batch.
 
         Args:
-            scores_tensor: ``[B, k]`` int64 item ids, best first, k = largest cut-off; or, where sampled candidates are scored,
-                RecBole's ``[B, n_items]`` float scores.
+            scores_tensor: ``[B, k]`` int64 item ids, best first, 0 where there are not that many, k = largest cut-off; or, where sampled
+                candidates are scored, RecBole's ``[B, n_items]`` float scores.
             interaction: the batch.
             positive_u: ``[P]`` row of each relevant item.
             positive_i: ``[P]`` its id.
@@ -37,7 +37,8 @@ class TopKCollector(Collector):
         hits[positive_u[row], rank] = 1
         n_relevant = torch.bincount(positive_u, minlength=len(items)).int()[:, None]  # [B, 1]
         if self.register.need("rec.items"):
-            self.data_struct.update_tensor("rec.items", items)
+            # A user who has met nearly everything has fewer candidates than places: his first one again, so that no other item counts.
+            self.data_struct.update_tensor("rec.items", items.where(items > 0, items[:, :1]))
         if self.register.need("rec.topk"):
             self.data_struct.update_tensor("rec.topk", torch.cat([hits, n_relevant], dim=1))
 

@@ -112,7 +112,7 @@ def test_cold_texts_change_nothing_that_is_warm(tiny_settings, tiny_data, tmp_pa
     for name in ("model.safetensors", "encoder/item_encoder.safetensors", "encoder/item_encoder.json", "suffix.sid"):
         assert (one / "tokenizer" / name).read_bytes() == (other / "tokenizer" / name).read_bytes()
     assert set(load_tokenizer(one / "tokenizer").raw.item_ids[1:]) == first.warm
-    weights = [Recommender(run_dir).served._weights for run_dir in (one, other)]
+    weights = [Recommender(run_dir).served.model.state_dict() for run_dir in (one, other)]
     assert weights[0].keys() == weights[1].keys() and all((weights[0][key] == weights[1][key]).all() for key in weights[0])
     codes = [SemanticIDs.load(split.folder / "cold.sid").codes[1:] for split in (first, second)]
     assert (codes[1][:, :3] == codes[1][0, :3]).all() and not (codes[0][:, :3] == codes[0][0, :3]).all()  # one text, one place

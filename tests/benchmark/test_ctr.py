@@ -100,7 +100,7 @@ def test_keys_go_where_they_belong(words):
         ({"features": ["none"]}, "features has 'none'"),
         ({"seeds": ["x"]}, "seeds has 'x'"),
         ({"arguments": ["--seed=3"]}, "seed is set by the comparison itself"),
-        ({"arguments": ["--learning_rat=3"]}, "unknown key --learning_rat; did you mean 'learning_rate'"),
+        ({"arguments": ["--learning_rat=3"]}, "unknown key --learning_rat for DeepFM; did you mean 'learning_rate'"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_compared_is_refused_before_anything_runs(words, choice, expected):

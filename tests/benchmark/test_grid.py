@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from recbole.trainer import Trainer
 
@@ -22,7 +23,7 @@ from recbole_r3vae.data.split import pack
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.io import locked
 from recbole_r3vae.record import RULES, Record, user_metric
-from recbole_r3vae.config.identity import fingerprint
+from recbole_r3vae.config import fingerprint, identity
 from recbole_r3vae.config.sources import properties
 
 SETTINGS = {
@@ -132,14 +133,17 @@ def test_the_hash_follows_what_decides_the_result_and_nothing_else(tiny_data, tm
     def hash_of(model="R3GR", given=None, data=tiny_data, **more):
         models = {model: {"settings": given or {}, **({"tokenizers": ["RKMeans"]} if model == "R3GR" else {})}}
         [unit] = units(write(tmp_path / "grid.yaml", models, **more), data)
-        assert unit.hash == fingerprint({"config": unit.config, "data": unit.data})
+        assert unit.hash == fingerprint(identity(unit.config, unit.data))
         return unit.hash
 
     first = hash_of()
-    assert hash_of() == first and hash_of(tuning_trials=4) == first and hash_of(given={"eval_batch_size": 7}) == first
+    assert hash_of() == first and hash_of(tuning_trials=4) == first and hash_of(given={"show_progress": True}) == first
     others = [
         hash_of(given=given)
-        for given in ({"epochs": 3}, {"num_beams": 40}, {"tokenizer_kmeans_iterations": 3}, {"content_dim": 16}, {"stopping_step": 1})
+        for given in (
+            {"epochs": 3}, {"num_beams": 40}, {"tokenizer_kmeans_iterations": 3}, {"content_dim": 16}, {"stopping_step": 1},
+            {"eval_batch_size": 7},
+        )  # fmt: skip
     ]
     others += [hash_of(seeds=[1]), hash_of(max_minutes=1), hash_of(valid_rule="stay"), hash_of("Pop")]
     copy = tmp_path / "copy" / "tiny"
@@ -283,7 +287,9 @@ def stubbed(monkeypatch, here, tiny_data):
 
     def run(model, dataset, config_dict):
         run_dir = Path(config_dict["run_dir"])
-        measured(found[run_dir.name]).write(run_dir / "result.json")
+        folder, device, threads = run_dir.name.rsplit("-", 2)
+        assert (device, threads) == ("cpu", str(torch.get_num_threads()))  # of another number, other last digits
+        measured(found[folder]).write(run_dir / "result.json")
 
     monkeypatch.setattr(module, "run_recbole_r3vae", run)
     return list(found.values())
@@ -434,7 +440,7 @@ def test_a_unit_that_another_benchmark_trains_is_waited_for(tiny_data, tmp_path,
     run = module.run_recbole_r3vae
     monkeypatch.setattr(module, "run_recbole_r3vae", lambda *args, **keys: begun.set() or run(*args, **keys))
     other = threading.Thread(target=run_unit, args=(unit, where))
-    with locked(tmp_path / "saved" / "tiny" / f"{unit.folder}.lock", "checkpoint_dir"):
+    with locked(tmp_path / "saved" / "tiny" / f"{unit.folder}-cpu-{torch.get_num_threads()}.lock", "checkpoint_dir"):
         other.start()
         assert not begun.wait(1)
     other.join(timeout=60)

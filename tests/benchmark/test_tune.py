@@ -16,6 +16,7 @@ from recbole_r3vae.errors import UserError
 from recbole_r3vae.config.registry import MODEL_ROOMS, own_models
 from recbole_r3vae.config.sources import load_yaml, properties
 from recbole_r3vae.sid.table import SemanticIDs
+from recbole_r3vae.trainer.checkpoint_file import load_checkpoint, sources_of
 
 SPACE = """
 codebook_sizes: [[8, 8], [8, 8, 8]]
@@ -69,11 +70,13 @@ def test_from_search_to_run(command, words, capfd):
     run = ["run", "--model=R3GR", "--tokenizer=R3VAE", "--dataset=tiny", *words, "--epochs=1", "--seed=7"]  # of the generator only
     assert main([*run, "--config_files", "here/tuned.yaml"]) == 0
     assert sorted(Path("saved/tiny").glob("R3VAE-*/")) == trained  # the trial's own tokenizer was taken up
-    result = json.loads(next(Path("saved/tiny").glob("R3GR-*/result.json")).read_text())
-    used = Path(result["sid_file"]).parent
-    assert used.name == f"R3VAE-{chosen['configuration']}"
-    codes = SemanticIDs.load(used / "raw.sid").codes
-    assert torch.equal(SemanticIDs.load(result["sid_file"]).codes[:, : codes.shape[1]], codes)
+    [folder] = Path("saved/tiny").glob("R3GR-*/")
+    used = Path("saved/tiny") / f"R3VAE-{chosen['configuration']}"
+    for name in ("tokenizer.json", "raw.sid", "model.safetensors"):
+        assert (folder / "tokenizer" / name).read_bytes() == (used / name).read_bytes()
+    raw = SemanticIDs.load(used / "raw.sid")
+    learned = sources_of(load_checkpoint(folder / "best.pth")["sources"]).semantic_ids.align(raw.item_ids)
+    assert torch.equal(learned.codes[:, : raw.n_levels], raw.codes)
 
     capfd.readouterr()
     assert main(command) == 0
@@ -172,6 +175,7 @@ def test_bad_arguments(command, capfd, words_more, expected):
 
 
 def test_a_tokenizer_without_a_space(words, capfd):
+    words = [word for word in words if not word.startswith("--tokenizer_epochs")]  # of which LSH has none
     fails(capfd, ["tune", "--tokenizer=LSH", "--dataset=tiny", *words], "no search space for LSH", "R3VAE", "--space")
 
 
@@ -212,3 +216,19 @@ def test_from_python_the_rows_come_back_best_first(words, space):
     assert [row["rank"] for row in rows] == [1, 2]
     with pytest.raises(UserError, match="no search space"):
         load_space("Random")
+
+
+def test_a_space_in_recboles_format(tmp_path):
+    path = tmp_path / "x.hyper"
+    path.write_text("tokenizer_codebook_sizes choice ['[8,8]',[4,4,4]]\ntokenizer_sc_weight choice [0.1,0.2]\n")
+    assert load_space("R3VAE", path) == {
+        "codebook_sizes": [{"codebook_sizes": [8, 8]}, {"codebook_sizes": [4, 4, 4]}], "sc_weight": [{"sc_weight": 0.1}, {"sc_weight": 0.2}],
+    }  # fmt: skip
+    for text, expected in (
+        ("learning_rate choice [0.1]", "learning_rate of search space .* is no key of a tokenizer"),
+        ("tokenizer_sc_weight uniform 0,1", "tokenizer_sc_weight of search space .* is a uniform"),
+        ("tokenizer_num_beams choice [1,2]", "unknown key num_beams in search space .*: R3VAE has none of that name"),
+    ):
+        path.write_text(text)
+        with pytest.raises(UserError, match=expected):
+            load_space("R3VAE", path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from recbole_r3vae.benchmark.leaderboard import leaderboard
 from recbole_r3vae.data.split import pack
 from recbole_r3vae.record import Record, user_metric
-from recbole_r3vae.config.identity import fingerprint
+from recbole_r3vae.config.identity import fingerprint, identity
 
 ROOT = Path(__file__).parents[2]
 
@@ -62,7 +63,7 @@ def test_both_rules_become_one_record(script, tmp_path, capsys):
     [path] = set((tmp_path / "runs/toy").glob("*.json")) - {split}
     record = Record.read(path)
     config = {"epochs": 3, "seed": 1, "valid_rule": "stay"}
-    assert record.config == config and record.hash == fingerprint({"config": config, "data": stay["data"]}) == script.unit_hash(
+    assert record.config == config and record.hash == fingerprint(identity(config, stay["data"])) == script.unit_hash(
         config, stay["data"]
     )
     assert path.name == f"BPR-1-{record.hash}.json" and not first.exists()
@@ -151,3 +152,21 @@ def test_files_without_a_schema_are_passed_over(script, tmp_path):
     path.parent.mkdir(parents=True)
     path.write_text('{"name": "R3GR"}')
     assert script.migrate(tmp_path) == [] and path.read_text() == '{"name": "R3GR"}'
+
+
+def test_a_record_takes_the_place_of_its_unit(script, tiny_data, tmp_path):
+    """Keys that came after the record have their defaults in the unit; a unit that sets one differently is another."""
+    grid = tmp_path / "grid.yaml"
+    grid.write_text("datasets: [tiny]\nseeds: [1]\nmodels: {BPR: {settings: {learning_rate: 0.01}}}\n")
+    [unit] = script.units_of(script.load_grid(grid), {"data_path": str(tiny_data)})
+    earlier = {key: value for key, value in unit.config.items() if key != "embedding_size"}
+    record = Record(dataset="tiny", name="BPR", model="BPR", seed=1, hash="before", config=earlier, data=unit.data)
+    place = tmp_path / "runs" / "tiny"
+    record.write(place / "BPR-1-before.json")
+    assert script.adopt(tmp_path, [grid], {"data_path": str(tiny_data)}) == [f"BPR-1-before.json is BPR-1-{unit.hash}.json of grid.yaml"]
+    assert Record.read(place / f"BPR-1-{unit.hash}.json").config == unit.config and not (place / "BPR-1-before.json").exists()
+    for changed in ({"learning_rate": 0.02}, {"data": None}, {"later": {"embedding_size": 7}}):
+        other = dataclasses.replace(record, data={"tiny.inter": "other"}) if "data" in changed else record
+        config = {**unit.config, **changed.get("later", {})}
+        mine = dataclasses.replace(other, config={**earlier, **{k: v for k, v in changed.items() if k == "learning_rate"}})
+        assert script.adopted(mine, dataclasses.replace(unit, config=config)) is None

@@ -232,15 +232,14 @@ def test_a_generator_on_letters_semantic_ids(settings, tiny_settings):
     "more, words",
     [
         ({"collaborative_model": "LightGBM"}, ["collaborative_model", "did you mean 'LightGCN'", "BPR, SASRec"]),
-        ({"collaborative_epochs": 0}, ["collaborative_epochs is 0", "above 0"]),
+        ({"collaborative_epochs": 0}, ["collaborative_epochs is 0", "give a whole number from 1"]),
         ({"eval_args": {"split": {"LS": "valid_and_test"}, "order": "RO", "group_by": "user", "mode": "full"}}, ["eval_args.order", "TO"]),
     ],
     ids=["model", "epochs", "order"],
 )
 def test_bad_settings_are_named(settings, more, words):
-    config, dataset = load(settings, **more)
     with pytest.raises(UserError) as error:
-        CollaborativeModel(config, dataset)
+        CollaborativeModel(*load(settings, **more))
     assert all(word in str(error.value) for word in words), error.value
 
 

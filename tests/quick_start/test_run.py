@@ -16,7 +16,9 @@ from recbole_r3vae.config import Config
 from recbole_r3vae.data.content import load_encoder
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.quick_start import load_data_and_model, run_recbole_r3vae
+from recbole_r3vae.quick_start.lookup import get_trainer
 from recbole_r3vae.quick_start.semantic_ids import load_tokenizer
+from recbole_r3vae.record import Record
 from recbole_r3vae.sid.table import SemanticIDs
 from recbole_r3vae.trainer.tokenizer import TokenizerTrainer
 
@@ -30,15 +32,16 @@ def test_end_to_end(tiny_settings):
     assert result["name"] == "R3GR[R3VAE]"
     assert set(result["test_result"]) == {f"{m}@{k}" for m in ("recall", "ndcg") for k in (5, 10, 20)}
     assert result["best_valid_score"] == result["best_valid_result"]["ndcg@10"]
-    assert [entry["epoch"] for entry in result["valid_history"]] == list(range(1, 11))
-    assert max(entry["score"] for entry in result["valid_history"]) == result["best_valid_score"]
-    assert sorted(result["valid_history"], key=lambda entry: entry["seconds"]) == result["valid_history"]
+    epochs, seconds, scores = zip(*result["valid_history"])
+    assert list(epochs) == list(range(1, 11)) and list(seconds) == sorted(seconds) and max(scores) == result["best_valid_score"]
     folder = Path(result["run_dir"])
     sids = SemanticIDs.load(result["sid_file"])
     assert sids.unique and sids.n_items == 149 and sids.codebook_sizes[:3] == (8, 8, 8)
-    stored = json.loads((folder / "result.json").read_text())
-    assert stored["test_result"] == result["test_result"] and stored["config"]["seed"] == 2020
-    assert {"recbole", "torch"} <= set(stored["versions"]) and stored["loss"] == "NLL of semantic ID"
+    stored = Record.read(folder / "result.json")
+    assert set(stored.test) == {"left_out", "stay"} and stored.test == result["test"]
+    assert result["test_result"] == result["test"]["left_out"] and stored.valid == result["best_valid_result"]
+    assert (stored.seed, stored.valid_rule, stored.loss, stored.continues) == (2020, "left_out", "NLL of semantic ID", None)
+    assert {"recbole", "torch"} <= set(stored.versions) and len(stored.ranks("left_out")) == len(stored.ranks("stay")) == 60
     bundled = {path.name for path in (folder / "tokenizer").iterdir()}
     assert {"model.safetensors", "tokenizer.json", "raw.sid", "encoder"} <= bundled
     assert not any(path.suffix in (".pkl", ".pickle") for path in folder.rglob("*"))
@@ -87,7 +90,7 @@ def test_text_and_id_inputs_are_named_and_travel_with_the_checkpoint(tiny_settin
     other_text = run(tiny_settings, epochs=1, item_inputs=["codes", "text"], sid_file=plain["sid_file"], item_text_fields=["class"])
     assert other_text["run_dir"] != run(tiny_settings, epochs=1, item_inputs=["codes", "text"], sid_file=plain["sid_file"])["run_dir"]
 
-    monkeypatch.setattr("recbole_r3vae.quick_start.run.load_content", lambda *a: pytest.fail("the text was read again"))
+    monkeypatch.setattr("recbole_r3vae.quick_start.provide.load_content", lambda *a: pytest.fail("the text was read again"))
     _, model, _, _, _, test_data = load_data_and_model(hybrid["run_dir"] + "/best.pth")
     assert model.item_vectors.shape == (149, 32) and model.item_vectors[1].norm() == pytest.approx(1, abs=1e-5)
     items, _ = model.recommend(next(iter(test_data))[0], 10)
@@ -114,7 +117,8 @@ def test_tokenizer_keys_reach_the_tokenizer_alone(tiny_settings):
     result = run(tiny_settings, epochs=2, tokenizer_epochs=1, tokenizer_learning_rate=0.123)
     stored = json.loads((Path(result["run_dir"]) / "tokenizer" / "tokenizer.json").read_text())["config"]
     assert stored["epochs"] == 1 and stored["learning_rate"] == 0.123
-    assert json.loads((Path(result["run_dir"]) / "result.json").read_text())["config"]["learning_rate"] == 0.002
+    config = Record.read(Path(result["run_dir"]) / "result.json").config
+    assert config["learning_rate"] == 0.002 and config["tokenizer_learning_rate"] == 0.123 and config["tokenizer_epochs"] == 1
 
 
 def test_same_seed_same_everything(tiny_settings, tmp_path):
@@ -194,12 +198,14 @@ def test_two_processes_train_one_model_and_measure_it_exactly(tiny_settings, tmp
     settings = {**tiny_settings, "epochs": 2, "eval_batch_size": 7}
     arguments = [f"--{key}={json.dumps(value)}" for key, value in settings.items()]
     torchrun(["run", "--model=R3GR", "--dataset=tiny", *arguments], tmp_path)
-    stored = json.loads(next((tmp_path / "saved" / "tiny").glob("R3GR-*/result.json")).read_text())
-    config, model, _, _, _, test_data = load_data_and_model(Path(stored["run_dir"]) / "best.pth")
-    from recbole_r3vae.quick_start.lookup import get_trainer
-
-    alone = get_trainer(config)(config, model).evaluate(test_data, load_best_model=False)
-    assert {k: float(v) for k, v in alone.items()} == stored["test_result"]
+    [file] = (tmp_path / "saved" / "tiny").glob("R3GR-*/result.json")
+    stored = Record.read(file)
+    config, model, _, _, _, test_data = load_data_and_model(file.parent / "best.pth")
+    alone = get_trainer(config)(config, model)
+    alone.evaluate(test_data, load_best_model=False)
+    assert set(alone.results) == {"left_out", "stay"} and alone.results == stored.test
+    for rule, ranks in alone.ranks.items():
+        assert sorted(ranks) == sorted(stored.ranks(rule))
 
 
 def test_pop_counts_training_interactions_and_nothing_else(tiny_settings):

@@ -42,7 +42,7 @@ def test_new_items_get_their_twins_codes(checkpoint, twins, tmp_path, monkeypatc
     assert len(set(everyone)) == len(everyone)
     file = VectorFile(tmp_path / "new.npy")
     vectors = np.concatenate(list(file.unit_blocks(file.rows_of(sids.item_ids[1:]))))
-    assert np.allclose(vectors, old._vectors[[old.row_of[name] for name in names]], atol=1e-5)
+    assert np.allclose(vectors, old.model.sources.content.embeddings[[old.row_of[name] for name in names]], atol=1e-5)
 
     recommender = Recommender(checkpoint(), {"num_beams": "exact"})
     before = recommender.recommend([["50"]], k=148)

@@ -138,7 +138,7 @@ def test_a_fitted_tokenizer_as_the_model(tiny_settings):
 
 
 def test_epochs_for_a_tokenizer_without_any_are_refused(tiny_settings):
-    with pytest.raises(UserError, match="RKMeans has nothing to train in epochs"):
+    with pytest.raises(UserError, match="tokenizer RKMeans: epochs is 4; give 0: .* nothing to train in epochs"):
         run_recbole_r3vae("R3GR", "tiny", config_dict={**tiny_settings, "tokenizer": "RKMeans"})
 
 

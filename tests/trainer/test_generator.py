@@ -45,9 +45,22 @@ def test_ranked_items_give_recboles_metrics(tiny_settings):
     assert expected == got and len(got) == len(METRICS) * 3
 
 
+def test_a_user_with_fewer_candidates_than_places_counts_what_he_was_given(tiny_settings):
+    """Where items that he has met are left out, there may be that few; the padding item is none."""
+    config = Config("R3GR", "tiny", config_dict={**tiny_settings, "metrics": METRICS})
+    collector = TopKCollector(config)
+    collector.data_collect(Counted(90))
+    items = torch.zeros(2, 20, dtype=torch.int64)
+    items[0, :3], items[1, :2] = torch.tensor([4, 7, 9]), torch.tensor([7, 5])
+    collector.eval_batch_collect(items, None, torch.tensor([0, 1]), torch.tensor([9, 80]))
+    found = Evaluator(config).evaluate(collector.get_data_struct())
+    assert (found["recall@10"], found["mrr@10"], found["hit@10"]) == (0.5, pytest.approx(1 / 6, abs=1e-4), 0.5)
+    assert found["itemcoverage@20"] == pytest.approx(4 / 90, abs=1e-4)  # RecBole counts the padding item among the catalogue
+
+
 @pytest.mark.parametrize("bad, message", [
     ({"num_beams": 19}, "num_beams=19 is below the largest topk=20"),
-    ({"num_beams": "all"}, "num_beams is 'all'; give a whole number, .* or exact"),
+    ({"num_beams": "all"}, "num_beams is 'all'; give a whole number from 1 or exact"),
     ({"valid_num_beams": 5}, "valid_num_beams=5 is below"),
     ({"metrics": ["Recall", "GAUC"], "valid_metric": "Recall@10"}, "metric GAUC needs a score for every item"),
 ])  # fmt: skip

@@ -1,176 +1,146 @@
-"""R3GR: a causal encoder over items that writes the next item's semantic ID with a small decoder.
+"""R3GR: a causal encoder over items that recommends by writing the next item's semantic ID, by item vectors made of codes, or by both.
 
 The generator idea is TIGER's (Rajput et al., "Recommender Systems with Generative Retrieval", NeurIPS 2023, arXiv 2305.05065): recommend
 by generating the semantic ID of the next item. TIGER feeds every code of the history to an encoder-decoder. R3GR reads one vector an
 item, as SASRec does (Kang and McAuley, "Self-Attentive Sequential Recommendation", ICDM 2018), and spends its decoding on the L codes of
 the next item alone. All positions of a history are trained at once, so an epoch costs a fraction of TIGER's.
+
+A dense head beside the decoder is LIGER's idea (Yang et al., arXiv 2411.18814). Here the vector of an item is the one that histories are
+read by, the sum of its codes' embeddings and its projected content: no parameter belongs to a single item. Its loss is a softmax over the
+catalogue, which long codes (32 of product quantisation, as RPG's, arXiv 2506.05781) need and a decoder could not write.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbole_r3vae.data.sequences import TARGET_LIST_FIELD
-from recbole_r3vae.errors import UserError, nearest
-from recbole_r3vae.model.contract import UNIQUE, Needs, Sources
+from recbole_r3vae.errors import UserError, nearest, shown
+from recbole_r3vae.model.blocks import ENCODERS, TransformerBlock, causal_blocks
+from recbole_r3vae.model.contract import Needs, Sources
+from recbole_r3vae.model.generator.decoding.rules import Allowed
+from recbole_r3vae.model.generator.levels import LevelCache, attend_levels
+from recbole_r3vae.model.heads import DenseHead, Ranking
+from recbole_r3vae.model.item_vectors import CODES, ID, MERGES, TEXT, ItemInputs, ItemVectors, modalities
+from recbole_r3vae.model.losses import catalogue_cross_entropy
+from recbole_r3vae.model.packing import Packing, pack
+from recbole_r3vae.model.parameters import SHARE, Choice, Flag, Number, Whole
 from recbole_r3vae.model.ranker import SIDGenerator
-from recbole_r3vae.model.generator.layers import Packing, attend_levels, pack, reorder
+from recbole_r3vae.model.repeat_prior import Reading, RepeatPrior
 
-ITEM_INPUTS = ("codes", "text", "id")
-ENCODERS = ("transformer", "hstu")
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
+    from recbole.config import Config
+    from recbole.data.interaction import Interaction
 
-class Block(nn.Module):
-    """Pre-norm Transformer block; ``attend`` is given by whoever knows the layout of the positions.
-
-    Args:
-        size: width d.
-        n_heads: attention heads H.
-        inner_size: width of the feed-forward layer.
-        dropout: probability on both residual branches.
-    """
-
-    def __init__(self, size: int, n_heads: int, inner_size: int, dropout: float):
-        super().__init__()
-        self.n_heads = n_heads
-        self.attention_norm, self.mlp_norm = nn.LayerNorm(size), nn.LayerNorm(size)
-        self.qkv, self.out = nn.Linear(size, 3 * size), nn.Linear(size, size)
-        self.mlp = nn.Sequential(nn.Linear(size, inner_size), nn.GELU(), nn.Linear(inner_size, size))
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, x: Tensor, attend: Callable[[Tensor], Tensor]) -> Tensor:
-        """``x`` [..., d] to [..., d]; ``attend`` turns queries, keys and values [..., 3, H, d/H] into [..., d]."""
-        x = x + self.dropout(self.out(attend(self.qkv(self.attention_norm(x)).unflatten(-1, (3, self.n_heads, -1)))))
-        return x + self.dropout(self.mlp(self.mlp_norm(x)))
-
-    def causal_attention(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Each of t positions attends to itself and those before it, all [n, H, t, d/H]."""
-        return F.scaled_dot_product_attention(query, key, value, is_causal=True)
+RANK_BY = ("generate", "dense", "both")
+PRIOR_POSITIONS = 64
+"""Positions of a batch from which the prior on repeats is learnt where the decoder alone ranks."""
 
 
-class HSTUBlock(nn.Module):
-    """Pointwise-aggregated attention without softmax, gated instead of followed by a feed-forward layer.
+class LevelBlock(TransformerBlock):
+    """Transformer block over the levels of one semantic ID, in which each level attends to itself and those before it."""
 
-    HSTU's (Zhai et al., "Actions Speak Louder than Words", ICML 2024, arXiv 2402.17152, equations 1 to 3), with a learnt bias for each
-    distance between positions; the interactions' times, which its bias may also use, are not read. The sum is not divided by the
-    number of positions: the normalisation after it takes every scale away.
+    def forward(self, x: Tensor, cache: LevelCache | None = None) -> Tensor:
+        """All levels at once, ``[N, L, d]``; with a cache the next level of W beams, ``[B, W, d]``. The same shape comes out."""
+        return super().forward(x, cache)
 
-    Args:
-        size: width d.
-        n_heads: attention heads H.
-        max_length: positions of the longest history.
-        dropout: probability on the residual branch.
-    """
-
-    def __init__(self, size: int, n_heads: int, max_length: int, dropout: float):
-        super().__init__()
-        self.n_heads = n_heads
-        self.attention_norm, self.gate_norm = nn.LayerNorm(size), nn.LayerNorm(size)
-        self.qkvu, self.out = nn.Linear(size, 4 * size), nn.Linear(size, size)
-        self.distance_bias = nn.Parameter(torch.zeros(n_heads, max_length))
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, x: Tensor, attend: Callable[[Tensor], Tensor]) -> Tensor:
-        """``x`` [..., d] to [..., d]; ``attend`` turns queries, keys and values [..., 3, H, d/H] into [..., d]."""
-        qkv, gate = F.silu(self.qkvu(self.attention_norm(x))).split([3 * x.shape[-1], x.shape[-1]], dim=-1)
-        attended = attend(qkv.unflatten(-1, (3, self.n_heads, -1)))
-        return x + self.dropout(self.out(self.gate_norm(attended) * gate))
-
-    def causal_attention(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Each of t positions sums over itself and those before it, all [n, H, t, d/H]."""
-        position = torch.arange(query.shape[2], device=query.device)
-        behind = position[:, None] - position  # [t, t]
-        logits = query @ key.transpose(-1, -2) + self.distance_bias[:, behind.clamp(min=0)]  # [n, H, t, t]
-        return F.silu(logits).masked_fill(behind < 0, 0) @ value
+    def attend(self, qkv: Tensor, cache: LevelCache | None) -> Tensor:
+        """Queries, keys and values [N, L, 3, H, d/H], or with a cache [B, W, 3, H, d/H], to [N, L, d] or [B, W, d]."""
+        query, kv = qkv[:, :, 0] * qkv.shape[-1] ** -0.5, qkv[:, :, 1:]
+        if cache is not None:
+            cache.append(kv)
+            return cache.attend(query)
+        levels = kv.unbind(1)  # L of [N, 2, H, d/H]
+        return torch.stack([attend_levels(query[:, level], levels[: level + 1]) for level in range(len(levels))], dim=1)
 
 
 @dataclass
 class DecodingState:
-    """Histories as vectors, and what the decoder has already computed for each beam."""
+    """Histories as vectors, and what each block of the decoder has computed for each beam."""
 
     user: Tensor  # [B, d]
-    past: list[list[Tensor]]  # a block, a level: keys and values [B, W or 1, 2, H, d/H]
+    caches: list[LevelCache]
     level: int = 0
 
 
 class R3GR(SIDGenerator):
-    """Generator of semantic IDs over item-level histories.
+    """Ranker over item-level histories with one or two heads over one encoder.
 
-    An item is the sum of what ``item_inputs`` names: its codes (the concatenation of their embeddings through a linear layer), its text
-    vector through a linear layer, an embedding of its id. With the last the model is no longer pure content and is called *hybrid*.
-    ``n_layers`` causal blocks turn the history into one vector at each position. From it, ``n_decoder_layers`` blocks with attention over
-    the levels predict the next item's codes c_1 … c_L one after the other: position 0 of the decoder is the history, position l the
-    embedding of c_l. The loss is the negative log-likelihood of the item, the sum over levels of the cross-entropy.
+    An item is the sum of what ``item_inputs`` names, see :class:`~recbole_r3vae.model.item_vectors.ItemVectors`. With ids among it the
+    model is no longer pure content and is called *hybrid*. ``n_layers`` causal blocks turn the history into one vector at each position.
+
+    * ``rank_by: generate``. From that vector, ``n_decoder_layers`` blocks with attention over the levels predict the next item's codes
+      c_1 … c_L one after the other: position 0 of the decoder is the history, position l the embedding of c_l. The loss is the negative
+      log-likelihood of the item, the sum over levels of the cross-entropy. Items are found by beam search.
+    * ``rank_by: dense``. Scores are the cosines of that vector and the vectors of all items, over ``temperature``; the loss is the
+      cross-entropy over the catalogue. The codes need no order.
+    * ``rank_by: both``. Both losses, the second weighted by ``dense_weight``. What either head proposes is ranked by
+      ``(1 - blend) * log P(semantic ID) + blend * cosine / temperature``.
+
+    With ``repeat_prior``, items of the history have learnt log-odds more or less, see :class:`~recbole_r3vae.model.repeat_prior.RepeatPrior`.
 
     Args:
-        config: ``item_inputs``, ``encoder``, ``hidden_size``, ``n_layers``, ``n_decoder_layers``, ``n_heads``, ``inner_size``,
-            ``dropout``, ``sid_dropout``, ``id_dropout``, ``tied_heads``, ``label_smoothing``, ``num_beams``; see
-            ``properties/model/R3GR.yaml``.
-        dataset: training dataset with ``semantic_ids`` and, for text inputs, ``item_vectors`` ``[n_items, D]``.
-
-    Raises:
-        UserError: ``item_inputs`` or ``encoder`` has an unknown value.
+        config: keys of ``properties/model/R3GR.yaml``. :meth:`check` took it.
+        dataset: training dataset with ``sources``: semantic IDs and, where it reads content, the modalities that ``item_inputs`` names.
     """
 
-    def __init__(self, config, dataset):
+    hyperparameters = {
+        "rank_by": Choice(*RANK_BY),
+        "item_inputs": ItemInputs(),
+        "code_merge": Choice(*MERGES),
+        "content_inner_size": Whole(0),
+        "encoder": Choice(*ENCODERS),
+        "hidden_size": Whole(),
+        "n_layers": Whole(),
+        "n_decoder_layers": Whole(),
+        "n_heads": Whole(),
+        "inner_size": Whole(),
+        "dropout": SHARE,
+        "sid_dropout": SHARE,
+        "id_dropout": SHARE,
+        "tied_heads": Flag(),
+        "label_smoothing": Number(at_least=0, at_most=1),
+        "temperature": Number(above=0),
+        "dense_weight": Number(above=0),
+        "blend": Number(at_least=0, at_most=1),
+        "repeat_prior": Flag(),
+        "repeat_penalty": Number(at_least=0),
+    }
+
+    def __init__(self, config: Config, dataset: Any):
         super().__init__(config, dataset)
-        size, n_heads, dropout = config["hidden_size"], config["n_heads"], config["dropout"]
-        self.item_inputs, self.label_smoothing = config["item_inputs"], config["label_smoothing"]
-        self.sid_dropout, self.id_dropout = config["sid_dropout"], config["id_dropout"]
-        self.first_token = [1 + sum(self.codebook_sizes[:level]) for level in range(self.n_levels)]  # of each level's code 0
-        self.code_embedding = nn.Embedding(self.n_tokens, size, padding_idx=0)
-        if "codes" in self.item_inputs:
-            self.code_projection = nn.Linear(self.n_levels * size, size)
-        if "text" in self.item_inputs:
-            vectors = torch.from_numpy(np.array(self.sources.content.embeddings, dtype=np.float32))  # a copy: it may be a read-only file
-            self.register_buffer("item_vectors", vectors, persistent=False)  # [n_items, D]
-            self.text_projection = nn.Linear(self.item_vectors.shape[1], size)
-        if "id" in self.item_inputs:
-            self.id_embedding = nn.Embedding(self.n_items, size, padding_idx=0)
+        size, n_heads, inner_size, dropout = (config[key] for key in ("hidden_size", "n_heads", "inner_size", "dropout"))
+        self.rank_by, self.temperature = config["rank_by"], config["temperature"]
+        self.dense_weight, self.blend, self.label_smoothing = config["dense_weight"], config["blend"], config["label_smoothing"]
+        hidden = config["sid_dropout"], config["id_dropout"]
+        self.items = ItemVectors(config["item_inputs"], config["code_merge"], size, self.n_items, self.sources, config["content_inner_size"], *hidden)
         self.position_embedding = nn.Embedding(self.max_seq_length, size)
-        self.level_embedding = nn.Embedding(self.n_levels, size)
+        if self.writes_codes(config):
+            self.first_token = [1 + sum(self.codebook_sizes[:level]) for level in range(self.n_levels)]  # of each level's code 0
+            self.level_embedding = nn.Embedding(self.n_levels, size)
         self.dropout = nn.Dropout(dropout)
-        block = (size, n_heads, config["inner_size"], dropout)
-        self.encoder = nn.ModuleList(
-            Block(*block) if config["encoder"] == ENCODERS[0] else HSTUBlock(size, n_heads, self.max_seq_length, dropout)
-            for _ in range(config["n_layers"])
-        )
-        self.decoder = nn.ModuleList(Block(*block) for _ in range(config["n_decoder_layers"]))
-        self.encoder_norm, self.decoder_norm = nn.LayerNorm(size), nn.LayerNorm(size)
-        self.head_bias = nn.ParameterList(torch.zeros(n_codes) for n_codes in self.codebook_sizes)
-        self.tied_heads = config["tied_heads"]
-        if not self.tied_heads:
-            self.head_embedding = nn.Embedding(self.n_tokens, size)
+        self.encoder = causal_blocks(config["encoder"], config["n_layers"], size, n_heads, inner_size, self.max_seq_length, dropout)
+        if self.writes_codes(config):
+            self.decoder = nn.ModuleList(LevelBlock(size, n_heads, inner_size, dropout) for _ in range(config["n_decoder_layers"]))
+        self.encoder_norm = nn.LayerNorm(size)
+        if self.writes_codes(config):
+            self.decoder_norm = nn.LayerNorm(size)
+            self.head_bias = nn.ParameterList(torch.zeros(n_codes) for n_codes in self.codebook_sizes)
+            self.tied_heads = config["tied_heads"]
+            if not self.tied_heads:
+                self.head_embedding = nn.Embedding(self.n_tokens, size)
+        if self.rank_by != "generate":
+            self.heads["dense"] = DenseHead(self)
+        self.prior = RepeatPrior(self.max_seq_length, config["repeat_penalty"]) if config["repeat_prior"] else None
+        self._catalogue: Tensor | None = None  # vectors of all items, kept while nothing is trained
         self.apply(self._initialise)
-
-    @classmethod
-    def needs(cls, config) -> Needs:
-        return Needs(semantic_ids=UNIQUE, content=("text",) if "text" in config["item_inputs"] else None)
-
-    @classmethod
-    def result_name(cls, config) -> str:
-        return "R3GR-hybrid" if "id" in config["item_inputs"] else "R3GR"
-
-    @classmethod
-    def check(cls, config) -> None:
-        super().check(config)
-        inputs, encoder = config["item_inputs"], config["encoder"]
-        if not isinstance(inputs, list) or not inputs or not set(map(str, inputs)) <= set(ITEM_INPUTS):
-            raise UserError(f"item_inputs is {inputs!r}; give a list of some of {', '.join(ITEM_INPUTS)}, such as [codes, text]")
-        if encoder not in ENCODERS:
-            raise UserError(f"encoder is {encoder!r}{nearest(str(encoder), ENCODERS)}; choose {' or '.join(ENCODERS)}")
-        size, n_heads = config["hidden_size"], config["n_heads"]
-        if size < 1 or n_heads < 1 or size % n_heads:
-            raise UserError(f"n_heads is {n_heads} and hidden_size {size}; give whole numbers from 1, the first a divisor of the second")
-        for key in ("sid_dropout", "id_dropout"):
-            if not 0 <= config[key] < 1:
-                raise UserError(f"{key} is {config[key]!r}; give a probability from 0 to below 1")
 
     @staticmethod
     def _initialise(module: nn.Module) -> None:
@@ -183,97 +153,98 @@ class R3GR(SIDGenerator):
 
     # -- the history ---------------------------------------------------------------------------------------------------
 
-    def embed(self, items: Tensor) -> Tensor:
-        """Vectors of items ``[M]``, ``[M, d]``."""
-        inputs = []
-        if "codes" in self.item_inputs:
-            tokens = self.tokens[items]  # [M, L]
-            if self.training and self.sid_dropout:
-                tokens = tokens * (torch.rand(tokens.shape, device=tokens.device) >= self.sid_dropout)
-            inputs.append(self.code_projection(self.code_embedding(tokens).flatten(1)))
-        if "text" in self.item_inputs:
-            inputs.append(self.text_projection(self.item_vectors[items]))
-        if "id" in self.item_inputs:
-            if self.training and self.id_dropout:
-                items = items * (torch.rand(items.shape, device=items.device) >= self.id_dropout)
-            inputs.append(self.id_embedding(items))
-        return sum(inputs)
-
-    def encode(self, items: Tensor) -> tuple[Tensor, Packing]:
+    def encode(self, items: Tensor, catalogue: Tensor | None = None) -> tuple[Tensor, Packing]:
         """Vectors of every position of every history; padding costs nothing.
 
         Args:
             items: ``[B, T]`` item ids, padded with 0 on the right.
+            catalogue: vectors of all items ``[n_items, d]``, where they are at hand.
 
         Returns:
             ``[M, d]`` for the M real positions, and where each of them lies.
         """
         packing = pack(items > 0)
-        x = self.embed(items.flatten()[packing.place])  # [M, d]
-        x = self.dropout(x + self.position_embedding(packing.place % items.shape[1]))
+        ids = packing.take(items)  # [M]
+        x = self.items(ids) if catalogue is None else catalogue[ids]
+        x = self.dropout(x + self.position_embedding(packing.position()))  # [M, d]
         for block in self.encoder:
-
-            def attend(qkv: Tensor) -> Tensor:  # [M, 3, H, d/H] -> [M, d]
-                heads = (part.permute(2, 0, 3, 1, 4) for part in packing.split(qkv))  # each [3, n, H, t, d/H]
-                return torch.cat([block.causal_attention(*part).transpose(1, 2).flatten(2).flatten(0, 1) for part in heads])
-
-            x = block(x, attend)
+            x = block(x, packing)
         return self.encoder_norm(x), packing
 
-    # -- the next item ----------------------------------------------------------------------------------------------------
+    def read(self, interaction: Interaction) -> Reading:
+        """Histories as vectors."""
+        items = interaction[self.ITEM_SEQ]
+        encoded, packing = self.encode(items)
+        return Reading(packing.last(encoded), items, interaction[self.ITEM_SEQ_LEN])
 
-    def calculate_loss(self, interaction) -> Tensor:
-        """Mean negative log-likelihood of the target items of all positions.
+    # -- training ----------------------------------------------------------------------------------------------------------
+
+    def calculate_loss(self, interaction: Interaction) -> Tensor:
+        """Mean loss over the targets of all positions.
 
         Args:
             interaction: windows of a :class:`~recbole_r3vae.data.sequences.WindowDataset`.
         """
         length = int(interaction[self.ITEM_SEQ_LEN].max())
-        user, packing = self.encode(interaction[self.ITEM_SEQ][:, :length])  # [M, d]
-        target = interaction[TARGET_LIST_FIELD][:, :length].flatten()[packing.place]  # [M]
+        items = interaction[self.ITEM_SEQ][:, :length]
+        hides = self.items.code_dropout or self.items.id_dropout
+        catalogue = self.items.catalogue() if "dense" in self.heads else None  # [n_items, d]
+        user, packing = self.encode(items, None if hides else catalogue)  # [M, d]
+        target = packing.take(interaction[TARGET_LIST_FIELD][:, :length])  # [M]
         has_target = target > 0
         user, target = user[has_target], target[has_target]  # [N, d], [N]
-        codes = self.codes[target]  # [N, L]
+        place = packing.place[has_target]  # [N], in B * T
+        losses = []
+        if "generate" in self.heads:
+            losses.append(self.code_loss(user, target))
+        if catalogue is not None:
+            losses.append(self.dense_loss(user, target, catalogue, items, place) * (self.dense_weight if losses else 1))
+        elif self.prior is not None:
+            losses.append(self.prior_loss(user.detach(), target, items, place))
+        if self.prior is not None:
+            losses.append(self.prior.regularization())
+        return sum(losses)
 
-        given = self.code_embedding(self.tokens[target][:, :-1])  # [N, L-1, d]: position l is given c_1 … c_l
+    def code_loss(self, user: Tensor, target: Tensor) -> Tensor:
+        """Mean negative log-likelihood of the semantic IDs of ``target`` [N] after histories ``user`` [N, d]."""
+        codes = self.codes[target]  # [N, L]
+        given = self.items.code_embedding(self.tokens[target][:, :-1])  # [N, L-1, d]: position l is given c_1 … c_l
         x = torch.cat([user[:, None], given], dim=1) + self.level_embedding.weight  # [N, L, d]
         for block in self.decoder:
-            x = block(x, self._attend_levels)
+            x = block(x)
         x = self.decoder_norm(x)
         return sum(
             F.cross_entropy(self._logits(x[:, level], level), codes[:, level], label_smoothing=self.label_smoothing)
             for level in range(self.n_levels)
         )
 
-    @staticmethod
-    def _attend_levels(qkv: Tensor) -> Tensor:
-        """Every level attends to itself and those before it: [N, L, 3, H, d/H] -> [N, L, d]."""
-        query, levels = qkv[:, :, 0] * qkv.shape[-1] ** -0.5, qkv[:, :, 1:].unbind(1)
-        return torch.stack([attend_levels(query[:, level], levels[: level + 1]) for level in range(len(levels))], dim=1)
+    def dense_loss(self, user: Tensor, target: Tensor, catalogue: Tensor, items: Tensor, place: Tensor) -> Tensor:
+        """Mean cross-entropy of ``target`` [N] over the catalogue [n_items, d], with the prior on items met at each ``place`` [N]."""
+        extra = None if self.prior is None else self.prior.extra(items, place)
+        return catalogue_cross_entropy(
+            F.normalize(user, dim=-1), F.normalize(catalogue[1:], dim=-1), target - 1, self.temperature, extra=extra
+        )
 
-    def _logits(self, x: Tensor, level: int) -> Tensor:
-        """Decoder output [..., d] to the logits of a level's codes [..., K]."""
-        table = self.code_embedding if self.tied_heads else self.head_embedding
-        return F.linear(x, table.weight[self.first_token[level] :][: self.codebook_sizes[level]], self.head_bias[level])
+    def prior_loss(self, user: Tensor, target: Tensor, items: Tensor, place: Tensor) -> Tensor:
+        """What the prior learns from where no loss goes over the catalogue: the likelihood of a few targets with it.
 
-    def read(self, interaction) -> Tensor:
-        """Histories as vectors ``[B, d]``."""
-        encoded, packing = self.encode(interaction[self.ITEM_SEQ])
-        return packing.last(encoded)
+        An item's probability ``p`` becomes ``p exp(b) / Z`` with ``Z = 1 + sum over met items of p (exp(b) - 1)``: only the probabilities of
+        met items are asked for. Positions are spread evenly over the batch.
+        """
+        some = torch.arange(0, len(target), max(1, len(target) // PRIOR_POSITIONS), device=target.device)
+        row, met, steps = self.prior.cells_of(items, place[some])  # [C]
+        odds = self.prior.log_odds[steps]
+        with torch.no_grad():
+            log_p = self.heads["generate"].log_probs(Reading(user[some][row], None, None), met[:, None]).squeeze(1)  # [C]
+        z = 1 + torch.zeros(len(some), device=odds.device).index_add(0, row, log_p.exp() * odds.expm1())
+        gain = torch.zeros(len(some), device=odds.device).index_add(0, row, odds * (met == target[some][row]))
+        return (z.clamp(min=1e-6).log() - gain).mean()
 
-    def start(self, reading: Tensor) -> DecodingState:
+    # -- the next item, code by code ------------------------------------------------------------------------------------
+
+    def start(self, reading: Reading) -> DecodingState:
         """Begin to decode; see :meth:`SIDGenerator.start`."""
-        return DecodingState(user=reading, past=[[] for _ in self.decoder])
-
-    def grow(self, sources: Sources) -> None:
-        """Added items have no id embedding: zero, as ``id_dropout`` hides an item's in training."""
-        n_new = len(sources.semantic_ids.item_ids) - self.n_items
-        super().grow(sources)
-        if "text" in self.item_inputs:
-            self.item_vectors = torch.from_numpy(np.array(sources.content.embeddings, dtype=np.float32)).to(self.item_vectors.device)
-        if "id" in self.item_inputs:
-            old = self.id_embedding.weight.detach()
-            self.id_embedding = nn.Embedding.from_pretrained(torch.cat([old, old.new_zeros(n_new, old.shape[1])]), padding_idx=0)
+        return DecodingState(user=reading.user, caches=[LevelCache() for _ in self.decoder])
 
     def step(self, state: DecodingState, tokens: Tensor | None, parents: Tensor | None) -> Tensor:
         """Log-probabilities of the next level's codes; see :meth:`SIDGenerator.step`."""
@@ -281,14 +252,116 @@ class R3GR(SIDGenerator):
         if level == 0:
             x = state.user[:, None]  # [B, 1, d]
         else:
-            x = self.code_embedding(tokens + self.first_token[level - 1])  # [B, W, d]
-            state.past = [[reorder(kv, parents) for kv in levels] for levels in state.past]
+            x = self.items.code_embedding(tokens + self.first_token[level - 1])  # [B, W, d]
+            for cache in state.caches:
+                cache.reorder(parents)
         x = x + self.level_embedding.weight[level]
-        for block, past in zip(self.decoder, state.past):
-
-            def attend(qkv: Tensor) -> Tensor:  # [B, W, 3, H, d/H] -> [B, W, d]
-                past.append(qkv[:, :, 1:])
-                return attend_levels(qkv[:, :, 0] * qkv.shape[-1] ** -0.5, past)
-
-            x = block(x, attend)
+        for block, cache in zip(self.decoder, state.caches):
+            x = block(x, cache)
         return self._logits(self.decoder_norm(x), level).float().log_softmax(-1)  # [B, W, K]
+
+    def _logits(self, x: Tensor, level: int) -> Tensor:
+        """Decoder output [..., d] to the logits of a level's codes [..., K]."""
+        table = self.items.code_embedding if self.tied_heads else self.head_embedding
+        return F.linear(x, table.weight[self.first_token[level] :][: self.codebook_sizes[level]], self.head_bias[level])
+
+    # -- the next item, by vectors ---------------------------------------------------------------------------------------
+
+    def user_vectors(self, reading: Reading) -> Tensor:
+        """``[B, d]``, of length 1 over the temperature."""
+        return F.normalize(reading.user, dim=-1) / self.temperature
+
+    def item_vectors(self) -> Tensor:
+        """``[n_items, d]``, of length 1."""
+        if self._catalogue is None or self.training:
+            self._catalogue = F.normalize(self.items.catalogue(), dim=-1)
+        return self._catalogue
+
+    def train(self, mode: bool = True) -> R3GR:
+        """As of any module; vectors of items that were kept for ranking are forgotten."""
+        self._catalogue = None
+        return super().train(mode)
+
+    def item_bias(self, reading: Reading) -> Tensor | None:
+        """The prior on repeats, ``[B, n_items]``; ``None`` without one."""
+        return None if self.prior is None else self.prior.bias(reading.items, reading.lengths, self.n_items)
+
+    # -- both --------------------------------------------------------------------------------------------------------------
+
+    def rank(self, reading: Reading, k: int, rules: Sequence[Allowed] = (None,), strict: bool = True) -> list[Ranking]:
+        """By its head; where it has two, what either proposes, ranked by the blend of both."""
+        if len(self.heads) == 1:
+            return super().rank(reading, k, rules, strict)
+        n = min(self.most_items, self.n_items - 1)
+        proposed = [head.rank(reading, n, rules, strict=False) for head in self.heads.values()]
+        return [self._blended(reading, torch.cat([a.items, b.items], 1), k) for a, b in zip(*proposed)]
+
+    def _blended(self, reading: Reading, items: Tensor, k: int) -> Ranking:
+        items = items.sort(1).values  # [B, 2n]
+        again = F.pad(items[:, 1:] == items[:, :-1], (1, 0))
+        scores = self._blend(reading, items).masked_fill(again | (items == 0), -torch.inf)
+        scores, place = scores.topk(k, dim=1)  # of equal scores whichever: they are sums of floats
+        return Ranking(items.gather(1, place).masked_fill(scores == -torch.inf, 0), scores)
+
+    def _blend(self, reading: Reading, items: Tensor) -> Tensor:
+        """Scores of several items a history, ``[B, C]``."""
+        log_probs, products = self.heads["generate"].log_probs(reading, items), self.heads["dense"].products(reading, items)
+        scores = (1 - self.blend) * log_probs + self.blend * products
+        bias = self.item_bias(reading)
+        return scores if bias is None else scores + bias.gather(1, items)
+
+    def score(self, reading: Reading, items: Tensor) -> Tensor:
+        """Exact scores of one item for each history."""
+        return super().score(reading, items) if len(self.heads) == 1 else self._blend(reading, items[:, None]).squeeze(1)
+
+    # -- what it says of itself --------------------------------------------------------------------------------------------
+
+    @classmethod
+    def writes_codes(cls, config: Config) -> bool:
+        """Unless its dense head alone ranks."""
+        return config["rank_by"] != "dense"
+
+    @classmethod
+    def check(cls, config: Config) -> None:
+        """Refuse settings that it cannot be made with.
+
+        Raises:
+            UserError: a key has a value outside its range, ``n_heads`` does not divide ``hidden_size``, or ``item_inputs`` names a modality
+                where item content has but one, its text.
+        """
+        super().check(config)
+        size, n_heads = config["hidden_size"], config["n_heads"]
+        if size % n_heads:
+            raise UserError(f"n_heads is {n_heads} and hidden_size {size}; give a number of heads that divides the size")
+        if isinstance(config["content_encoder"], (str, type(None))):
+            for name in modalities(config["item_inputs"]):
+                if name != TEXT:
+                    raise UserError(
+                        f"item_inputs names {shown(name)}{nearest(name, (CODES, TEXT, ID))}; give some of {CODES}, {TEXT}, {ID}, or name that "
+                        "modality in content_encoder"
+                    )
+
+    @classmethod
+    def needs(cls, config: Config) -> Needs:
+        """Semantic IDs, unique ones where it writes them, unless it neither does nor reads them; and content of the modalities it reads."""
+        inputs = config["item_inputs"]
+        sids = super().needs(config).semantic_ids if CODES in inputs or cls.writes_codes(config) else None
+        return Needs(sids, content=modalities(inputs) or None)
+
+    @classmethod
+    def result_name(cls, config: Config) -> str:
+        """``R3GR``; ``-dense`` or ``-both`` by what ranks, unless it writes codes alone; ``-hybrid`` where it reads item ids."""
+        ranks = {"generate": "", "dense": "-dense", "both": "-both"}[config["rank_by"]]
+        return f"{cls.__name__}{ranks}{'-hybrid' if ID in config['item_inputs'] else ''}"
+
+    @classmethod
+    def loss_name(cls, config: Config) -> str:
+        """Of its heads."""
+        names = {"generate": ["NLL of semantic ID"], "dense": ["CE over items"], "both": ["NLL of semantic ID", "CE over items"]}
+        return " + ".join(names[config["rank_by"]])
+
+    def grow(self, sources: Sources) -> None:
+        """Know more items, see :meth:`.Contract.grow`; they have no id embedding."""
+        self.items.grow(sources)
+        self._catalogue = None
+        super().grow(sources)

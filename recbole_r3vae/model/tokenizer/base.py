@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -14,7 +14,7 @@ from recbole.utils import InputType, ModelType
 from torch import Tensor, nn
 
 from recbole_r3vae.data.items import ItemVectors
-from recbole_r3vae.errors import UserError, nearest
+from recbole_r3vae.errors import UserError
 from recbole_r3vae.model.contract import TOKENIZE, Contract, Needs
 from recbole_r3vae.model.parameters import ListOf, Number, Parameter, Whole
 
@@ -195,15 +195,3 @@ class FittedTokenizer(SemanticTokenizer):
 
     hyperparameters = {"epochs": _NoEpochs()}
     fitted = True
-
-
-def choice(config: Config, key: str, options: Sequence[str]) -> str:
-    """The value of a key that must be one of a few words.
-
-    Raises:
-        UserError: it is not; the message names the words.
-    """
-    value = config[key]
-    if value not in options:
-        raise UserError(f"{key} is {value!r}{nearest(str(value), options)}; choose {', '.join(options)}")
-    return value

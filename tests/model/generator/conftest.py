@@ -7,6 +7,8 @@ import torch
 from recbole.utils import init_seed
 
 from recbole_r3vae.config import Config
+from recbole_r3vae.data.content import ItemContent
+from recbole_r3vae.model.contract import Sources
 from recbole_r3vae.sid.table import SemanticIDs
 
 
@@ -31,8 +33,9 @@ def build(tiny_settings):
                 flat = flat // size
             codes = torch.stack(columns[::-1], 1)
         codes = torch.cat([torch.full((1, len(sizes)), -1), codes])
-        train.semantic_ids = SemanticIDs(codes, tuple(sizes), item_ids)
-        train.item_vectors = torch.nn.functional.normalize(torch.randn(n + 1, 12, generator=generator), dim=1)
+        sids = SemanticIDs(codes, tuple(sizes), item_ids)
+        vectors = torch.nn.functional.normalize(torch.randn(n + 1, 12, generator=generator), dim=1)
+        train.sources = Sources(sids, ItemContent(vectors.numpy(), item_ids, {"kind": "random"}, "random"))
         init_seed(7, True)
         return config, config.model_class(config, train).eval(), train, valid, test
 

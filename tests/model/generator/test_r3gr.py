@@ -6,9 +6,13 @@ import pytest
 import torch
 from recbole.data.interaction import Interaction
 
+from recbole_r3vae.config import Config
 from recbole_r3vae.data.sequences import TARGET_LIST_FIELD
 from recbole_r3vae.errors import UserError
-from recbole_r3vae.model.generator.r3gr import HSTUBlock
+from recbole_r3vae.model.contract import SHARED, UNIQUE, Needs
+from recbole_r3vae.model.generator.r3gr import R3GR
+from recbole_r3vae.model.parameters import check_parameters
+from recbole_r3vae.config.sources import load_yaml, properties
 
 
 def first_rows(dataset, n=16) -> Interaction:
@@ -96,16 +100,16 @@ def test_a_wide_beam_is_exhaustive_search(build, share):
 def test_every_named_input_and_no_other_changes_an_item(build):
     for inputs in (["codes"], ["text"], ["id"], ["codes", "text", "id"]):
         _, model, *_ = build(item_inputs=inputs)
-        before = model.embed(torch.tensor([1, 2]))
-        tokens = model.tokens.clone()
+        before = model.items(torch.tensor([1, 2]))
+        vectors, tokens = model.items, model.tokens.clone()
         for name, change in {
-            "codes": lambda: model.tokens[1].copy_(model.tokens[(tokens != tokens[1]).all(1).nonzero()[-1, 0]]),
-            "text": lambda: hasattr(model, "item_vectors") and model.item_vectors[1].neg_(),
-            "id": lambda: hasattr(model, "id_embedding") and model.id_embedding.weight.data[1].neg_(),
+            "codes": lambda: vectors.tokens[1].copy_(tokens[(tokens != tokens[1]).all(1).nonzero()[-1, 0]]),
+            "text": lambda: hasattr(vectors, "content") and vectors.content[1].neg_(),
+            "id": lambda: hasattr(vectors, "id_embedding") and vectors.id_embedding.weight.data[1].neg_(),
         }.items():
             with torch.no_grad():
                 change()
-            after = model.embed(torch.tensor([1, 2]))
+            after = model.items(torch.tensor([1, 2]))
             assert torch.equal(before[1], after[1])
             assert torch.equal(before[0], after[0]) == (name not in inputs)
             before = after
@@ -114,12 +118,12 @@ def test_every_named_input_and_no_other_changes_an_item(build):
 def test_hidden_codes_and_ids_are_those_of_training(build):
     _, model, *_ = build(item_inputs=["codes", "id"], sid_dropout=0.5, id_dropout=0.5)
     items = torch.ones(4000, dtype=torch.int64)
-    assert torch.equal(model.embed(items), model.embed(items))
+    assert torch.equal(model.items(items), model.items(items))
     hidden = {}
     for name in ("id", "code"):
-        table = getattr(model, f"{name}_embedding")
+        table = getattr(model.items, f"{name}_embedding")
         table.register_forward_pre_hook(lambda module, given, name=name: hidden.update({name: given[0] == 0}))
-    model.train().embed(items)
+    model.train().items(items)
     assert 0.45 < hidden["id"].float().mean() < 0.55
     assert all(0.45 < share < 0.55 for share in hidden["code"].float().mean(0).tolist())
     assert not torch.equal(hidden["id"], hidden["code"][:, 0])
@@ -132,40 +136,56 @@ def test_tied_heads_are_the_code_embedding(build):
     assert count(free) - count(tied) == free.n_tokens * 16
     x = torch.randn(5, 16)
     for level, (first, size) in enumerate(zip((1, 7, 13), (6, 6, 6))):
-        assert torch.allclose(tied._logits(x, level), x @ tied.code_embedding.weight[first : first + size].T, atol=1e-6)
-
-
-def test_hstu_attention_by_hand():
-    """Every term of the sum written out, with a bias that differs for every distance."""
-    torch.manual_seed(0)
-    block = HSTUBlock(size=8, n_heads=2, max_length=7, dropout=0.0)
-    torch.nn.init.normal_(block.distance_bias)
-    query, key, value = torch.randn(3, 1, 2, 5, 4)
-    attended = block.causal_attention(query, key, value)
-    for head in range(2):
-        for i in range(5):
-            total = torch.zeros(4)
-            for j in range(i + 1):
-                logit = query[0, head, i] @ key[0, head, j] + block.distance_bias[head, i - j]
-                total += torch.nn.functional.silu(logit) * value[0, head, j]
-            assert torch.allclose(attended[0, head, i], total, atol=1e-6)
+        assert torch.allclose(tied._logits(x, level), x @ tied.items.code_embedding.weight[first : first + size].T, atol=1e-6)
 
 
 @pytest.mark.parametrize(
     "keys, message",
     [
-        ({"item_inputs": ["codes", "texts"]}, "item_inputs.*texts.*codes, text, id"),
+        ({"item_inputs": ["codes", "texts"]}, "item_inputs.*texts.*did you mean 'text'.*codes, text, id"),
         ({"item_inputs": []}, "item_inputs"),
+        ({"item_inputs": ["codes", "codes"]}, "item_inputs"),
         ({"item_inputs": "codes"}, "item_inputs"),
         ({"encoder": "hstuu"}, "did you mean.*hstu"),
         ({"sid_dropout": 1.0}, "sid_dropout is 1.0"),
         ({"id_dropout": -0.1}, "id_dropout is -0.1"),
+        ({"tied_heads": 1}, "tied_heads is 1"),
+        ({"label_smoothing": 1.5}, "label_smoothing is 1.5"),
+        ({"n_heads": 3}, "n_heads is 3 and hidden_size 16"),
     ],
     ids=str,
 )
-def test_settings_out_of_range_are_named(build, keys, message):
+def test_settings_out_of_range_are_named(tiny_settings, keys, message):
     with pytest.raises(UserError, match=message):
-        build(**keys)
+        config = Config("R3GR", "tiny", config_dict={**tiny_settings, **keys})
+        check_parameters(R3GR.hyperparameters, config)
+        R3GR.check(config)
+
+
+@pytest.mark.parametrize(
+    "inputs, content, name",
+    [
+        (["codes"], None, "R3GR"),
+        (["codes", "text"], ("text",), "R3GR"),
+        (["codes", "text", "id"], ("text",), "R3GR-hybrid"),
+        (["image", "text", "id"], ("image", "text"), "R3GR-hybrid"),
+    ],
+)
+def test_what_it_says_of_itself(inputs, content, name):
+    config = {**load_yaml(properties() / "model" / "R3GR.yaml"), "item_inputs": inputs}
+    config |= {"content_encoder": {"text": "tfidf-svd", "image": "file"}, "topk": [10], "metrics": ["NDCG"]}
+    check_parameters(R3GR.hyperparameters, config)
+    R3GR.check(config)
+    assert R3GR.needs(config) == Needs(semantic_ids=UNIQUE, content=content)
+    assert R3GR.result_name(config) == name and R3GR.loss_name(config) == "NLL of semantic ID"
+
+
+def test_any_modality_is_read_through_one_layer(build):
+    """The dataset holds the columns that were asked for, whatever they are called."""
+    _, image, *_ = build(item_inputs=["codes", "image"], content_encoder={"text": "tfidf-svd", "image": {"encoder": "file", "file": "i.npy"}})
+    _, text, *_ = build(item_inputs=["codes", "text"])
+    items = torch.tensor([1, 2, 3])
+    assert torch.equal(image.items(items), text.items(items)) and image.items.content.shape[1] == 12
 
 
 def test_full_sort_predict_scatters_the_beam(build):
@@ -204,7 +224,129 @@ def test_allowed_items_only(build):
     assert allowed[items].all()
 
 
-def test_a_checkpoint_of_another_catalogue_is_refused(build):
-    _, model, *_ = build()
-    with pytest.raises(UserError, match="codebooks"):
-        model.load_other_parameter({**model.other_parameter(), "codebook_sizes": [9, 9, 9]})
+# -- the dense head, both heads and the prior --------------------------------------------------------------------------------------
+
+
+DENSE = {"rank_by": "dense", "code_merge": "sum", "repeat_prior": True}
+
+
+def with_odds(model):
+    """Some log-odds, so that the prior does something."""
+    with torch.no_grad():
+        model.prior.scaled.copy_(torch.linspace(-0.04, 0.03, len(model.prior.scaled)))
+    return model
+
+
+def dense_scores(model, rows):
+    """Every item's score by loops."""
+    user = model.read(rows).user
+    items = torch.arange(model.n_items)
+    vectors = torch.stack([model.items(items[i : i + 1])[0] for i in items])
+    scores = torch.nn.functional.normalize(user, dim=1) @ torch.nn.functional.normalize(vectors, dim=1).T / model.temperature
+    for row, (history, length) in enumerate(zip(rows["item_id_list"].tolist(), rows["item_length"].tolist())):
+        last = {item: place for place, item in enumerate(history[:length])}
+        for item, place in last.items():
+            scores[row, item] += model.prior.log_odds[model.prior.range_of(torch.tensor(length - place))]
+    scores[:, 0] = -torch.inf
+    return scores
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("merge", ["sum", "concat"])
+def test_the_dense_head_ranks_by_cosines_and_the_prior(build, merge):
+    _, model, _, _, test = build(sizes=(6,) * 8, **{**DENSE, "code_merge": merge})
+    rows, model = first_rows(test, 6), with_odds(model)
+    assert set(model.heads) == {"dense"} and not hasattr(model, "decoder")
+    scores = dense_scores(model, rows)
+    items, found = model.recommend(rows, 20)
+    assert torch.equal(items, scores.argsort(dim=1, descending=True, stable=True)[:, :20])
+    assert torch.allclose(found, scores.sort(1, descending=True).values[:, :20], atol=1e-4)
+    assert torch.allclose(model.predict(rows), scores.gather(1, rows["item_id"][:, None])[:, 0], atol=1e-4)
+
+
+def test_the_dense_loss_is_the_cross_entropy_of_these_scores_at_every_position(build):
+    _, model, train, *_ = build(sizes=(6,) * 8, dropout=0.0, **DENSE)
+    model = with_odds(model)
+    window = train.inter_feat[:3]
+    losses = []
+    for row in range(len(window)):
+        history, targets = window["item_id_list"][row], window["target_item_list"][row]
+        for place, target in enumerate(targets.tolist()):
+            if target:
+                prefix = Interaction({"item_id_list": history[None].clone(), "item_length": torch.tensor([place + 1])})
+                prefix["item_id_list"][0, place + 1 :] = 0
+                losses.append(-dense_scores(model, prefix)[0, 1:].log_softmax(0)[target - 1])
+    expected = torch.stack(losses).mean() + model.prior.regularization()
+    assert torch.allclose(model.calculate_loss(window), expected, atol=1e-4)
+
+
+def test_the_gradient_of_the_sum_of_codes_is_that_of_pytorchs_bag(build):
+    _, model, *_ = build(sizes=(6,) * 8, item_inputs=["codes"], **DENSE)
+    table, weight = model.items.code_embedding.weight, torch.randn(model.n_items, 16)
+    (model.items.catalogue()[1:] * weight[1:]).sum().backward()
+    ours, table.grad = table.grad.clone(), None
+    (model.items(torch.arange(1, model.n_items)) * weight[1:]).sum().backward()
+    assert torch.allclose(ours, table.grad, atol=1e-5) and ours.abs().sum() > 0
+
+
+@torch.no_grad()
+def test_both_heads_are_blended(build):
+    _, model, _, _, test = build(share=False, rank_by="both", blend=0.3, repeat_prior=True, num_beams="exact", valid_num_beams="exact")
+    rows, model = first_rows(test, 4), with_odds(model)
+    reading, every = model.read(rows), torch.arange(model.n_items).expand(4, -1)
+    log_probs = torch.stack([model.heads["generate"].log_probs(reading, every[:, i : i + 1])[:, 0] for i in range(model.n_items)], 1)
+    expected = 0.7 * log_probs + 0.3 * (dense_scores(model, rows)) + 0.7 * model.item_bias(reading)
+    expected[:, 0] = -torch.inf
+    items, scores = model.recommend(rows, 10)
+    assert torch.equal(items, expected.argsort(1, descending=True)[:, :10])
+    assert torch.allclose(scores, expected.gather(1, items), atol=1e-4)
+    assert torch.allclose(model.predict(rows), expected.gather(1, rows["item_id"][:, None])[:, 0], atol=1e-4)
+
+
+@torch.no_grad()
+def test_in_beams_the_prior_stands_at_the_leaves(build):
+    _, model, _, _, test = build(share=False, repeat_prior=True, num_beams="exact", valid_num_beams="exact")
+    rows = first_rows(test, 4)
+    before = model.full_sort_predict(rows)
+    after = with_odds(model).full_sort_predict(rows)
+    assert torch.allclose((after - before)[:, 1:], model.item_bias(model.read(rows))[:, 1:], atol=1e-4)
+
+
+def test_the_prior_of_a_decoder_alone_learns_the_likelihood_with_it(build):
+    _, model, train, *_ = build(share=False, repeat_prior=True, dropout=0.0, num_beams="exact", valid_num_beams="exact")
+    model, window = with_odds(model), train.inter_feat[:2]
+    items, target = window["item_id_list"], window["target_item_list"]
+    user, packing = model.encode(items)
+    wanted, places = packing.take(target), packing.place
+    kept = wanted > 0
+    loss = model.prior_loss(user[kept].detach(), wanted[kept], items, places[kept])
+    expected = []
+    some = torch.arange(0, int(kept.sum()), max(1, int(kept.sum()) // 64))
+    for place, one in zip(places[kept][some].tolist(), wanted[kept][some].tolist()):
+        row, end = divmod(place, items.shape[1])
+        prefix = Interaction({"item_id_list": items[row : row + 1].clone(), "item_length": torch.tensor([end + 1])})
+        prefix["item_id_list"][0, end + 1 :] = 0
+        reading = model.read(prefix)
+        p = model.heads["generate"].log_probs(reading, torch.arange(1, model.n_items)[None])[0].exp()
+        odds = model.item_bias(reading)[0, 1:]
+        z = 1 + (p * odds.expm1()).sum()  # what codes of no item have stays as it is
+        expected.append(z.log() - odds[one - 1])
+    assert torch.allclose(loss, torch.stack(expected).mean(), atol=1e-4)
+    loss.backward()
+    assert model.prior.scaled.grad.abs().sum() > 0
+
+
+def test_names_and_needs_follow_what_ranks():
+    base = {**load_yaml(properties() / "model" / "R3GR.yaml"), "content_encoder": "tfidf-svd", "topk": [10], "metrics": ["NDCG"]}
+    names = {}
+    for rank_by in ("generate", "dense", "both"):
+        config = {**base, "rank_by": rank_by, "num_beams": 10 if rank_by == "dense" else 50}
+        R3GR.check(config)
+        names[R3GR.result_name(config)] = R3GR.needs(config).semantic_ids, R3GR.loss_name(config)
+    assert names == {
+        "R3GR": (UNIQUE, "NLL of semantic ID"),
+        "R3GR-dense": (SHARED, "CE over items"),
+        "R3GR-both": (UNIQUE, "NLL of semantic ID + CE over items"),
+    }
+    with pytest.raises(UserError, match="num_beams=5 is below"):
+        R3GR.check({**base, "num_beams": 5})

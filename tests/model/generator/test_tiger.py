@@ -13,7 +13,10 @@ from recbole.data.interaction import Interaction
 
 from recbole_r3vae.config import Config
 from recbole_r3vae.errors import UserError
-from recbole_r3vae.model.generator.tiger import RelativePositionBias
+from recbole_r3vae.model.contract import UNIQUE, Needs
+from recbole_r3vae.model.generator.t5 import RelativePositionBias
+from recbole_r3vae.model.generator.tiger import TIGER
+from recbole_r3vae.model.parameters import check_parameters
 from recbole_r3vae.quick_start import run_recbole_r3vae
 from recbole_r3vae.config.sources import load_yaml, properties
 
@@ -55,9 +58,8 @@ def test_logits_are_those_of_hugging_faces_t5(build_tiger, sizes, n_user_buckets
     with torch.no_grad():
         logits, target = model(rows)
         expected = peer(input_ids=history, attention_mask=(history > 0).long(), labels=model.tokens[rows["item_id"]])
-    order = model.encode(rows)[1].order
-    assert torch.equal(target, model.tokens[rows["item_id"]][order])
-    assert torch.allclose(logits, expected.logits[order], atol=1e-5)
+    assert torch.equal(target, model.tokens[rows["item_id"]])
+    assert torch.allclose(logits, expected.logits, atol=1e-5)
     assert torch.allclose(model.calculate_loss(rows), expected.loss * len(sizes), atol=1e-5)  # theirs is the mean over levels
 
 
@@ -87,7 +89,7 @@ def test_steps_of_many_beams_are_teacher_forcing(build_tiger):
     _, model, train, _, test = build_tiger((6, 5, 4, 3))
     rows = rows_of(test, 3)
     generator = torch.Generator().manual_seed(1)
-    state, tokens, parents = model.start(rows), None, None
+    state, tokens, parents = model.start(model.read(rows)), None, None
     prefixes = torch.zeros(3, 1, 0, dtype=torch.int64)
     first = 1
     for level, (size, width) in enumerate(zip(model.codebook_sizes, (4, 9, 5, 1))):
@@ -128,8 +130,19 @@ def test_no_padding_is_computed(build_tiger):
     for layer in model.decoder:
         layer.cross_kv.register_forward_hook(lambda module, inputs, output: seen.append(len(output)))
     model.calculate_loss(rows)
-    model.start(rows)
+    model.start(model.read(rows))
     assert seen == [n_real] * len(seen) and len(seen) == 2 + (2 + 2)
+
+
+@torch.no_grad()
+def test_logits_stand_in_the_order_of_the_batch(build_tiger):
+    _, model, _, _, test = build_tiger()
+    rows = rows_of(test)
+    assert not rows["item_length"].sort(stable=True).indices.equal(torch.arange(len(rows)))  # inside, the shortest comes first
+    logits, target = model(rows)
+    assert torch.equal(target, model.tokens[rows["item_id"]])
+    for row in range(len(rows)):
+        assert torch.allclose(logits[row], model(rows[[row]])[0][0], atol=1e-5)
 
 
 @pytest.mark.parametrize("share", [True, False])
@@ -156,8 +169,6 @@ def test_loss_temperature(build_tiger):
     expected = F.cross_entropy(logits.transpose(1, 2) / 0.5, target, reduction="none").sum(1).mean()
     assert torch.allclose(sharp.calculate_loss(rows), expected, atol=1e-5)
     assert torch.equal(sharp.predict(rows), plain.predict(rows))
-    with pytest.raises(UserError, match="loss_temperature must be above 0, got 0"):
-        build_tiger(loss_temperature=0)
 
 
 def test_users_share_tokens_by_hash_and_unknown_users_have_none(build_tiger):
@@ -211,6 +222,31 @@ def test_it_learns(build_tiger):
         optimizer.step()
     assert all(parameter.grad.isfinite().all() and parameter.grad.any() for parameter in model.parameters())
     assert model.eval().calculate_loss(batch) < 0.7 * 3 * torch.tensor(6.0).log()
+
+
+@pytest.mark.parametrize(
+    "keys, message",
+    [
+        ({"loss_temperature": 0}, "loss_temperature is 0; give a number above 0"),
+        ({"dropout": 1.0}, "dropout is 1.0"),
+        ({"n_user_buckets": -1}, "n_user_buckets is -1"),
+        ({"n_position_buckets": 3}, "n_position_buckets is 3"),
+        ({"max_position_distance": 16}, "max_position_distance is 16 and n_position_buckets 32"),
+    ],
+    ids=str,
+)
+def test_settings_out_of_range_are_named(tiny_settings, keys, message):
+    with pytest.raises(UserError, match=message):
+        config = Config("TIGER", "tiny", config_dict={**tiny_settings, **keys})
+        check_parameters(TIGER.hyperparameters, config)
+        TIGER.check(config)
+
+
+def test_what_it_says_of_itself(tiny_settings):
+    config = Config("TIGER", "tiny", config_dict=tiny_settings)
+    check_parameters(TIGER.hyperparameters, config)
+    TIGER.check(config)
+    assert TIGER.needs(config) == Needs(semantic_ids=UNIQUE) and TIGER.loss_name(config) == "NLL of semantic ID"
 
 
 def test_presets_set_known_keys():

@@ -93,7 +93,7 @@ def beam_search(
         allowed: The only items that may be returned: bool ``[n_items]`` or ``[B, n_items]``, a
             :class:`Restriction` made of it once (for many batches), or :class:`Excluded`, all others;
             default: all items.
-        strict: Whether fewer than k possible items are an error (as in evaluation); otherwise item 0 and
+        strict: Whether fewer than k possible items are an error; otherwise item 0 and
             ``-inf`` fill up.
         rescore: Changes the scores of the items found before the best k are taken, such as a prior on items that a user
             consumes again; ``-inf`` takes an item out. It sees all items of the finished beams, each by itself: items of one leaf share

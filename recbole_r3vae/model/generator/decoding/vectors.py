@@ -30,7 +30,7 @@ def rank_by_vectors(
         k: Number of items a user.
         allowed: The only items that may be returned: bool ``[n_items]`` or ``[B, n_items]``, or
             :class:`~recbole_r3vae.model.generator.decoding.rules.Excluded`, all others; default: all.
-        strict: Whether fewer than k possible items are an error (as in evaluation); otherwise item 0 and ``-inf`` fill up.
+        strict: Whether fewer than k possible items are an error; otherwise item 0 and ``-inf`` fill up.
         bias: Floats ``[n_items]`` or ``[B, n_items]`` added to the products, such as an item's popularity; default: none.
         chunk: Items scored at once; default: so many that
             :data:`~recbole_r3vae.model.generator.decoding.catalogue.CHUNK_CELLS` scores are held.

@@ -1,4 +1,4 @@
-"""Both item-id models through the main command: found, named, trained, resumed."""
+"""All item-id models through the main command: found, named, trained, resumed."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import torch
 
 from recbole_r3vae.config import Config
 from recbole_r3vae.errors import UserError
-from recbole_r3vae.config.registry import MODEL_ROOMS, own_models
+from recbole_r3vae.model.contract import Needs
+from recbole_r3vae.config.registry import MODEL_ROOMS, get_model, own_models
 from recbole_r3vae.quick_start import load_data_and_model, run_recbole_r3vae
-from recbole_r3vae.quick_start.run import loss_name
-from recbole_r3vae.config.sources import properties
+from recbole_r3vae.config.sources import load_yaml, properties
 
-MODELS = ["BSARec", "HSTU"]
+MODELS = ["BSARec", "HSTU", "WindowSASRec"]
 
 
 def test_the_room_holds_them_and_their_settings():
@@ -32,13 +32,28 @@ def test_the_room_holds_them_and_their_settings():
         ("HSTU", {}, "InfoNCE, 512 negatives"),
         ("HSTU", {"n_negatives": 8}, "InfoNCE, 8 negatives"),
         ("HSTU", {"loss_type": "CE"}, "CE"),
+        ("WindowSASRec", {}, "CE"),
+        ("WindowSASRec", {"loss_type": "SampledCE"}, "sampled CE, 512 negatives"),
     ],
 )
 def test_the_loss_is_named(tiny_settings, model, keys, name):
-    assert loss_name(Config(model, "tiny", config_dict={**tiny_settings, **keys})) == name
+    config = Config(model, "tiny", config_dict={**tiny_settings, **keys})
+    config.model_class.check(config)
+    assert config.model_class.loss_name(config) == name and config.model_class.result_name(config) == model
+    assert config.model_class.needs(config) == Needs()
 
 
-@pytest.mark.parametrize("model, dropout", [("BSARec", "hidden_dropout_prob"), ("HSTU", "embedding_dropout_prob")])
+@pytest.mark.parametrize("model", MODELS)
+def test_every_key_of_its_own_has_a_range_that_its_default_is_in(model):
+    defaults, known = load_yaml(properties() / "model" / f"{model}.yaml"), get_model(model).hyperparameters
+    general = {"epochs", "train_batch_size", "learner", "learning_rate", "weight_decay", "enable_amp", "train_neg_sample_args", "eval_step"}
+    assert set(defaults) - set(known) == (general | {"valid_metric", "stopping_step"}) & set(defaults) and set(known) <= set(defaults)
+    assert all(parameter.takes(defaults[key]) for key, parameter in known.items())
+
+
+@pytest.mark.parametrize(
+    "model, dropout", [("BSARec", "hidden_dropout_prob"), ("HSTU", "embedding_dropout_prob"), ("WindowSASRec", "dropout")]
+)
 def test_a_rule_is_learnt_that_popularity_cannot_know(tiny_settings, ruled_data, model, dropout):
     settings = {**tiny_settings, "data_path": str(ruled_data), "load_col": {"inter": ["user_id", "item_id", "timestamp"]}}
     popular = run_recbole_r3vae("Pop", "ruled", config_dict={**settings, "epochs": 1})["test_result"]["recall@5"]
@@ -61,10 +76,10 @@ def test_resumed_is_bit_identical_and_loads(tiny_settings, tmp_path, model):
     assert all(torch.equal(last[0][key], last[1][key]) for key in last[0])
 
     stored = json.loads((Path(whole["run_dir"]) / "result.json").read_text())
-    assert stored["name"] == model and stored["sid_file"] is None
+    assert stored["name"] == model
     _, network, _, _, _, test_data = load_data_and_model(Path(whole["run_dir"]) / "best.pth")
     interaction, _, _, positive = next(iter(test_data))
     scores = network.full_sort_predict(interaction)
     scores[:, 0] = -torch.inf
     hits = (scores.topk(10).indices == positive[:, None]).any(1).float().mean().item()
-    assert hits == pytest.approx(whole["test_result"]["recall@10"], abs=1e-6)
+    assert hits == pytest.approx(whole["test"]["stay"]["recall@10"], abs=1e-6)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from recbole_r3vae.model.generator.layers import attend_levels, pack, reorder
+from recbole_r3vae.model.packing import pack
 
 
 @pytest.fixture(params=range(5))
@@ -40,23 +40,17 @@ def test_last_is_the_last_real_position(real):
     assert torch.equal(last, x[torch.arange(6), real.sum(1) - 1])
 
 
-@pytest.mark.parametrize("biased", [False, True])
-def test_attention_to_levels_is_softmax_attention(biased):
-    torch.manual_seed(0)
-    query, kv = torch.randn(2, 5, 3, 4), [torch.randn(2, width, 2, 3, 4) for width in (1, 5, 5)]  # the first level serves all beams
-    bias = torch.randn(3, 3) if biased else None
-    attended = attend_levels(query, kv, bias)
-    keys, values = torch.stack([level.expand(2, 5, 2, 3, 4) for level in kv], 4).unbind(2)  # [2, 5, H, l, A/H]
-    logits = (query.unsqueeze(3) * keys).sum(-1) + (0 if bias is None else bias)
-    expected = (logits.softmax(-1).unsqueeze(-1) * values).sum(3).flatten(2)
-    assert torch.allclose(attended, expected, atol=1e-6)
+def test_packed_positions_are_those_of_the_batch(real):
+    x = torch.randn(6, 9, 4)
+    packing = pack(real)
+    packed = packing.take(x)
+    assert len(packed) == real.sum()
+    row = torch.cat([torch.full((int(n),), history) for history, n in zip(packing.order, real.sum(1)[packing.order])])  # [M]
+    assert torch.equal(packed, x[row, packing.position()])
+    assert torch.equal(packing.lengths(), real.sum(1).sort().values) and packing.longest == packing.lengths()[-1]
 
 
-def test_reorder_follows_the_parents():
-    past, parents = torch.randn(3, 4, 2, 5), torch.tensor([[0, 0], [3, 1], [2, 3]])
-    moved = reorder(past, parents)
-    for row in range(3):
-        for beam in range(2):
-            assert torch.equal(moved[row, beam], past[row, parents[row, beam]])
-    shared = torch.randn(3, 1, 2, 5)
-    assert reorder(shared, parents) is shared
+def test_rows_go_back_to_the_order_of_the_batch(real):
+    rows = torch.randn(6, 2, 3)
+    packing = pack(real)
+    assert torch.equal(packing.unsort(rows[packing.order]), rows)

@@ -12,7 +12,7 @@ from recbole.model.layers import MultiHeadAttention
 from recbole_r3vae.config import Config
 from recbole_r3vae.data.sequences import TARGET_LIST_FIELD
 from recbole_r3vae.errors import UserError
-from recbole_r3vae.model.baseline.bsarec import Attention, BSARec, FrequencyLayer
+from recbole_r3vae.model.sequential.bsarec import Attention, BSARec, FrequencyLayer
 from recbole_r3vae.quick_start.lookup import create_dataset, data_preparation
 
 
@@ -134,16 +134,17 @@ def test_one_position_is_that_of_all(build):
 @pytest.mark.parametrize(
     "keys, message",
     [
-        ({"alpha": 1.5}, "alpha is 1.5"),
-        ({"c": 0}, "c is 0.*MAX_ITEM_LIST_LENGTH=10"),
-        ({"c": 11}, "c is 11"),
-        ({"n_heads": 3}, "n_heads is 3; give a divisor of hidden_size=16"),
-        ({"n_heads": 0}, "n_heads is 0; give a divisor of hidden_size=16"),
+        ({"alpha": 1.5}, "alpha is 1.5; give a number from 0 up to 1"),
+        ({"c": 0}, "c is 0"),
+        ({"c": 11}, "c is 11; .*MAX_ITEM_LIST_LENGTH=10"),
+        ({"n_heads": 3}, "n_heads is 3 and hidden_size 16"),
+        ({"n_heads": 0}, "n_heads is 0"),
         ({"n_layers": 0}, "n_layers is 0"),
-        ({"loss_type": "BPR"}, "loss_type is 'BPR'; BSARec is trained with CE"),
+        ({"hidden_act": "geluu"}, "did you mean 'gelu'"),
+        ({"loss_type": "BPR"}, "loss_type is 'BPR'; give CE"),
     ],
     ids=str,
 )
-def test_settings_out_of_range_are_named(build, keys, message):
+def test_settings_out_of_range_are_named(tiny_settings, keys, message):
     with pytest.raises(UserError, match=message):
-        build("BSARec", **keys)
+        BSARec.check(Config("BSARec", "tiny", config_dict={**tiny_settings, **keys}))

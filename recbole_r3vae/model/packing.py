@@ -1,4 +1,4 @@
-"""What generators share: histories without padding, and attention over the few levels of a semantic ID."""
+"""Histories without padding, for every model that reads one."""
 
 from __future__ import annotations
 
@@ -26,6 +26,23 @@ class Packing:
     place: Tensor
     padded_shape: tuple[int, int]
 
+    @property
+    def longest(self) -> int:
+        """Positions of the longest history."""
+        return self.blocks[-1][1]
+
+    def lengths(self) -> Tensor:
+        """``[B]``, positions of each history, the shortest first."""
+        return torch.cat([torch.full((n,), t, device=self.order.device) for n, t in self.blocks])
+
+    def position(self) -> Tensor:
+        """``[M]``, each position's place in its own history, from 0."""
+        return self.place % self.padded_shape[1]
+
+    def take(self, padded: Tensor) -> Tensor:
+        """The real positions of a padded batch ``[B, T, …]``, packed: ``[M, …]``."""
+        return padded.flatten(0, 1)[self.place]
+
     def split(self, packed: Tensor) -> list[Tensor]:
         """Packed positions ``[M, …]`` as blocks of histories of one length, ``[n, t, …]`` each; nothing is copied."""
         return [part.unflatten(0, block) for part, block in zip(packed.split([n * t for n, t in self.blocks]), self.blocks)]
@@ -35,10 +52,13 @@ class Packing:
         n_rows, width = self.padded_shape
         return packed.new_zeros(n_rows * width, packed.shape[-1]).index_copy(0, self.place, packed).view(n_rows, width, -1)
 
+    def unsort(self, rows: Tensor) -> Tensor:
+        """One entry a history ``[B, …]``, the shortest history's first, in the order of the batch."""
+        return torch.empty_like(rows).index_copy(0, self.order, rows)
+
     def last(self, packed: Tensor) -> Tensor:
         """The last position of every history ``[B, d]``, in the order of the batch."""
-        ends = torch.cat([torch.full((n,), t, device=packed.device) for n, t in self.blocks]).cumsum(0) - 1  # [B]
-        return packed.new_empty(len(ends), packed.shape[-1]).index_copy(0, self.order, packed[ends])
+        return self.unsort(packed[self.lengths().cumsum(0) - 1])
 
 
 def pack(real: Tensor) -> Packing:
@@ -51,38 +71,3 @@ def pack(real: Tensor) -> Packing:
     row, column = real[order].nonzero(as_tuple=True)  # [M]
     lengths, counts = length.unique_consecutive(return_counts=True)
     return Packing(order, list(zip(counts.tolist(), lengths.tolist())), order[row] * real.shape[1] + column, tuple(real.shape))
-
-
-def attend_levels(query: Tensor, past: list[Tensor], bias: Tensor | None = None) -> Tensor:
-    """Attention of one level of a semantic ID to itself and the levels before it.
-
-    A few keys a query: products and sums, level by level, beat thousands of tiny matrix products.
-
-    Args:
-        query: ``[..., H, A/H]``, already scaled.
-        past: keys and values ``[..., 2, H, A/H]`` of each of the l levels so far; may broadcast.
-        bias: ``[H, l]``, added to the attention logits; default: none.
-
-    Returns:
-        ``[..., A]``.
-    """
-    logits = torch.stack([(query * kv[..., 0, :, :]).sum(-1) for kv in past], -1)  # [..., H, l]
-    weights = (logits if bias is None else logits + bias).softmax(-1).unsqueeze(-1).unbind(-2)  # l of [..., H, 1]
-    return sum(weight * kv[..., 1, :, :] for weight, kv in zip(weights, past)).flatten(-2)
-
-
-def reorder(past: Tensor, parents: Tensor) -> Tensor:
-    """What was computed for the beams before, for those that extend them.
-
-    Args:
-        past: ``[B, W', …]``; W' = 1 has served all beams and is left as it is.
-        parents: ``[B, W]``, which of the W' beams each of the W extends.
-
-    Returns:
-        ``[B, W, …]``, or ``[B, 1, …]``.
-    """
-    n_rows, width = past.shape[:2]
-    if width == 1:
-        return past
-    rows = parents + width * torch.arange(n_rows, device=parents.device)[:, None]  # [B, W], in B * W'
-    return past.flatten(0, 1).index_select(0, rows.flatten()).view(*parents.shape, *past.shape[2:])

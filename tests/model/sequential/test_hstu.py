@@ -8,62 +8,54 @@ import pytest
 import torch
 from recbole.data.interaction import Interaction
 
+from recbole_r3vae.config import Config
 from recbole_r3vae.data.sequences import TARGET_LIST_FIELD
 from recbole_r3vae.errors import UserError
-from recbole_r3vae.model.baseline import hstu
-from recbole_r3vae.model.baseline.hstu import Block
+from recbole_r3vae.model.sequential import hstu
+from recbole_r3vae.model.sequential.hstu import HSTU, TimeBias
 
 
 def first_rows(dataset, n=16) -> Interaction:
     return dataset.inter_feat[list(range(n))]
 
 
-def test_attention_by_hand():
-    """Every term of the sum written out, with a bias that differs for every pair of positions."""
-    torch.manual_seed(0)
-    n_heads, key_size, value_size, length = 2, 3, 4, 5
-    block = Block(size=8, n_heads=n_heads, attention_dim=key_size, linear_dim=value_size, dropout=0.0)
-    x, bias = torch.randn(2, length, 8), torch.randn(2, length, length)
-    result = block(x, bias, torch.ones(length, length).triu(1).bool())
-
-    silu = torch.nn.functional.silu
-    for row in range(2):
-        projected = silu(block.input_norm(x[row]) @ block.uvqk.weight.T)  # [T, 2 * 4 + 2 * 4 + 2 * 3 + 2 * 3]
-        gate, value, query, key = projected.split([8, 8, 6, 6], dim=-1)
-        for i in range(length):
-            sums = torch.zeros(n_heads, value_size)
-            for head in range(n_heads):
-                keys, values = slice(head * key_size, (head + 1) * key_size), slice(head * value_size, (head + 1) * value_size)
-                for j in range(i + 1):
-                    sums[head] += silu(query[i, keys] @ key[j, keys] + bias[row, i, j]) * value[j, values]
-            expected = x[row, i] + block.out(block.gate_norm(sums.flatten()) * gate[i])
-            assert torch.allclose(result[row, i], expected, atol=1e-5)
+def vectors(model, rows) -> torch.Tensor:
+    """One vector for each position, in the layout of the batch: [B, T, d]."""
+    x, packing = model.encode(rows)
+    return packing.pad(x)
 
 
 def test_each_block_is_biased_by_distance_and_time(build):
     model, _, _, test = build("HSTU")
-    for table in (model.position_bias, model.time_bias):
-        torch.nn.init.normal_(table.weight)
+    torch.nn.init.normal_(model.time_bias.table.weight)
     seen = []
     for block in model.blocks:
         block.register_forward_pre_hook(lambda module, given: seen.append(given[1:]))
     rows = first_rows(test, 2)
-    model(rows)
-    buckets = model.time_buckets(rows["timestamp_list"])
+    model.encode(rows)
+    buckets = model.time_bias.bucket(rows["timestamp_list"])
     assert len(seen) == 4 and buckets.unique().numel() > 5
-    for layer, (bias, future) in enumerate(seen):
-        for i in range(10):
-            for j in range(10):
-                assert future[i, j] == (j > i)
-                for row in range(2 if j <= i else 0):
-                    expected = model.position_bias.weight[i - j, layer] + model.time_bias.weight[buckets[row, i, j], layer]
-                    assert bias[row, i, j] == expected
+    for layer, (packing, bias) in enumerate(seen):
+        (bias,) = bias  # both histories are full
+        for place, row in enumerate(packing.order.tolist()):
+            assert torch.equal(bias[place], model.time_bias.table.weight[buckets[row], layer])
+        assert model.blocks[layer].distance_bias.shape == (1, 10) and model.blocks[layer].distance_bias.unique().numel() == 10
 
 
-def test_time_buckets_by_hand(build):
-    model, *_ = build("HSTU", n_time_buckets=20)
+def test_times_of_each_length_have_their_own_biases():
+    torch.manual_seed(0)
+    bias = TimeBias(20, 3)
+    times = [1e5 * torch.rand(4, 2), 1e5 * torch.rand(2, 5)]
+    layers = list(bias(times))
+    assert len(layers) == 3
+    for layer, found in enumerate(layers):
+        for block, of_block in zip(times, found):
+            assert torch.equal(of_block, bias.table.weight[bias.bucket(block), layer])
+
+
+def test_time_buckets_by_hand():
     times = torch.tensor([[0.0, 0.5, 2.0, 90.0, 90.0, 1e9]])
-    buckets = model.time_buckets(times)[0]
+    buckets = TimeBias(20, 1).bucket(times)[0]
     for i in range(6):
         for j in range(6):
             apart = max(1.0, abs(float(times[0, i] - times[0, j])))
@@ -74,11 +66,11 @@ def test_time_buckets_by_hand(build):
 def test_the_future_has_no_say_and_the_past_has(build):
     model, _, _, test = build("HSTU")
     rows = first_rows(test)  # every row of the fixture is full
-    before = model(rows)
+    before = vectors(model, rows)
     for field in ("item_id_list", "timestamp_list"):
         changed = Interaction({key: value.clone() for key, value in rows.interaction.items()})
         changed[field][:, 6:] = changed[field][:, 6:].flip(0) + (field == "timestamp_list") * 1e6 * torch.arange(1, 5)
-        after = model(changed)
+        after = vectors(model, changed)
         assert torch.allclose(before[:, :6], after[:, :6], atol=1e-6)
         assert not torch.allclose(before[:, 6:], after[:, 6:], atol=1e-4)
 
@@ -119,9 +111,13 @@ def test_infonce_is_the_cross_entropy_among_the_target_and_the_draws(build, monk
 
 
 def test_negatives_are_scored_in_groups_of_histories(build, monkeypatch):
-    """Groups of 4 and a rest of 3, each with its own draws, against one of all."""
+    """Groups of 4 and a rest of 3, of histories of several lengths, each with its own draws, against one of all."""
     model, train, *_ = build("HSTU", n_negatives=50)
     windows, losses, gradients = first_rows(train, 11), [], []
+    for row in range(0, 11, 2):
+        windows["item_length"][row] = length = 1 + row % 7
+        for field in ("item_id_list", TARGET_LIST_FIELD):
+            windows[field][row, length:] = 0
     draws = model.sample_negatives(11)
     monkeypatch.setattr(model, "sample_negatives", lambda n_rows: draws[:n_rows])
     model.eval()
@@ -165,15 +161,29 @@ def test_draws_are_items_and_uniform(build):
     assert not torch.equal(draws[0], draws[1])
 
 
+@pytest.mark.parametrize("loss_type", ["InfoNCE", "CE"])
+def test_the_loss_of_a_batch_is_the_mean_over_its_positions(build, monkeypatch, loss_type):
+    """Also: what is packed and sorted inside comes out beside its own target."""
+    model, train, *_ = build("HSTU", loss_type=loss_type, n_negatives=20)
+    windows = first_rows(train, 12)
+    monkeypatch.setattr(model, "sample_negatives", lambda n_rows: torch.arange(20, 40).expand(n_rows, -1))
+    alone = [model.calculate_loss(windows[[row]]) * (windows[TARGET_LIST_FIELD][row] > 0).sum() for row in range(12)]
+    expected = sum(alone) / (windows[TARGET_LIST_FIELD] > 0).sum()
+    assert windows["item_length"].unique().numel() > 1
+    assert torch.allclose(model.calculate_loss(windows), expected, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     "keys, message",
     [
         ({"loss_type": "InfoNCEE"}, "did you mean.*InfoNCE"),
-        ({"n_negatives": 0}, "n_negatives must be above 0"),
-        ({"temperature": 0.0}, "temperature must be above 0"),
+        ({"n_negatives": 0}, "n_negatives is 0; give a whole number from 1"),
+        ({"temperature": 0.0}, "temperature is 0.0; give a number above 0"),
+        ({"hidden_dropout_prob": 1.0}, "hidden_dropout_prob is 1.0"),
+        ({"n_heads": 0}, "n_heads is 0"),
     ],
     ids=str,
 )
-def test_settings_out_of_range_are_named(build, keys, message):
+def test_settings_out_of_range_are_named(tiny_settings, keys, message):
     with pytest.raises(UserError, match=message):
-        build("HSTU", **keys)
+        HSTU.check(Config("HSTU", "tiny", config_dict={**tiny_settings, **keys}))

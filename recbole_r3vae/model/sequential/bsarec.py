@@ -6,6 +6,8 @@ are those of an independent five-seed reproduction (RecBoard), which found it ab
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import torch
 import torch.nn.functional as F
 from recbole.model.abstract_recommender import SequentialRecommender
@@ -16,6 +18,13 @@ from torch import Tensor, nn
 from recbole_r3vae.data.sequences import PrefixDataset
 from recbole_r3vae.model.contract import Contract
 from recbole_r3vae.errors import UserError
+from recbole_r3vae.model.contract import Contract
+from recbole_r3vae.model.losses import catalogue_cross_entropy
+from recbole_r3vae.model.parameters import SHARE, Choice, Either, Number, Whole
+
+if TYPE_CHECKING:
+    from recbole.config import Config
+    from recbole.data.interaction import Interaction
 
 
 class FrequencyLayer(nn.Module):
@@ -84,7 +93,7 @@ class Block(nn.Module):
         config: the model's configuration.
     """
 
-    def __init__(self, config):
+    def __init__(self, config: Config):
         super().__init__()
         size, dropout, eps = config["hidden_size"], config["hidden_dropout_prob"], config["layer_norm_eps"]
         self.alpha = config["alpha"]
@@ -114,31 +123,30 @@ class BSARec(Contract, SequentialRecommender):
     Args:
         config: ``hidden_size``, ``inner_size``, ``n_layers``, ``n_heads``, ``hidden_dropout_prob``, ``attn_dropout_prob``,
             ``hidden_act``, ``layer_norm_eps``, ``initializer_range``, ``alpha``, ``c``, ``loss_type``; see
-            ``properties/model/BSARec.yaml``.
+            ``properties/model/BSARec.yaml``. :meth:`check` took it.
         dataset: training dataset.
-
-    Raises:
-        UserError: ``alpha``, ``c``, ``n_heads``, ``n_layers`` or ``loss_type`` has a value outside its range.
     """
 
     input_type = InputType.POINTWISE
     dataset_class = PrefixDataset
+    hyperparameters = {
+        "hidden_size": Whole(),
+        "inner_size": Whole(),
+        "n_layers": Whole(),
+        "n_heads": Whole(),
+        "hidden_act": Choice("gelu", "relu", "swish", "tanh", "sigmoid"),
+        "hidden_dropout_prob": SHARE,
+        "attn_dropout_prob": SHARE,
+        "layer_norm_eps": Number(above=0),
+        "initializer_range": Number(above=0),
+        "alpha": Number(at_least=0, at_most=1),
+        "c": Whole(),
+        "loss_type": Either("CE"),
+    }
 
-    def __init__(self, config, dataset):
+    def __init__(self, config: Config, dataset: Any):
         super().__init__(config, dataset)
         size = config["hidden_size"]
-        if not 0 <= config["alpha"] <= 1:
-            raise UserError(f"alpha is {config['alpha']!r}; give the frequency layer's share, from 0 to 1")
-        if type(config["c"]) is not int or not 1 <= config["c"] <= self.max_seq_length:
-            raise UserError(
-                f"c is {config['c']!r}; give the number of low components, from 1 to MAX_ITEM_LIST_LENGTH={self.max_seq_length}"
-            )
-        if config["n_heads"] < 1 or size % config["n_heads"]:
-            raise UserError(f"n_heads is {config['n_heads']}; give a divisor of hidden_size={size}")
-        if config["n_layers"] < 1:
-            raise UserError(f"n_layers is {config['n_layers']}; give 1 or more")
-        if config["loss_type"] != "CE":
-            raise UserError(f"loss_type is {config['loss_type']!r}; BSARec is trained with CE")
         self.item_embedding = nn.Embedding(self.n_items, size, padding_idx=0)
         self.position_embedding = nn.Embedding(self.max_seq_length, size)
         self.norm = nn.LayerNorm(size, eps=config["layer_norm_eps"])
@@ -155,7 +163,7 @@ class BSARec(Contract, SequentialRecommender):
         if isinstance(module, nn.Embedding) and module.padding_idx is not None:
             nn.init.zeros_(module.weight[module.padding_idx])
 
-    def forward(self, interaction) -> Tensor:
+    def forward(self, interaction: Interaction) -> Tensor:
         """Histories as vectors.
 
         Args:
@@ -177,19 +185,33 @@ class BSARec(Contract, SequentialRecommender):
         source = torch.arange(items.shape[1], device=items.device) - (items.shape[1] - length)[:, None]  # [B, T]
         return items.gather(1, source.clamp(min=0)).masked_fill(source < 0, 0)
 
-    def calculate_loss(self, interaction) -> Tensor:
+    def calculate_loss(self, interaction: Interaction) -> Tensor:
         """Mean cross-entropy of the targets over all items.
 
         Args:
             interaction: rows of a :class:`~recbole_r3vae.data.sequences.PrefixDataset`.
         """
-        logits = self.forward(interaction) @ self.item_embedding.weight[1:].T  # [B, n_items - 1]
-        return F.cross_entropy(logits, interaction[self.ITEM_ID] - 1)
+        return catalogue_cross_entropy(self.forward(interaction), self.item_embedding.weight[1:], interaction[self.ITEM_ID] - 1)
 
-    def predict(self, interaction) -> Tensor:
+    def predict(self, interaction: Interaction) -> Tensor:
         """Scores ``[B]`` of ``item_id``."""
         return (self.forward(interaction) * self.item_embedding(interaction[self.ITEM_ID])).sum(-1)
 
-    def full_sort_predict(self, interaction) -> Tensor:
+    def full_sort_predict(self, interaction: Interaction) -> Tensor:
         """Scores of all items, ``[B, n_items]``."""
         return self.forward(interaction) @ self.item_embedding.weight.T
+
+    @classmethod
+    def check(cls, config: Config) -> None:
+        """Refuse settings that it cannot be made with.
+
+        Raises:
+            UserError: a key has a value outside its range, ``n_heads`` does not divide ``hidden_size``, or ``c`` is more components than
+                a history has.
+        """
+        super().check(config)
+        size, n_heads, c, length = (config[key] for key in ("hidden_size", "n_heads", "c", "MAX_ITEM_LIST_LENGTH"))
+        if size % n_heads:
+            raise UserError(f"n_heads is {n_heads} and hidden_size {size}; give a number of heads that divides the size")
+        if c > length:
+            raise UserError(f"c is {c}; give the number of low components, from 1 to MAX_ITEM_LIST_LENGTH={length}")

@@ -1,0 +1,129 @@
+"""Losses of a softmax over items: exact over the whole catalogue in little memory, or over a sample of it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+CELLS = 2**21
+"""Logits that exist at a time: 8 MiB in float32."""
+
+
+def catalogue_cross_entropy(
+    x: Tensor,
+    items: Tensor,
+    target: Tensor,
+    temperature: float | None = None,
+    chunk: int | None = None,
+    extra: tuple[Tensor, Tensor, Tensor] | None = None,
+) -> Tensor:
+    """Mean cross-entropy of ``x @ items.T`` over all items, of which a few rows exist at a time.
+
+    The value and the gradients are those of ``F.cross_entropy``. A chunk of positions goes from logits to gradients at once, in the forward
+    pass: the matrix products are the same three, nothing is computed twice, and no array of ``[N, n]`` is ever held. Products are in the
+    precision that autocast gives them, the softmax is in float32.
+
+    Args:
+        x: ``[N, d]``, one vector a position.
+        items: ``[n, d]``, one vector an item.
+        target: ``[N]`` int64, rows of ``items``.
+        temperature: divides the products; ``None`` leaves them as they are.
+        chunk: positions at a time; default: as many as keep :data:`CELLS` logits.
+        extra: ``rows``, ``columns`` and ``values``, ``[E]`` each: terms that are added to the logits of single cells, after the
+            temperature; where one cell is named twice, both are added. Gradients go to ``values``.
+
+    Returns:
+        A scalar, float32 (float64 of such vectors).
+    """
+    precision = (x[:1] @ items[:1].T).dtype  # what autocast makes of a product here
+    chunk = chunk or max(1, CELLS // len(items))
+    scale = 1.0 if temperature is None else 1 / temperature
+    if extra is None:
+        rows, columns, values = target[:0], target[:0], x.new_zeros(0)
+    else:
+        rows, order = extra[0].sort()
+        columns, values = extra[1][order], extra[2][order]
+    return _CatalogueCrossEntropy.apply(x, items, values, target, rows, columns, scale, chunk, precision)
+
+
+class _CatalogueCrossEntropy(torch.autograd.Function):
+    """Loss and gradients chunk by chunk; the backward pass only scales them."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, items: Tensor, values: Tensor, target: Tensor, rows: Tensor, columns: Tensor, scale: float, chunk: int, precision
+    ) -> Tensor:
+        n_rows, wide = len(x), torch.promote_types(x.dtype, torch.float32)
+        of_x, of_items, of_values = ctx.needs_input_grad[:3]
+        x_, items_ = x.to(precision), items.to(precision)
+        grad_x = torch.empty_like(x) if of_x else None
+        grad_items = torch.zeros_like(items) if of_items else None
+        grad_values = torch.empty_like(values) if of_values else None
+        bounds = torch.searchsorted(rows, torch.arange(0, n_rows + chunk, chunk, device=rows.device)).tolist() if len(rows) else None
+        loss = torch.zeros((), dtype=wide, device=x.device)
+        for part, begin in enumerate(range(0, n_rows, chunk)):
+            here = slice(begin, begin + chunk)
+            logits = (x_[here] @ items_.T).to(wide)  # [c, n]
+            if scale != 1:
+                logits *= scale
+            if bounds:
+                cells = slice(bounds[part], bounds[part + 1])
+                named = (rows[cells] - begin, columns[cells])
+                logits.index_put_(named, values[cells].to(wide), accumulate=True)
+            wanted = target[here, None]  # [c, 1]
+            highest = logits.amax(1, keepdim=True)
+            loss -= (logits.gather(1, wanted) - highest).sum()
+            total = logits.sub_(highest).exp_().sum(1, keepdim=True)
+            loss += total.log().sum()
+            if not (of_x or of_items or of_values):
+                continue
+            slope = logits.div_(total * n_rows)  # of the loss, by each logit
+            slope.scatter_add_(1, wanted, slope.new_full((), -1 / n_rows).expand(wanted.shape))
+            if of_values and bounds:
+                grad_values[cells] = slope[named].to(values.dtype)
+            slope = slope.to(precision)
+            if of_x:
+                grad_x[here] = (slope @ items_) * scale
+            if of_items:
+                grad_items += (slope.T @ x_[here]) * scale
+        ctx.save_for_backward(grad_x, grad_items, grad_values)
+        return loss / n_rows
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
+        return *(None if grad is None else grad * grad_loss.to(grad.dtype) for grad in ctx.saved_tensors), *(None,) * 6
+
+
+def sampled_cross_entropy(
+    x: Tensor, items: Tensor, target: Tensor, negatives: Tensor, log_q: Tensor, temperature: float | None = None
+) -> Tensor:
+    """Mean cross-entropy over each position's target and K items that all positions of a batch share.
+
+    A drawn item's logit is lowered by the logarithm of how often it is expected among the K draws (Bengio and Senécal, "Adaptive Importance
+    Sampling to Accelerate Training of a Neural Probabilistic Language Model", IEEE TNN 2008; the logQ correction of Yi et al.,
+    "Sampling-Bias-Corrected Neural Modeling for Large Corpus Item Recommendations", RecSys 2019). A position's target stands there once,
+    uncorrected, because it is not drawn; draws of it are left out at that position. So the sum in the softmax's denominator is, in
+    expectation, the sum over the whole catalogue.
+
+    Args:
+        x: ``[N, d]``, one vector a position.
+        items: ``[n, d]``, one vector an item.
+        target: ``[N]`` int64, rows of ``items``.
+        negatives: ``[K]`` int64, rows of ``items``, drawn with replacement.
+        log_q: ``[K]``, the logarithm of the probability with which each of them is drawn.
+        temperature: divides the products; ``None`` leaves them as they are.
+
+    Returns:
+        A scalar.
+    """
+    scale = 1.0 if temperature is None else 1 / temperature
+    wanted = (x * F.embedding(target, items)).sum(-1, keepdim=True).float() * scale  # [N, 1]
+    others = (x @ F.embedding(negatives, items).T).float() * scale - (log_q + math.log(len(negatives)))  # [N, K]
+    others = others.masked_fill(negatives == target[:, None], torch.finfo(others.dtype).min)
+    return (torch.cat([wanted, others], 1).logsumexp(1) - wanted[:, 0]).mean()

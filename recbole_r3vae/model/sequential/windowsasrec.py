@@ -1,0 +1,172 @@
+"""WindowSASRec: SASRec trained on every position of a history at once, by cross-entropy over items.
+
+Kang and McAuley, "Self-Attentive Sequential Recommendation", ICDM 2018, arXiv 1808.09781, train on all positions, by a binary loss;
+RecBole's SASRec has a row for each target. The losses here are the softmax over the catalogue, which makes SASRec far stronger
+(Klenitskiy and Vasilev, "Turning Dross Into Gold Loss", RecSys 2023, arXiv 2309.07602), and a sampled one, as in eSASRec (Tikhonovich et
+al., RecSys 2025, arXiv 2508.06450), whose layers are not built here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from recbole_r3vae.data.sequences import TARGET_LIST_FIELD
+from recbole_r3vae.errors import UserError
+from recbole_r3vae.model.blocks import ENCODERS, causal_blocks
+from recbole_r3vae.model.heads import DenseHead
+from recbole_r3vae.model.losses import catalogue_cross_entropy, sampled_cross_entropy
+from recbole_r3vae.model.packing import Packing, pack
+from recbole_r3vae.model.parameters import SHARE, Choice, Either, Flag, Number, Whole
+from recbole_r3vae.model.ranker import Ranker
+from recbole_r3vae.model.repeat_prior import Reading, RepeatPrior
+
+if TYPE_CHECKING:
+    from recbole.config import Config
+    from recbole.data.interaction import Interaction
+
+CE, SAMPLED = "CE", "SampledCE"
+
+
+class WindowSASRec(Ranker):
+    """Item-id recommender: causal blocks over item embeddings, which are also what the output is compared with.
+
+    A score is the dot product of the history's vector and the item's embedding or, with a ``temperature``, their cosine over it. The loss
+    at each position is the cross-entropy of its target over all items, or over itself and ``n_negatives`` items that a batch shares. They
+    are drawn by their frequency in training, smoothed by one and raised to ``negative_power``; the loss corrects for that, see
+    :func:`~recbole_r3vae.model.losses.sampled_cross_entropy`.
+
+    A batch is computed without padding, as R3GR's is, and the blocks are R3GR's: pre-norm Transformer blocks, or HSTU's without times.
+
+    Args:
+        config: ``encoder``, ``hidden_size``, ``n_layers``, ``n_heads``, ``inner_size``, ``dropout``, ``loss_type``, ``n_negatives``,
+            ``negative_power``, ``temperature``; see ``properties/model/WindowSASRec.yaml``. :meth:`check` took it.
+        dataset: training dataset.
+    """
+
+    hyperparameters = {
+        "encoder": Choice(*ENCODERS),
+        "hidden_size": Whole(),
+        "n_layers": Whole(),
+        "n_heads": Whole(),
+        "inner_size": Whole(),
+        "dropout": SHARE,
+        "loss_type": Choice(CE, SAMPLED),
+        "n_negatives": Whole(),
+        "negative_power": Number(at_least=0),
+        "temperature": Either(None, Number(above=0)),
+        "repeat_prior": Flag(),
+        "repeat_penalty": Number(at_least=0),
+    }
+
+    def __init__(self, config: Config, dataset: Any):
+        super().__init__(config, dataset)
+        size, n_heads, inner_size, dropout = (config[key] for key in ("hidden_size", "n_heads", "inner_size", "dropout"))
+        self.loss_type, self.n_negatives, self.temperature = (config[key] for key in ("loss_type", "n_negatives", "temperature"))
+        self.item_embedding = nn.Embedding(self.n_items, size, padding_idx=0)
+        self.position_embedding = nn.Embedding(self.max_seq_length, size)
+        self.dropout = nn.Dropout(dropout)
+        self.blocks = causal_blocks(config["encoder"], config["n_layers"], size, n_heads, inner_size, self.max_seq_length, dropout)
+        self.norm = nn.LayerNorm(size)
+        log_q = self._log_frequency(dataset, config["negative_power"])
+        self.register_buffer("log_q", log_q, persistent=False)  # [n_items - 1], of being drawn, items from 1 on
+        self.heads["dense"] = DenseHead(self)
+        self.prior = RepeatPrior(self.max_seq_length, config["repeat_penalty"]) if config["repeat_prior"] else None
+        self.apply(self._initialise)
+
+    def _log_frequency(self, dataset: Any, power: float) -> Tensor:
+        counts = dataset.counter(self.ITEM_ID)  # of each item as a training target
+        return (torch.tensor([1.0 + counts[item] for item in range(1, self.n_items)]).log() * power).log_softmax(0)
+
+    @staticmethod
+    def _initialise(module: nn.Module) -> None:
+        if isinstance(module, (nn.Linear, nn.Embedding)):
+            nn.init.normal_(module.weight, std=0.02)
+        if isinstance(module, nn.Linear):
+            nn.init.zeros_(module.bias)
+        if isinstance(module, nn.Embedding) and module.padding_idx is not None:
+            nn.init.zeros_(module.weight[module.padding_idx])
+
+    def encode(self, interaction: Interaction) -> tuple[Tensor, Packing]:
+        """Histories as vectors, one for each position; padding costs nothing.
+
+        Args:
+            interaction: B rows with ``item_id_list``, padded with 0 on the right.
+
+        Returns:
+            ``[M, d]`` for the M real positions, and where each of them lies.
+        """
+        items = interaction[self.ITEM_SEQ]  # [B, T]
+        packing = pack(items > 0)
+        x = self.dropout(self.item_embedding(packing.take(items)) + self.position_embedding(packing.position()))  # [M, d]
+        for block in self.blocks:
+            x = block(x, packing)
+        return self._compared(self.norm(x)), packing
+
+    def _compared(self, x: Tensor) -> Tensor:
+        """Vectors of histories or items [..., d] as their products make scores, but for the temperature."""
+        return x if self.temperature is None else F.normalize(x, dim=-1)
+
+    def calculate_loss(self, interaction: Interaction) -> Tensor:
+        """Mean loss over the targets of all positions.
+
+        Args:
+            interaction: windows of a :class:`~recbole_r3vae.data.sequences.WindowDataset`.
+        """
+        x, packing = self.encode(interaction)  # [M, d]
+        target = packing.take(interaction[TARGET_LIST_FIELD])  # [M]
+        has_target, items = target > 0, self._compared(self.item_embedding.weight[1:])  # [M], [n_items - 1, d]
+        x, target = x[has_target], target[has_target] - 1  # [N, d], [N]
+        if self.prior is not None:
+            extra = self.prior.extra(interaction[self.ITEM_SEQ], packing.place[has_target])
+            return catalogue_cross_entropy(x, items, target, self.temperature, extra=extra) + self.prior.regularization()
+        if self.loss_type == CE:
+            return catalogue_cross_entropy(x, items, target, self.temperature)
+        negatives = self.sample_negatives()
+        return sampled_cross_entropy(x, items, target, negatives, self.log_q[negatives], self.temperature)
+
+    def sample_negatives(self) -> Tensor:
+        """Rows of the items from 1 on, drawn by their smoothed frequency with replacement: ``[n_negatives]``."""
+        return torch.multinomial(self.log_q.exp(), self.n_negatives, replacement=True)
+
+    # -- ranking -----------------------------------------------------------------------------------------------------------
+
+    def read(self, interaction: Interaction) -> Reading:
+        """Histories at their last positions."""
+        x, packing = self.encode(interaction)
+        return Reading(packing.last(x), interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
+
+    def user_vectors(self, reading: Reading) -> Tensor:
+        """``[B, d]``, over the temperature."""
+        return reading.user / (self.temperature or 1)
+
+    def item_vectors(self) -> Tensor:
+        """``[n_items, d]``."""
+        return self._compared(self.item_embedding.weight)
+
+    def item_bias(self, reading: Reading) -> Tensor | None:
+        """The prior on repeats, ``[B, n_items]``; ``None`` without one."""
+        return None if self.prior is None else self.prior.bias(reading.items, reading.lengths, self.n_items)
+
+    @classmethod
+    def check(cls, config: Config) -> None:
+        """Refuse settings that it cannot be made with.
+
+        Raises:
+            UserError: a key has a value outside its range, ``n_heads`` does not divide ``hidden_size``, or the prior is to be learnt from
+                a sample of the catalogue.
+        """
+        super().check(config)
+        if config["repeat_prior"] and config["loss_type"] != CE:
+            raise UserError(f"repeat_prior is learnt from a loss over all items, and loss_type is {config['loss_type']}; take loss_type: {CE}")
+        size, n_heads = config["hidden_size"], config["n_heads"]
+        if size % n_heads:
+            raise UserError(f"n_heads is {n_heads} and hidden_size {size}; give a number of heads that divides the size")
+
+    @classmethod
+    def loss_name(cls, config: Config) -> str:
+        """The loss, and how many negatives it has."""
+        return CE if config["loss_type"] == CE else f"sampled CE, {config['n_negatives']} negatives"
