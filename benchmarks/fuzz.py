@@ -360,6 +360,8 @@ def attempt_made(kind: str, rng: random.Random, top: Path) -> Attempt:
             wrong = made.check()
         elif wrong is None and not made.refusable:
             wrong = "what is right was refused"
+        elif wrong is None and not any(name in line for name in made.names):
+            wrong = "the thing is not named"
         verdict = "wrong" if wrong else "accepted" if status == 0 else "refused"
         return Attempt(verdict, words, f"{wrong}: {shown}" if wrong else shown, b"\n".join(made.files.values()))
     finally:

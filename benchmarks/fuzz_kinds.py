@@ -46,7 +46,8 @@ class Made:
         words: the command.
         files: what is written before it.
         check: what is wrong with its result, or ``None``; called where it ended well.
-        refusable: whether it may be refused; the reason why it may not otherwise.
+        refusable: whether it may be refused.
+        names: one of these stands in a refusal.
         call: instead of a command; raises what it finds.
     """
 
@@ -54,6 +55,7 @@ class Made:
     files: dict[Path, bytes] = field(default_factory=dict)
     check: Callable[[], str | None] = lambda: None
     refusable: bool = True
+    names: tuple[str, ...] = ("small",)
     call: Callable[[], None] | None = None
 
 
@@ -128,10 +130,12 @@ def _recommended(path: Path) -> dict[str, list[tuple[str, float]]]:
 
 
 def _close(one: list[tuple[str, float]], other: list[tuple[str, float]]) -> bool:
-    """Equal scores, and equal items where neighbours' scores are apart."""
-    if len(one) != len(other) or not np.allclose([score for _, score in one], [score for _, score in other], atol=1e-4):
+    """Equal scores, and equal items where the scores of their neighbours are apart; the last one's next neighbour is not in the list."""
+    scores, others = ([score for _, score in best] for best in (one, other))
+    if len(one) != len(other) or not np.allclose(scores, others, atol=1e-4):
         return False
-    return all(a == b for (a, _), (b, _) in zip(one, other)) or min(np.diff(sorted(score for _, score in one))) < 1e-3
+    apart = [True, *(np.abs(np.diff(scores)) > 1e-4), False]
+    return all(a == b or not (apart[place] and apart[place + 1]) for place, ((a, _), (b, _)) in enumerate(zip(one, other)))
 
 
 # -- settings from Python ----------------------------------------------------------------------------------------------------------
@@ -167,7 +171,7 @@ def python_settings(rng: random.Random, top: Path, damaged: Damage | None, words
         if not _equal(torch.load(file, weights_only=True), Config("R3GR", "small", config_dict=plain).declared):
             raise ValueError("another configuration than that of plain values")
 
-    return Made([repr(spelled)], call=call, refusable=damaged is not None)
+    return Made([repr(spelled)], call=call, refusable=damaged is not None, names=tuple(keys))
 
 
 def _equal(one: Any, other: Any) -> bool:
@@ -280,7 +284,8 @@ def written_histories(rng: random.Random, top: Path, damaged: Damage | None, wor
         return None if found == named else f"recommendations for {found} instead of {named}"
 
     command = ["recommend", "--checkpoint=trained", "--input=h.csv", "--topk=2", "--output=out.csv"]
-    return Made(command, {top / "h.csv": _maybe(damaged, text.getvalue(), rng, separator)}, check, damaged is not None or asked and not named)
+    files = {top / "h.csv": _maybe(damaged, text.getvalue(), rng, separator)}
+    return Made(command, files, check, damaged is not None or asked and not named, ("h.csv", "of these histories"))
 
 
 def foreign_table(rng: random.Random, top: Path, damaged: Damage | None, words: dict[str, list[str]]) -> Made:
@@ -307,7 +312,8 @@ def foreign_table(rng: random.Random, top: Path, damaged: Damage | None, words: 
         back = [[old[f"{level + 1}"][code] if f"{level + 1}" in old else code for level, code in enumerate(row)] for row in found.codes[1:].tolist()]
         return None if dict(zip(found.item_ids[1:], back)) == codes else f"{back} instead of {codes}"
 
-    return Made(["convert", f"--input={name}", "--output=converted.sid"], {top / name: _maybe(damaged, text, rng, "\t" if how == "table" else ", ")}, check, damaged is not None)
+    files = {top / name: _maybe(damaged, text, rng, "\t" if how == "table" else ", ")}
+    return Made(["convert", f"--input={name}", "--output=converted.sid"], files, check, damaged is not None, (name,))
 
 
 MAKERS = {

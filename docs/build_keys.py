@@ -44,7 +44,7 @@ Every key that this package adds to RecBole or sets differently, with its defaul
 `properties/`. All other keys are [RecBole's](https://recbole.io/docs/user_guide/config_settings.html) and mean what they mean there.
 
 **Who wins**, from weak to strong: RecBole's defaults, `overall.yaml`, the model's file, the dataset's, `quick_start/<Model>_<dataset>.yaml`,
-`--config_files`, values from Python, the command line. A mistyped key on the command line is an error that names the nearest one.
+`--config_files`, values from Python, the command line. Of `eval_args` and `train_neg_sample_args` what is not given stays as it was. A mistyped key on the command line is an error that names the nearest one.
 
 **Two stages.** In a generator's run, the keys of the generator's own file belong to the generator; write `tokenizer_X` to set X for its tokenizer.
 A key that only the tokenizer has needs no prefix: `--codebook_sizes=[128,128,128]`.

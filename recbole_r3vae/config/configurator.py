@@ -182,10 +182,10 @@ class Config(RecBoleConfig):
         known = self.known_keys()
         self.refuse_unknown_keys(self.cmd_config_dict)
         if self.external_config_dict.get("preload_weight") and not self._reads_preload_weight:
-            text = f"preload_weight is read by none of the code of {self.model}; give item vectors as content_file, or leave it out"
+            remedy = f"preload_weight is read by none of the code of {self.model}; give item vectors as content_file, or leave it out"
             if self.external_config_dict.get("strict_config"):
-                raise UserError(text)
-            logging.getLogger().warning(text)
+                raise UserError(remedy)
+            logging.getLogger().warning(remedy)
         for source, values in (("a configuration file", self.file_config_dict), ("config_dict", self.variable_config_dict)):
             unknown = sorted(set(values) - known)
             if unknown:

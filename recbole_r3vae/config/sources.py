@@ -196,26 +196,31 @@ def plain_values(values: Any, where: str = "config_dict") -> Any:
     """Python values as YAML would give them: numpy's and torch's numbers as Python's, tuples and arrays as lists.
 
     Args:
-        values: a setting, or a mapping of settings.
-        where: what it is called in a message.
+        values: a mapping of settings, or a value of one.
+        where: what it is called in a message; a mapping's settings have their own names.
 
     Raises:
         UserError: a value is none that YAML can write.
     """
     if isinstance(values, Mapping):
-        return {str(key): plain_values(value, str(key)) for key, value in values.items()}
-    if isinstance(values, (list, tuple, set, frozenset)):
-        entries = sorted(values, key=str) if isinstance(values, (set, frozenset)) else values
-        return [plain_values(value, where) for value in entries]
-    if values is None or isinstance(values, (bool, int, float, str)) and type(values).__module__ == "builtins":
-        return values
-    if isinstance(values, os.PathLike):
-        return os.fspath(values)
-    if hasattr(values, "tolist"):  # a number or an array of numpy's, a tensor
-        return plain_values(values.tolist(), where)
-    if isinstance(values, Enum):
-        return values
+        return {str(key): _plain_value(value, str(key)) for key, value in values.items()}
+    return _plain_value(values, where)
+
+
+def _plain_value(value: Any, name: str) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain_value(entry, f"{name}.{key}") for key, entry in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_plain_value(entry, name) for entry in (sorted(value, key=str) if isinstance(value, (set, frozenset)) else value)]
+    if value is None or isinstance(value, (bool, int, float, str)) and type(value).__module__ == "builtins":
+        return value
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if hasattr(value, "tolist"):  # a number or an array of numpy's, a tensor
+        return _plain_value(value.tolist(), name)
+    if name == "MODEL_TYPE" and isinstance(value, Enum):  # RecBole's, which no checkpoint holds
+        return value
     for kind in (bool, int, float, str):  # a subclass of one of these
-        if isinstance(values, kind):
-            return kind(values)
-    raise UserError(f"{where} is {shown(values)} ({type(values).__name__}); give a number, a text, a list or a mapping of these")
+        if isinstance(value, kind):
+            return kind(value)
+    raise UserError(f"{name} is {shown(value)} ({type(value).__name__}); give a number, a text, a list or a mapping of these")

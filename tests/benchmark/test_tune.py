@@ -216,3 +216,19 @@ def test_from_python_the_rows_come_back_best_first(words, space):
     assert [row["rank"] for row in rows] == [1, 2]
     with pytest.raises(UserError, match="no search space"):
         load_space("Random")
+
+
+def test_a_space_in_recboles_format(tmp_path):
+    path = tmp_path / "x.hyper"
+    path.write_text("tokenizer_codebook_sizes choice ['[8,8]',[4,4,4]]\ntokenizer_sc_weight choice [0.1,0.2]\n")
+    assert load_space("R3VAE", path) == {
+        "codebook_sizes": [{"codebook_sizes": [8, 8]}, {"codebook_sizes": [4, 4, 4]}], "sc_weight": [{"sc_weight": 0.1}, {"sc_weight": 0.2}],
+    }  # fmt: skip
+    for text, expected in (
+        ("learning_rate choice [0.1]", "learning_rate of search space .* is no key of a tokenizer"),
+        ("tokenizer_sc_weight uniform 0,1", "tokenizer_sc_weight of search space .* is a uniform"),
+        ("tokenizer_num_beams choice [1,2]", "unknown key num_beams in search space .*: R3VAE has none of that name"),
+    ):
+        path.write_text(text)
+        with pytest.raises(UserError, match=expected):
+            load_space("R3VAE", path)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-KINDS = ["inter", "item", "sid", "yaml", "command"]
+DAMAGED = ["inter", "item", "sid", "yaml", "command"]
+MADE = ["data", "settings", "parts", "quoted", "histories", "index"]
 
 
 @pytest.fixture(scope="module")
@@ -31,11 +33,11 @@ def valid(fuzz, tmp_path_factory):
     return top
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", DAMAGED + MADE)
 def test_no_damage_ends_in_a_traceback_or_a_wrong_result(fuzz, valid, monkeypatch, kind):
     monkeypatch.chdir(valid)
 
-    @settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+    @settings(max_examples=25 if kind in DAMAGED else 15, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
     @given(number=st.integers(0, 10**6))
     def check(number):
         tried = fuzz.attempt(kind, number, valid)
@@ -50,7 +52,7 @@ def test_undamaged_input_is_accepted_at_every_stage(fuzz, valid, monkeypatch):
     monkeypatch.setattr(fuzz, "damaged", lambda text, rng, separator: text.encode())
     monkeypatch.setattr(fuzz, "damaged_words", lambda words, rng: words)
     with fuzz.quietly():
-        for kind in KINDS:
+        for kind in DAMAGED:
             tried = [fuzz.attempt(kind, number, valid) for number in range(len(fuzz.STAGES[kind]))]
             assert [one.answer for one in tried] == ["accepted"] * len(tried), tried
 
@@ -79,6 +81,37 @@ def test_what_is_wrong_is_seen(fuzz, valid, monkeypatch, fault, expected):
     tried = fuzz.attempt("sid", 0, valid)
     assert tried.answer == "wrong" and expected in tried.shown
     assert not Path("executed").exists() and not Path("out.json").exists()
+
+
+@pytest.mark.parametrize("kind, fault, expected", [
+    ("data", "another item", "others for"), ("data", "refused", "not named"), ("quoted", "an item lost", "items ["),
+    ("histories", "a history lost", "recommendations for"), ("parts", "nothing measured", "scores are"), ("index", "refused", "was refused"),
+    ("settings", "another number", "another configuration"), ("settings", "taken", "what no file can hold was taken"),
+])  # fmt: skip
+def test_what_is_wrong_with_an_input_of_known_outcome_is_seen(fuzz, valid, monkeypatch, kind, fault, expected):
+    monkeypatch.chdir(valid)
+
+    def faulty(words):
+        if fault == "refused":
+            return 2, "recbole-r3vae: a; b"
+        status, shown = right(words)
+        for path in (valid / "out.csv", valid / "out.ids"):
+            if path.exists():
+                lines = path.read_text().splitlines()
+                changed = [lines[0], *(line.replace(",i", ",j") for line in lines[1:])] if fault == "another item" else lines[:1]
+                path.write_text("\n".join(changed) + "\n")
+        for path in valid.glob("saved/**/result.json"):
+            path.write_text(json.dumps({"test": {"stay": {}, "left_out": None}}))
+        return status, shown
+
+    right = fuzz.answer
+    monkeypatch.setattr(fuzz, "answer", faulty)
+    if kind == "settings":
+        found = SimpleNamespace(declared={})
+        monkeypatch.setattr(fuzz.fuzz_kinds, "Config", lambda *_, config_dict: found if fault == "taken" else SimpleNamespace(declared=config_dict))
+    with fuzz.quietly():
+        shown = [tried.shown for tried in (fuzz.attempt(kind, number, valid) for number in range(12)) if tried.answer == "wrong"]
+    assert any(expected in text for text in shown), shown
 
 
 def test_the_script_counts_what_it_tried(fuzz, capsys):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from recbole.utils import ModelType
 
 from recbole_r3vae.config import Config, decisive, tokenizer_config
 from recbole_r3vae.errors import UserError, nearest
@@ -187,6 +188,10 @@ def test_python_values_become_plain_ones():
     assert type(declared["eval_args"]["split"]["LS"]) is str and type(declared["codebook_sizes"][1]) is int
     with pytest.raises(UserError, match=r"^epochs is <object .* \(object\); give a number"):
         Config("R3GR", "ml-100k", config_dict={"epochs": object()})
+    with pytest.raises(UserError, match=r"^load_col\.inter is b'x' \(bytes\); give a number"):
+        Config("R3GR", "ml-100k", config_dict={"load_col": {"inter": [b"x"]}})
+    with pytest.raises(UserError, match="^loss_type is <ModelType"):
+        Config("SASRec", "ml-100k", config_dict={"loss_type": ModelType.GENERAL})
 
 
 @pytest.mark.parametrize("words, hint", [

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from recbole_r3vae.errors import UserError
-from recbole_r3vae.quick_start import load_data_and_model, objective_function, run_recbole_r3vae
+from recbole_r3vae.quick_start import launch, load_data_and_model, objective_function, run_recbole_r3vae
 from recbole_r3vae.quick_start.launch import run
 from recbole_r3vae.quick_start.lookup import get_trainer
 
@@ -43,6 +43,14 @@ def test_a_trial_returns_what_recboles_search_reads(tiny_settings):
     found = objective_function(settings)
     assert set(found) == {"model", "best_valid_score", "valid_score_bigger", "best_valid_result", "test_result"}
     assert found["model"] == "SASRec" and found["best_valid_score"] == found["best_valid_result"]["ndcg@10"]
+    assert objective_function(settings, saved=False)["best_valid_score"] == found["best_valid_score"]
+
+
+def test_one_process_is_this_one(monkeypatch):
+    seen = []
+    monkeypatch.setattr(launch, "run_recbole_r3vae", lambda *given, arguments: seen.append((given, list(arguments))) or {"name": "x"})
+    assert run("SASRec", "tiny", config_dict={"epochs": 1}, saved=False, arguments=["--epochs=2"]) == {"name": "x"}
+    assert seen == [(("SASRec", "tiny", [], {"epochs": 1}, False), ["--epochs=2"])]
 
 
 @pytest.mark.parametrize("model", ["R3GR", "SASRec"])
@@ -51,12 +59,13 @@ def test_two_processes_measure_what_one_does(tiny_settings, port, model):
     more = {"tokenizer": "RKMeans", "tokenizer_epochs": 0} if model == "R3GR" else {"loss_type": "CE"}
     settings = {**tiny_settings, **more, "epochs": 1, "eval_batch_size": 7}
     result = run(model, "tiny", config_dict=settings, nproc=2, port=port)
-    assert json.loads((Path(result["run_dir"]) / "run.json").read_text()) is not None
+    [folder] = (Path(settings["checkpoint_dir"]) / "tiny").glob(f"{model}-*/run.json")  # both write into one
+    assert folder.parent == Path(result["run_dir"])
     assert {key: float(value) for key, value in result["test_result"].items()} == pytest.approx(measured_again(result), abs=1e-6)
 
 
 @pytest.mark.parametrize("given, expected", [
-    ({"nproc": 0}, "nproc is 0; give a whole number from 1"), ({"nproc": 2, "world_size": 1}, "world_size is 1; give a whole number from 2"),
+    ({"nproc": 0}, "nproc is 0; give a whole number from 1"), ({"nproc": "2"}, "nproc is '2'"), ({"nproc": 2, "world_size": 1}, "world_size is 1; give a whole number from 2"),
     ({"group_offset": -1}, "group_offset is -1"),
 ])  # fmt: skip
 def test_a_number_of_processes_that_is_none(given, expected):
