@@ -32,6 +32,8 @@ from recbole_r3vae.io import write_json
 
 SAME = ("name", "model", "seed", "hash", "data", "seconds")
 """What two files of one checkpoint agree in; seconds tell two trainings of one unit apart."""
+UNFELT = ("eval_batch_size",)
+"""Keys that came later with another default and change no figure: users are ranked one by one, however many at a time."""
 AS_THEY_WERE = (
     "dataset", "name", "model", "tokenizer", "family", "seed", "data", "max_minutes", "tuning_trials", "collision_policy", "content",
     "text_encoder", "loss", "n_parameters", "valid", "quality", "seconds", "peak_memory_mb", "epochs", "valid_history", "stopped_at_budget",
@@ -120,7 +122,7 @@ def adopted(record: Record, unit: Unit) -> Record | None:
     later = {key: value for key, value in unit.config.items() if key not in record.config}
     if not same or any(unit.config.get(key, value) != value for key, value in record.config.items()):
         return None
-    if any(key in defaults and defaults[key] != value for key, value in later.items()):
+    if any(key in defaults and defaults[key] != value for key, value in later.items() if key not in UNFELT):
         return None
     return dataclasses.replace(record, config=unit.config, hash=unit.hash)
 
