@@ -190,10 +190,11 @@ class Record:
         """
         tokenizer, k = tokenizer or {}, max(config["topk"] or [0])
         content = tokenizer.get("content")
-        users = None
+        users, apart = None, None
         if held_out is not None and ranks is not None and k <= DEEPEST:
             packed = {rule: None if ranks.get(rule) is None else held_out.packed(ranks[rule]) for rule in RULES}
             users = {"split": held_out.split, "k": k, **packed}
+            apart = by_repeat(held_out.met_before, {rule: row[held_out.order] for rule, row in ranks.items() if row is not None}, config)
         history = [[entry["epoch"], entry["seconds"], entry["score"]] for entry in getattr(trainer, "valid_history", None) or []]
         n_users = len(held_out.order) if held_out is not None else None
         found = {
@@ -204,7 +205,7 @@ class Record:
             "content": content,
             "text_encoder": content["kind"] if content else None,
             "users": users,
-            "by_repeat": by_repeat(held_out.met_before, {rule: row[held_out.order] for rule, row in ranks.items() if row is not None}, config) if users else None,
+            "by_repeat": apart,
             "quality": quality_of(tokenizer["quality"]) if tokenizer else None,
             "seconds": {
                 "tokenizer": tokenizer.get("seconds"),

@@ -80,7 +80,7 @@ def rule_notes(rows: list[Row], rule: Rule) -> list[str]:
     repeated = max((row["repeated_targets"] or 0 for row in rows), default=0)
     if repeated:
         met = f"{repeated:,} test targets are items that their users had met before."
-        notes.append(f"{met} With met items left out they stay, and the other items that their users had met do not: they are easier to find.")
+        notes.append(f"{met} With met items left out they stay, and their users' other met items do not: easier to find.")
     return notes
 
 

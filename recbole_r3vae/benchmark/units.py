@@ -168,6 +168,8 @@ def _cell(dataset, model, tokenizer, innermost, levels, valid_rule, where) -> tu
         fixed["tokenizer"] = tokenizer
     given = without_unread_keys({key: value for level in levels for key, value in level["settings"].items()}, tokenizer)
     config = Config(model, dataset, config_dict={**given, **fixed, **where})
+    if config.contract.needs(config).semantic_ids is None:  # under these settings, as where R3GR reads texts alone
+        tokenizer = None
     known = config.known_keys()
     settings = {**{key: value for key, value in given.items() if key in known}, **fixed}
     if not known >= given.keys():  # keys of other models

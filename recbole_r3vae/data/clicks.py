@@ -164,8 +164,6 @@ class ClickHistoryDataset(ClickDataset):
     """
 
     def _change_feat_format(self):
-        if self.config["eval_args"]["order"] != "TO":
-            raise UserError("histories are in time order; leave `order: TO` in eval_args")
         if self.has_histories:
             self._sort_by_time()
             histories, targets = self.inter_feat[self.histories_field].tolist(), self.inter_feat[self.iid_field].to_numpy()

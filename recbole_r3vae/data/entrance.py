@@ -43,13 +43,10 @@ def check_files(config: Config, folder: Path) -> None:
 def _check_split_settings(config: Config) -> None:
     evaluation = config["eval_args"]
     split, order, group = evaluation["split"], evaluation["order"], evaluation["group_by"]
-    unknown = next((key for key in evaluation if key not in ("split", "order", "group_by", "mode")), None)
-    if unknown is not None:
-        raise UserError(f"eval_args has a key {unknown!r}; its keys are split, order, group_by and mode")
     if order not in ("TO", "RO"):
         raise UserError(f"order in eval_args is {shown(order)}; write TO, in time order, or RO, at random")
     if order != "TO" and _is_sequential(config):
-        raise UserError(f"order in eval_args is {order}, and {config.model} reads histories, which are in time order; write order: TO")
+        raise UserError(f"order in eval_args is {order}, and {config.model} reads histories: histories are in time order; write order: TO")
     if config["benchmark_filename"] is not None:
         return
     if not isinstance(split, dict) or len(split) != 1 or next(iter(split)) not in ("LS", "RS"):
@@ -57,7 +54,8 @@ def _check_split_settings(config: Config) -> None:
     if "LS" in split and split["LS"] not in LEAVE_ONE_OUT:
         raise UserError(f"split in eval_args is {shown(split)}; of LS choose {', '.join(LEAVE_ONE_OUT)}")
     ratios = split.get("RS", [1, 1, 1])
-    if not isinstance(ratios, (list, tuple)) or len(ratios) != 3 or not all(isinstance(r, Real) and r >= 0 for r in ratios) or not ratios[0]:
+    are_ratios = isinstance(ratios, (list, tuple)) and len(ratios) == 3 and all(isinstance(ratio, Real) and ratio >= 0 for ratio in ratios)
+    if not are_ratios or not ratios[0]:
         raise UserError(f"split in eval_args is {shown(split)}; write three ratios, of training, validation and test: {{RS: [8, 1, 1]}}")
     if str(group).lower() not in ("user", "none") or ("LS" in split and group != "user"):
         raise UserError(f"group_by in eval_args is {shown(group)}; write user" + ("" if "LS" in split else ", or none"))
@@ -130,7 +128,8 @@ class _Files:
         types = self.types[path]
         if field not in types:
             hint = nearest(str(field), types, 1)
-            raise UserError(f"{key} is {shown(field)}, and {path} has no such column: it has {', '.join(types)}{hint}; set {key} to one of them")
+            there = f"it has {', '.join(types)}{hint}"
+            raise UserError(f"{key} is {shown(field)}, and {path} has no such column: {there}; set {key} to one of them")
         if not self._read(path, field):
             keeper, way = "load_col", f"add it to {path.suffix[1:]} in load_col"
             if field in self._unwanted(path):
@@ -141,8 +140,8 @@ class _Files:
         field = f"{self.time}{self.config['LIST_SUFFIX']}"
         if not self._read(path, field) or self.types[path][field] != "float_seq":
             raise UserError(
-                f"{self.config.model} reads the time of every item in a history, and of {path} no column {field}:float_seq is read; add it to "
-                f"the file and to inter in load_col, or take {self.histories} out of load_col: histories are then made of the parts"
+                f"{self.config.model} reads the time of every item in a history, and of {path} no column {field}:float_seq is read; add it "
+                f"to the file and to inter in load_col, or take {self.histories} out of load_col: histories are then made of the parts"
             )
 
     def _say_what_is_not_there(self) -> None:

@@ -54,8 +54,8 @@ class TimeOrdered:
             )
         if getattr(self, "kg_feat", None) is not None or getattr(self, "net_feat", None) is not None:
             raise UserError(
-                f"{self.dataset_name} has other values of {field} than the checkpoint, or in another order, and its graph is numbered by its "
-                "files; take the files that it was trained on"
+                f"{self.dataset_name} has other values of {field} than the checkpoint, or in another order, and its graph is numbered by "
+                "its files; take the files that it was trained on"
             )
         renumber = np.array([number[entry] for entry in found])
         fields = next((group for group in self.alias.values() if field in group), [field])
@@ -76,8 +76,8 @@ class TimeOrdered:
         if n_left_out:
             known = " and ".join(name for name, feat in ((".user", self.user_feat), (".item", self.item_feat)) if feat is not None)
             self.logger.warning(
-                f"{self.dataset_name}: {n_left_out:,} of {n_before:,} interactions are of users or items that its {known} file does not name "
-                "or val_interval takes out of it, and are left out; models that do not read the file keep them. Complete it, or set "
+                f"{self.dataset_name}: {n_left_out:,} of {n_before:,} interactions are of users or items that its {known} file does not "
+                "name or val_interval takes out of it, and are left out; models that do not read the file keep them. Complete it, or set "
                 "filter_inter_by_user_or_item: False"
             )
 
@@ -160,8 +160,8 @@ class SplitBefore(TimeOrdered):
         kept = self.inter_feat[self.histories_field].map(len).to_numpy() > 0
         if not kept.all():
             self.logger.warning(
-                f"{self.dataset_name}: {(~kept).sum():,} of {len(kept):,} lines of its parts have an empty {self.histories_field} and are left "
-                "out, as the first interaction of a user is in a split of RecBole's"
+                f"{self.dataset_name}: {(~kept).sum():,} of {len(kept):,} lines of its parts have an empty {self.histories_field} and are "
+                "left out, as the first interaction of a user is in a split of RecBole's"
             )
             self.file_size_list = np.bincount(self.part_of_rows()[kept], minlength=len(self.file_size_list)).tolist()
             self.inter_feat = self.inter_feat[kept].reset_index(drop=True)

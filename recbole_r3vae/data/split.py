@@ -78,8 +78,8 @@ def told_repeats(name: str, valid_data, test_data) -> str | None:
         return None
     words = " and ".join(f"{met.sum():,} of {len(met):,} {part}" for part, met in counts.items())
     return (
-        f"dataset {name}: {words} targets are items that their users had met before. Under left_out such a target stays a candidate and all "
-        "other items that its user met do not, as in RecBole, so it is easier to find; read the figures under stay, or by_repeat"
+        f"dataset {name}: {words} targets are items that their users had met before. Under left_out such a target stays a candidate and "
+        "all other items that its user met do not, as in RecBole, so it is easier to find; read the figures under stay, or by_repeat"
     )
 
 

@@ -44,13 +44,13 @@ def earlier_run(config: Config) -> EarlierRun | None:
         config: of the new run.
 
     Raises:
-        UserError: there is no usable checkpoint, it is of another model, its semantic IDs are of other settings than the new run asks for, or
-            there is nothing to take over.
+        UserError: there is no usable checkpoint, it is of another model, its semantic IDs are of other settings than the new run asks for,
+            or there is nothing to take over.
     """
     if not config["init_from"]:
         return None
     if config.contract.task == TOKENIZE:
-        raise UserError(f"init_from is for models, and {config.model} is a tokenizer; train it anew, or give --model of the run to begin from")
+        raise UserError(f"init_from is for models, and {config.model} is a tokenizer; give --model of the run to begin from")
     path = find_checkpoint(config["init_from"])
     run = EarlierRun(path, load_checkpoint(path), config)
     run.check()
@@ -91,14 +91,14 @@ class EarlierRun:
         if old["model"] != new["model"]:
             raise UserError(f"init_from {self.path} is of {old['model']}, this run of {new['model']}; give --model={old['model']}")
         if self.state["model"].keys() <= {"fake_loss"}:  # the one number that RecBole gives models without weights
-            raise UserError(f"init_from {self.path}: {old['model']} is counted, not trained, and has no weights to begin with; leave init_from out")
+            raise UserError(f"init_from {self.path}: {old['model']} is counted, not trained: it has no weights; leave init_from out")
         if self._sources.semantic_ids is None or self.config["sid_file"]:
             return
         differing = {key: pair for key, pair in self._tokenizer_settings().items() if pair[0] != pair[1]}
         if differing:
             raise UserError(
-                f"init_from {self.path} brings its semantic IDs and their tokenizer along, and this run asks for {told(differing)}; leave these "
-                "settings as they were, or train without init_from"
+                f"init_from {self.path} brings its semantic IDs and their tokenizer along, and this run asks for {told(differing)}; leave "
+                "these settings as they were, or train without init_from"
             )
 
     def _tokenizer_settings(self) -> dict[str, tuple[Any, Any]]:
@@ -140,7 +140,8 @@ class EarlierRun:
         if needs.semantic_ids is not None:
             sids = self._given_table(names) if given else self._grown_table(new, vectors, tokenizer, needs.semantic_ids).align(names)
         content = None if needs.content is None else self._content(names, new, vectors)
-        logger.info(f"semantic IDs of {len(names) - 1 - len(new):,} items are those of {self.path}; {len(new):,} new items stand beside them")
+        n_old = len(names) - 1 - len(new)
+        logger.info(f"semantic IDs of {n_old:,} items are those of {self.path}; {len(new):,} new items stand beside them")
         return Provided(Sources(sids, content), given, tokenizer if given is None else None)
 
     def _tokenizer(self) -> TrainedTokenizer | None:
@@ -153,9 +154,8 @@ class EarlierRun:
             lacks, way = "tokenizer", "give --sid_file with semantic IDs of all items"
             if self.config["sid_file"]:
                 lacks, way = "encoder", "train without init_from, or begin from a run that reads codes alone (--item_inputs=[codes])"
-            raise UserError(
-                f"{self.path.parent} has no {lacks} for the {len(new):,} new items, such as {new[0]!r}: its semantic IDs came from a file; {way}"
-            )
+            items = f"the {len(new):,} new items, such as {new[0]!r}"
+            raise UserError(f"{self.path.parent} has no {lacks} for {items}: its semantic IDs came from a file; {way}")
         if not (tokenizer.folder / ENCODER).is_dir():
             content = load_content(dataset, tokenizer_config(self.config))
             row_of = {name: row for row, name in enumerate(content.item_ids)}
@@ -188,13 +188,13 @@ class EarlierRun:
 
     def _given_table(self, names: list[str]) -> SemanticIDs:
         table, given = self._sources.semantic_ids, SemanticIDs.load(self.config["sid_file"], names)
-        row_of = {name: row for row, name in enumerate(table.item_ids)}
-        changed = [name for row, name in enumerate(names) if name in row_of and not torch.equal(given.codes[row], table.codes[row_of[name]])]
+        codes = dict(zip(table.item_ids, table.codes))
+        changed = [name for name, row in zip(names, given.codes) if name in codes and not torch.equal(row, codes[name])]
         if given.codebook_sizes != table.codebook_sizes or changed:
             what = f"of item {changed[0]!r}, and of {len(changed) - 1:,} more" if changed else "with codebooks of other sizes"
             raise UserError(
-                f"sid_file {self.config['sid_file']} has other semantic IDs than init_from {self.path}, {what}; leave those of old items as they "
-                "are, or train without init_from"
+                f"sid_file {self.config['sid_file']} has other semantic IDs than init_from {self.path}, {what}; leave those of old items as "
+                "they are, or train without init_from"
             )
         return given
 
@@ -213,8 +213,8 @@ class EarlierRun:
     def warm(self, network: torch.nn.Module, dataset: Dataset, ids: Mapping[str, list[str]]) -> None:
         """Put the earlier run's weights into a network: rows of users, items and features by their ids, all else as it was.
 
-        Which parameters have a row for each id of a field is seen by making the model once more with one more id of it. Rows of ids that are
-        new keep the values that the run's seed drew.
+        Which parameters have a row for each id of a field is seen by making the model once more with one more id of it. Rows of ids that
+        are new keep the values that the run's seed drew.
 
         Args:
             network: of the new run.
@@ -244,9 +244,8 @@ class EarlierRun:
         more = len(old) - sum(map(len, before)) if fields else 0  # rows after those of the ids, such as a mask's
         fits = more >= 0 and len(new) == more + sum(len(ids[field]) for field in fields) and old.shape[1:] == new.shape[1:]
         if not (fits if fields else old.shape == new.shape):
-            raise UserError(
-                f"init_from {self.path}: {name} has the shape {list(old.shape)} there and {list(new.shape)} here; give the settings of that run"
-            )
+            shapes = f"the shape {list(old.shape)} there and {list(new.shape)} here"
+            raise UserError(f"init_from {self.path}: {name} has {shapes}; give the settings of that run")
         if not fields:
             return old
         warmed, begin, begin_old = new.clone(), 0, 0

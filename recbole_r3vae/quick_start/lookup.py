@@ -5,7 +5,6 @@ Whichever it is, interactions are in time order and checkpoints are safe.
 
 from __future__ import annotations
 
-import logging
 import os
 from pathlib import Path
 
@@ -18,12 +17,10 @@ from recbole_r3vae.config import Config
 from recbole_r3vae.config.sources import properties
 from recbole_r3vae.data.entrance import PARTS, check_files, check_split
 from recbole_r3vae.data.ordered import time_ordered
-from recbole_r3vae.data.split import add_seen, all_meetings, told_repeats
+from recbole_r3vae.data.split import add_seen, all_meetings
 from recbole_r3vae.errors import UserError, nearest, one_line, refused, shown
 from recbole_r3vae.trainer.ranking import RankingTrainer
 from recbole_r3vae.trainer.resumable import checkpointed
-
-logger = logging.getLogger(__name__)
 
 
 def dataset_folder(config: Config) -> Path:
@@ -98,13 +95,11 @@ def data_preparation(config: Config, dataset: Dataset):
         for part, loader in zip(PARTS, (train_data, valid_data, test_data)):
             if len(loader._dataset) == 0:
                 raise UserError(
-                    f"dataset {config['dataset']!r}: no line of the {part} part has a history; give its users interactions in a part before it"
+                    f"dataset {config['dataset']!r}: no line of the {part} part has a history; give its users interactions in a part "
+                    "before it"
                 )
     if everything is not None:
         add_seen(everything, valid_data, test_data)
-        told = told_repeats(config["dataset"], valid_data, test_data)
-        if told is not None:
-            logger.warning(told)
     return train_data, valid_data, test_data
 
 

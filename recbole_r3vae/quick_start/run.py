@@ -18,7 +18,7 @@ from recbole_r3vae.config.registry import code_of, is_outside
 from recbole_r3vae.data.content import load_content
 from recbole_r3vae.data.entrance import check_split
 from recbole_r3vae.data.fingerprint import data_fingerprint, known_ids
-from recbole_r3vae.data.split import held_out, met_before
+from recbole_r3vae.data.split import held_out, met_before, told_repeats
 from recbole_r3vae.errors import UserError, refused
 from recbole_r3vae.model.contract import TOKENIZE, Sources
 from recbole_r3vae.provenance import peak_memory_mb, provenance
@@ -95,6 +95,9 @@ def _run_model(config: Config, data, saved: bool, earlier: EarlierRun | None) ->
     folder = open_run(config, name, known["data"], provided.hashes, earlier and earlier.hash)
     config["run_dir"] = folder.path
     train_data, valid_data, test_data = data_preparation(config, data)
+    repeats = told_repeats(config.dataset, valid_data, test_data)
+    if repeats is not None:
+        logging.getLogger().warning(repeats)
     network = make_network(config, train_data.dataset, provided.sources)
     writes = saved and config["local_rank"] == 0
     if writes:
@@ -123,7 +126,8 @@ def _run_model(config: Config, data, saved: bool, earlier: EarlierRun | None) ->
         config, provenance(config), trainer, provided.tokenizer and provided.tokenizer.description, users, getattr(trainer, "ranks", None),
         name=name, model=config.declared["model"], family=config.contract.family, loss=loss, n_parameters=n_parameters,
         config=folder.identity["settings"], data={"loaded": known["data"], **provided.hashes}, hash=fingerprint(folder.identity),
-        precision=precision(config), continues=folder.continues or (earlier and earlier.words), valid=best_valid_result, test=_by_rule(trainer),
+        precision=precision(config), continues=folder.continues or (earlier and earlier.words), valid=best_valid_result,
+        test=_by_rule(trainer),
         repeated_targets=int(met_before(test_data).sum()) if hasattr(test_data, "seen") else None,
         labelled=_labelled(config, (train_data, valid_data, test_data), test_result),
         seconds_testing=seconds_testing, peak_memory_mb={"training": after_training, **_peaks(config["device"])},
@@ -246,7 +250,9 @@ def load_data_and_model(model_file: str | Path, config_dict: dict[str, Any] | No
     start_logging(config)
     dataset = create_dataset(config, state["ids"])
     if data_fingerprint(dataset) != state["data"]:
-        logging.getLogger().warning(f"dataset {config.dataset} is not as it was when {model_file} was trained; users and items are told by id")
+        logging.getLogger().warning(
+            f"dataset {config.dataset} is not as it was when {model_file} was trained; users and items are told by id"
+        )
     sources = sources_of(state["sources"])
     config.contract.give(dataset, sources, config)
     train_data, valid_data, test_data = data_preparation(config, dataset)

@@ -388,7 +388,7 @@ def test_targets_that_were_met_before_are_told(runs, tmp_path):
     runs(*seeds_of("A", 0.6, repeated_targets=7), *seeds_of("BB", 0.2, repeated_targets=7))
     write_leaderboards(tmp_path / "results")
     text = (tmp_path / "results/leaderboard_toy.md").read_text()
-    assert "7 test targets are items that their users had met before. With met items left out they stay, and the other items" in text
+    assert "7 test targets are items that their users had met before. With met items left out they stay, and their users' other met items" in text
     assert "* Test targets met before: 7\n" in text
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from recbole_r3vae.config import Config
-from recbole_r3vae.data.split import held_out
+from recbole_r3vae.data.split import held_out, told_repeats
 from recbole_r3vae.quick_start import run_recbole_r3vae
 from recbole_r3vae.quick_start.lookup import create_dataset, data_preparation
 from recbole_r3vae.record import Record, unpack
@@ -16,10 +16,13 @@ from recbole_r3vae.record import Record, unpack
 USER, ITEM, TIME = "user_id:token", "item_id:token", "timestamp:float"
 
 
-def split_of(settings, model="BPR", **more):
+def loaders_of(settings, model="BPR", **more):
     config = Config(model, "tiny", config_dict={**settings, **more})
-    _, valid_data, test_data = data_preparation(config, create_dataset(config))
-    return held_out(valid_data, test_data)
+    return data_preparation(config, create_dataset(config))[1:]
+
+
+def split_of(settings, model="BPR", **more):
+    return held_out(*loaders_of(settings, model, **more))
 
 
 def rewritten(settings, folder, change) -> dict:
@@ -97,18 +100,17 @@ def repeating(distinct_times, tmp_path):
 
 
 @pytest.mark.parametrize("model, more", [("BPR", {}), ("SASRec", {"loss_type": "CE"}), ("R3GR", {})])
-def test_repeats_are_counted_and_said_once(repeating, model, more, caplog):
-    found = split_of(repeating, model, **more)
+def test_repeats_are_counted_and_said(repeating, model, more):
+    loaders = loaders_of(repeating, model, **more)
     frame = pd.read_csv(Path(repeating["data_path"]) / "tiny" / "tiny.inter", sep="\t", dtype={USER: str, ITEM: str})
     met = [rows[ITEM].iloc[-1] in set(rows[ITEM].iloc[:-1]) for _, rows in frame.sort_values([USER, TIME]).groupby(USER)]
-    assert found.met_before.tolist() == met and sum(met) == 20
-    [line] = [line for line in caplog.messages if "had met before" in line]
-    assert "30 of 60 validation and 20 of 60 test targets are items that their users had met before" in line
+    assert held_out(*loaders).met_before.tolist() == met and sum(met) == 20
+    assert "30 of 60 validation and 20 of 60 test targets are items that their users had met before" in told_repeats("tiny", *loaders)
 
 
-def test_nothing_is_said_where_nothing_repeats(distinct_times, caplog):
-    assert not split_of(distinct_times).met_before.any()
-    assert "had met before" not in caplog.text
+def test_nothing_is_said_where_nothing_repeats(distinct_times):
+    loaders = loaders_of(distinct_times)
+    assert not held_out(*loaders).met_before.any() and told_repeats("tiny", *loaders) is None
 
 
 @pytest.mark.parametrize("model", ["BPR", "R3GR"])
@@ -125,6 +127,7 @@ def test_repeated_and_new_targets_are_measured_apart(repeating, model, caplog):
             assert record.by_repeat[name][rule]["recall@10"] == pytest.approx(((ranks[kept] > 0) & (ranks[kept] <= 10)).mean())
         whole = sum(kept.mean() * record.by_repeat[name][rule]["ndcg@10"] for name, kept in (("repeated", met), ("new", ~met)))
         assert whole == pytest.approx(result["test"][rule]["ndcg@10"], abs=1e-5)
+    assert len([line for line in caplog.messages if "are items that their users had met before" in line]) == 1
     assert "20 test targets had been met before, and stay candidates under both rules: ndcg@10 of these and of the others" in caplog.text
 
 

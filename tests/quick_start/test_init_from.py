@@ -18,16 +18,17 @@ from recbole_r3vae.trainer.checkpoint_file import load_checkpoint, sources_of
 from recbole_r3vae.trainer.tokenizer import TokenizerTrainer
 
 USER, ITEM, TIME = "user_id:token", "item_id:token", "timestamp:float"
-GENERATOR = {"tokenizer": "RKMeans", "tokenizer_epochs": 0, "codebook_sizes": [8, 8], "hidden_size": 16, "n_heads": 2}
+TOKENIZER = {"tokenizer": "RKMeans", "tokenizer_epochs": 0, "codebook_sizes": [8, 8]}
+GENERATOR = {**TOKENIZER, "hidden_size": 16, "n_heads": 2}
 MODELS = {
     "BPR": {},
     "SASRec": {"loss_type": "CE", "hidden_size": 16, "inner_size": 16},
     "BERT4Rec": {"hidden_size": 16, "inner_size": 16},
     "HSTU": {"hidden_size": 16, "n_heads": 2},
-    "DeepFM": {"ctr_features": ["class"], "sid_features": "append", "tokenizer": "RKMeans", "tokenizer_epochs": 0, "codebook_sizes": [8, 8]},
+    "DeepFM": {**TOKENIZER, "ctr_features": ["class"], "sid_features": "append"},
     "R3GR": GENERATOR,
     "R3GR-hybrid": {**GENERATOR, "item_inputs": ["codes", "text", "id"]},
-    "TIGER": {"tokenizer": "RKMeans", "tokenizer_epochs": 0, "codebook_sizes": [8, 8], "n_layers": 1, "n_decoder_layers": 1, "head_size": 8},
+    "TIGER": {**TOKENIZER, "n_layers": 1, "n_decoder_layers": 1, "hidden_size": 16, "head_size": 8, "inner_size": 16},
 }
 
 
@@ -44,8 +45,9 @@ def grown(tiny_data, tmp_path_factory) -> Path:
     gone_users, gone = inter[USER].unique()[:2], inter[ITEM].iloc[-1]
     inter = inter[~inter[USER].isin(gone_users) & (inter[ITEM] != gone)]
     new = [{**item.iloc[0], ITEM: "twin"}]
-    new += [{**item.iloc[0], ITEM: name, "movie_title:token_seq": f"{name} voyage", "class:token_seq": "Drama"} for name in ("new-1", "new-2")]
-    lines = [{**inter.iloc[0], USER: "newcomer", ITEM: name, TIME: str(10**9 + at)} for at, name in enumerate(["twin", "new-1", *item[ITEM][:4], "new-2"])]
+    new += [{**new[0], ITEM: name, "movie_title:token_seq": f"{name} voyage", "class:token_seq": "Drama"} for name in ("new-1", "new-2")]
+    met = ["twin", "new-1", *item[ITEM][:4], "new-2"]
+    lines = [{**inter.iloc[0], USER: "newcomer", ITEM: name, TIME: str(10**9 + at)} for at, name in enumerate(met)]
     pd.concat([pd.DataFrame(lines), inter[::-1]]).to_csv(folder / "tiny" / "tiny.inter", sep="\t", index=False)
     pd.concat([pd.DataFrame(new), item[item[ITEM] != gone][::-1]]).to_csv(folder / "tiny" / "tiny.item", sep="\t", index=False)
     return folder
@@ -60,8 +62,9 @@ def runs(tiny_data, tmp_path_factory):
         key = json.dumps([model, more], sort_keys=True, default=str)
         if key not in found:
             settings = {
-                "data_path": str(tiny_data), "checkpoint_dir": str(folder / "saved"), "content_cache_dir": str(folder / "cache"), "device": "cpu",
-                "show_progress": False, "MAX_ITEM_LIST_LENGTH": 10, "epochs": 1, "item_text_fields": ["movie_title", "class"], "content_dim": 16,
+                "data_path": str(tiny_data), "checkpoint_dir": str(folder / "saved"), "content_cache_dir": str(folder / "cache"),
+                "device": "cpu", "show_progress": False, "MAX_ITEM_LIST_LENGTH": 10, "epochs": 1, "content_dim": 16,
+                "item_text_fields": ["movie_title", "class"],
                 "load_col": {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id", "movie_title", "class"]},
             }  # fmt: skip
             found[key] = run_recbole_r3vae(model.partition("-")[0], "tiny", config_dict={**settings, **MODELS[model], **more})
@@ -83,10 +86,10 @@ def begun(runs, grown):
 
 def tables(state) -> dict[str, list[str]]:
     """Parameters with a row for each user, item or word: by the names that the models give them."""
-    users, items = ("user_embedding.weight",), ("item_embedding.weight", "id_embedding.weight", "output_bias")
-    found = {name: "user_id" for name in state["model"] if name in users}
-    found |= {name: "item_id" for name in state["model"] if name in items}
-    return found | {name: "class" for name in state["model"] if "token_seq_embedding_table.0" in name}
+    fields = {"user_embedding": "user_id", "item_embedding": "item_id", "id_embedding": "item_id", "output_bias": "item_id"}
+    fields["token_seq_embedding_table"] = "class"
+    parts = ((name, fields.keys() & set(name.split("."))) for name in state["model"])
+    return {name: fields[found.pop()] for name, found in parts if found}
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -136,7 +139,8 @@ def test_old_semantic_ids_stay_and_new_items_stand_beside_them(begun, runs, monk
     old, new = (sources_of(load_checkpoint(Path(result["run_dir"]) / "best.pth")["sources"]) for result in (first, second))
     codes = {name: row.tolist() for name, row in zip(old.semantic_ids.item_ids, old.semantic_ids.codes)}
     found = {name: row.tolist() for name, row in zip(new.semantic_ids.item_ids, new.semantic_ids.codes)}
-    assert all(found[name] == codes[name] for name in found if name in codes) and new.semantic_ids.codebook_sizes == old.semantic_ids.codebook_sizes
+    assert all(found[name] == codes[name] for name in found if name in codes)
+    assert new.semantic_ids.codebook_sizes == old.semantic_ids.codebook_sizes
     twin = next(name for name in read_items_of(runs, model))
     assert found["twin"][:2] == codes[twin][:2]
     if model != "DeepFM":

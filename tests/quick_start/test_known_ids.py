@@ -56,8 +56,8 @@ def run(data, tmp_path_factory):
     def of(model: str) -> tuple[Path, dict]:
         if model not in runs:
             settings = {
-                "data_path": str(data), "checkpoint_dir": str(folder / "saved"), "content_cache_dir": str(folder / "cache"), "device": "cpu",
-                "show_progress": False, "MAX_ITEM_LIST_LENGTH": 10, "epochs": 1, "item_text_fields": ["movie_title"], "content_dim": 16,
+                "data_path": str(data), "checkpoint_dir": str(folder / "saved"), "content_cache_dir": str(folder / "cache"),
+                "device": "cpu", "show_progress": False, "MAX_ITEM_LIST_LENGTH": 10, "epochs": 1, "item_text_fields": ["movie_title"], "content_dim": 16,
                 "load_col": {**COLUMNS, "item": [*COLUMNS["item"], "release_year"]} if model == "DeepFM" else COLUMNS, **MODELS[model],
             }  # fmt: skip
             runs[model] = Path(run_recbole_r3vae(model, "tiny", config_dict=settings)["run_dir"]), settings
@@ -100,9 +100,8 @@ def test_users_and_items_keep_their_numbers(run, data, tmp_path, caplog, model, 
         users, items = list(other.field2id_token["user_id"][-9:]), list(other.field2id_token["item_id"][1:10])
         assert torch.equal(scores(network, dataset, users, items), scores(moved, other, users, items))
     if model != "DeepFM" and change is reordered:
-        first, second = (
-            get_trainer(config)(config, one).evaluate(part, load_best_model=False) for one, part in ((network, test_data), (moved, other_test))
-        )
+        trainer_class, tested = get_trainer(config), ((network, test_data), (moved, other_test))
+        first, second = (trainer_class(config, one).evaluate(part, load_best_model=False) for one, part in tested)
         assert first == second
 
 
@@ -140,7 +139,8 @@ def test_new_values_of_a_feature_are_refused_where_it_is_read(run, data, tmp_pat
 def test_a_generator_recommends_beside_new_items_and_id_models_refuse_them(run, data, tmp_path, model):
     inter, item = read(data, "inter"), read(data, "item")
     new = {**inter.iloc[-1], ITEM: "brand-new", TIME: "2000000000"}
-    folder = written(tmp_path / "new", pd.concat([inter, pd.DataFrame([new])]), pd.concat([item, pd.DataFrame([{**item.iloc[0], ITEM: "brand-new"}])]))
+    items = pd.concat([item, pd.DataFrame([{**item.iloc[0], ITEM: "brand-new"}])])
+    folder = written(tmp_path / "new", pd.concat([inter, pd.DataFrame([new])]), items)
     user = [inter.iloc[-1][USER]]
     if model == "SASRec":
         with pytest.raises(UserError, match="'brand-new'"):
@@ -181,5 +181,6 @@ def test_a_word_that_is_spelt_otherwise_is_other_data(run, data, tmp_path):
     item = read(data, "item")
     item["class:token_seq"] = item["class:token_seq"].str.replace("Drama", "Theatre")
     path = written(tmp_path / "new", read(data, "inter"), item)
-    prints = {data_fingerprint(create_dataset(Config("DeepFM", "tiny", config_dict={**run("DeepFM")[1], "data_path": p}))) for p in (str(data), path)}
-    assert len(prints) == 2
+    settings = run("DeepFM")[1]
+    configs = (Config("DeepFM", "tiny", config_dict={**settings, "data_path": folder}) for folder in (str(data), path))
+    assert len({data_fingerprint(create_dataset(config)) for config in configs}) == 2

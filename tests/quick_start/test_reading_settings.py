@@ -31,7 +31,8 @@ def films(tiny_data, tmp_path) -> Path:
 @pytest.fixture
 def folder(films, tiny_settings) -> Path:
     columns = {"inter": ["user_id", "film", "timestamp"], "item": ["film", "movie_title", "class"]}
-    settings = {**tiny_settings, **READING, "load_col": columns, "data_path": str(films), "tokenizer": "RKMeans", "tokenizer_epochs": 0, "epochs": 1}
+    stages = {"tokenizer": "RKMeans", "tokenizer_epochs": 0, "epochs": 1}
+    settings = {**tiny_settings, **READING, **stages, "load_col": columns, "data_path": str(films)}
     return Path(run_recbole_r3vae("R3GR", "tiny", config_dict=settings)["run_dir"])
 
 

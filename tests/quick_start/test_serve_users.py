@@ -21,7 +21,7 @@ PARTS = {
 def written(folder: Path, whole: bool = False) -> Path:
     (folder / "plays").mkdir(parents=True)
     header = "user_id:token\titem_id:token\ttimestamp:float\titem_id_list:token_seq\n"
-    texts = {name: "".join("\t".join(line.replace(",", "+").split()).replace("+", " ") + "\n" for line in lines.split("|")) for name, lines in PARTS.items()}
+    texts = {name: "".join(line.replace(" ", "\t").replace(",", " ") + "\n" for line in lines.split("|")) for name, lines in PARTS.items()}
     for name, text in {"": "".join(texts.values())}.items() if whole else texts.items():
         (folder / "plays" / f"plays{name and '.'}{name}.inter").write_text(header + text)
     return folder

@@ -46,7 +46,8 @@ def test_the_loss_is_named(tiny_settings, model, keys, name):
 @pytest.mark.parametrize("model", MODELS)
 def test_every_key_of_its_own_has_a_range_that_its_default_is_in(model):
     defaults, known = load_yaml(properties() / "model" / f"{model}.yaml"), get_model(model).hyperparameters
-    general = {"epochs", "train_batch_size", "learner", "learning_rate", "weight_decay", "enable_amp", "train_neg_sample_args", "eval_step"}
+    general = {"epochs", "train_batch_size", "learner", "learning_rate", "weight_decay", "enable_amp", "train_neg_sample_args"}
+    general |= {"eval_step", "warmup_steps", "lr_schedule"}
     assert set(defaults) - set(known) == (general | {"valid_metric", "stopping_step"}) & set(defaults) and set(known) <= set(defaults)
     assert all(parameter.takes(defaults[key]) for key, parameter in known.items())
 
