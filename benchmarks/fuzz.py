@@ -4,8 +4,8 @@
     python benchmarks/fuzz.py --kinds item --only 298
 
 Each input is a valid one with one to three random damages: bytes flipped or cut off; lines dropped, doubled, swapped, emptied or ragged;
-columns dropped or doubled; headers of other types; cells of control characters, zero bytes, other scripts, huge numbers, NaN and infinities,
-quotation marks, negative codes, repeated ids; byte order marks and foreign line ends; YAML tags, anchors and bombs; values of other types;
+columns dropped or doubled; headers of other types; cells of control characters, zero bytes, other scripts, huge numbers, NaN and
+infinities, quotation marks, negative codes, repeated ids; byte order marks and foreign line ends; YAML tags, anchors and bombs; values of other types;
 words dropped, doubled, misspelt or without their value. It goes to the commands that read it:
 
 * ``inter``: ``embed``; ``run`` of a generator;
@@ -88,7 +88,9 @@ GENERATOR = {
     "train_batch_size": "16", "learning_rate": "0.01", "dropout": "0.1", "seed": "1", "eval_args": "{order: TO, mode: full}",
     "item_inputs": "[codes, text]", "checkpoint_dir": "saved", "max_minutes": "5", "collision_policy": "suffix", "warmup_steps": "2",
 }  # fmt: skip
-OF_ANY_MODEL = ("eval_step", "topk", "valid_metric", "metrics", "MAX_ITEM_LIST_LENGTH", "train_batch_size", "learning_rate", "seed", "checkpoint_dir")
+OF_ANY_MODEL = (
+    "eval_step", "topk", "valid_metric", "metrics", "MAX_ITEM_LIST_LENGTH", "train_batch_size", "learning_rate", "seed", "checkpoint_dir",
+)  # fmt: skip
 QUIET = ["--show_progress=False", "--content_cache_dir=~"]
 ONE_EPOCH = [*QUIET, "--epochs=1", "--tokenizer_epochs=0"]
 NEVER_DAMAGED = {"embed": QUIET, "tokenizer": [*QUIET, "--epochs=0"], **dict.fromkeys(("generator", "sid_file", "config_files"), ONE_EPOCH)}

@@ -1,7 +1,7 @@
 """Inputs for ``fuzz.py`` that are made anew rather than damaged: what must come out of them is known, because the maker knows what it made.
 
-* ``data``: the interactions of a trained model in another order, with more lines, without a user, an item or some lines: users whose history
-  stayed get what they got before.
+* ``data``: the interactions of a trained model in another order, with more lines, without a user, an item or some lines: users whose
+  history stayed get what they got before.
 * ``settings``: settings from Python as numpy, torch, tuples, paths: the same configuration as of plain values, in a file that can be read.
 * ``parts``: data that is split already, in three files: a run, or one line about the file.
 * ``quoted``: comma-separated files with quoted cells that hold commas, quotation marks and spaces: all items, and none else.
@@ -142,9 +142,10 @@ def _close(one: list[tuple[str, float]], other: list[tuple[str, float]]) -> bool
 
 PLAIN = {
     "learning_rate": 0.01, "epochs": 3, "seed": 7, "topk": [5, 10], "codebook_sizes": [4, 4], "dropout": 0.1, "tokenizer": "RKMeans",
-    "valid_metric": "NDCG@10", "metrics": ["Recall", "NDCG"], "eval_args": {"split": {"LS": "valid_and_test"}, "mode": "full"}, "resume": False,
-    "item_text_fields": ["title"], "load_col": {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id", "title"]}, "checkpoint_dir": "saved",
-    "num_beams": 24, "valid_num_beams": 24, "tokenizer_epochs": 1, "max_minutes": 1.5,
+    "valid_metric": "NDCG@10", "metrics": ["Recall", "NDCG"], "resume": False,
+    "eval_args": {"split": {"LS": "valid_and_test"}, "mode": "full"},
+    "item_text_fields": ["title"], "load_col": {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id", "title"]},
+    "checkpoint_dir": "saved", "num_beams": 24, "valid_num_beams": 24, "tokenizer_epochs": 1, "max_minutes": 1.5,
 }  # fmt: skip
 NEVER = (object(), b"x", datetime.date(2020, 1, 1), 3j, lambda: 0, np.datetime64("2020-01-01"), [object()], {"a": object()}, {"a": [b"x"]})
 """Values that no YAML file of settings can hold."""
@@ -256,12 +257,15 @@ def quoted_cells(rng: random.Random, top: Path, damaged: Damage | None, words: d
         folder / "small.item": _maybe(damaged if hurt else None, item.getvalue(), rng, ","),
         folder / "small.inter": _maybe(None if hurt else damaged, inter.getvalue(), rng, ","),
     }
-    return Made([*words["embed"], "--field_separator=,", "--show_progress=False", "--content_cache_dir=~"], files, check, damaged is not None)
+    command = [*words["embed"], "--field_separator=,", "--show_progress=False", "--content_cache_dir=~"]
+    return Made(command, files, check, damaged is not None)
 
 
 def written_histories(rng: random.Random, top: Path, damaged: Damage | None, words: dict[str, list[str]]) -> Made:
     known = [f"i{number}" for number in range(12)]
-    spell = rng.choice((" ".join, ",".join, ";".join, json.dumps, repr, lambda items: f"[{' '.join(map(repr, items))}]", lambda items: str(np.array(items))))
+    spell = rng.choice(
+        (" ".join, ",".join, ";".join, json.dumps, repr, lambda items: f"[{' '.join(map(repr, items))}]", lambda some: str(np.array(some)))
+    )
     separator = rng.choice((",", ";", "\t"))
     histories = [[rng.choice([*known, "unknown"]) for _ in range(rng.randint(0, 6))] for _ in range(rng.randint(1, 6))]
     text = io.StringIO()
@@ -308,8 +312,8 @@ def foreign_table(rng: random.Random, top: Path, damaged: Damage | None, words: 
             return f"codebooks of {found.codebook_sizes} for {found.n_items - 1} items"
         if damaged is not None:
             return None
-        old = found.meta.get("renumbered", {})
-        back = [[old[f"{level + 1}"][code] if f"{level + 1}" in old else code for level, code in enumerate(row)] for row in found.codes[1:].tolist()]
+        old = [found.meta.get("renumbered", {}).get(f"{level + 1}", range(size)) for level, size in enumerate(found.codebook_sizes)]
+        back = [[own[code] for own, code in zip(old, row)] for row in found.codes[1:].tolist()]
         return None if dict(zip(found.item_ids[1:], back)) == codes else f"{back} instead of {codes}"
 
     files = {top / name: _maybe(damaged, text, rng, "\t" if how == "table" else ", ")}

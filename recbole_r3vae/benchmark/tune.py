@@ -178,7 +178,7 @@ def _choices(path: str | os.PathLike) -> dict[str, Any]:
     for key, (kind, values) in read_space(path).items():
         if kind != "choice" or not key.startswith(PREFIX):
             why = f"a {kind}" if kind != "choice" else "no key of a tokenizer"
-            raise UserError(f"{key} of search space {path} is {why}, and tune chooses settings of a tokenizer; write {PREFIX}KEY choice [1,2]")
+            raise UserError(f"{key} of search space {path} is {why}, and tune chooses a tokenizer's; write {PREFIX}KEY choice [1,2]")
         found[key.removeprefix(PREFIX)] = values
     return found
 

@@ -1,8 +1,8 @@
 """The command ``recbole-r3vae``: a file a sub-command, each a few lines around the function that does the work.
 
 A file holds ``SUMMARY`` and ``HELP`` (what ``--help`` shows), ``add(parser)`` (its arguments) and ``run(options, rest)``. One that says
-``TAKES_SETTINGS = True`` is handed the words that it did not declare, keys of a model's YAML; for the others such words are errors. One that
-can go on after an interrupt says how in ``AFTER_AN_INTERRUPT``.
+``TAKES_SETTINGS = True`` is handed the words that it did not declare, keys of a model's YAML; for the others such words are errors. One
+that can go on after an interrupt says how in ``AFTER_AN_INTERRUPT``.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:  # where no more is known than what the system says
         if debug:
             traceback.print_exc()
-        what = f"{error.filename}: " if error.filename else ""
-        print(f"recbole-r3vae: {one_line(f'{what}{error.strerror or error}')}; check the path, its permissions and the free space", file=sys.stderr)
+        what = one_line(f"{error.filename}: {error.strerror or error}" if error.filename else error.strerror or error)
+        print(f"recbole-r3vae: {what}; check the path, its permissions and the free space", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         goes_on = getattr(COMMANDS.get(arguments[0] if arguments else ""), "AFTER_AN_INTERRUPT", STARTS_ANEW)

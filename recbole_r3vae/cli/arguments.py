@@ -19,9 +19,8 @@ class Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args=None, namespace=None):
         """As argparse's, of words in which each value of a list stands with its option: ``--add a b`` is read as ``--add=a --add=b``."""
-        lists = {
-            spelling: (action.nargs, spelling) for action in self._actions if action.nargs in ("+", "*") for spelling in action.option_strings
-        }
+        actions = [action for action in self._actions if action.nargs in ("+", "*")]
+        lists = {spelling: (action.nargs, spelling) for action in actions for spelling in action.option_strings}
         words, spelled = list(args or ()), []
         while words:
             word = words.pop(0)

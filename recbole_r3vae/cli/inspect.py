@@ -10,7 +10,7 @@ from recbole_r3vae.cli.arguments import add_config_files, files_of
 from recbole_r3vae.errors import UserError
 
 SUMMARY = "look into semantic IDs, or into what an export changed"
-HELP = """look into semantic IDs: an item and its siblings, the items below a prefix, the catalogue as a tree; or into what an export changed
+HELP = """look into semantic IDs: an item and its siblings, items below a prefix, the catalogue as a tree; or into what an export changed
 
   recbole-r3vae inspect --sid suffix.sid --dataset ml-100k --item 50
   recbole-r3vae inspect --sid suffix.sid --dataset ml-100k --code 12,5

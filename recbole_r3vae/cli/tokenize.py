@@ -20,19 +20,21 @@ AFTER_AN_INTERRUPT = "the same command goes on from the last finished epoch wher
 def add(parser) -> None:
     """Declare its arguments."""
     parser.add_argument(
-        "--tokenizer", help="the tokenizer to train, default R3VAE; with --checkpoint, one from outside this package, whose code is then run"
+        "--tokenizer", help="the tokenizer to train, default R3VAE; with --checkpoint one from outside this package, whose code is then run"
     )
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--embeddings", help="train on these item vectors [n, d]: .npy, .safetensors, .npz or .pt")
     what.add_argument("--items", help="with --checkpoint, the new items: an .item file, or a file of vectors")
     parser.add_argument("--checkpoint", help="a generator's run, or a tokenizer's folder: its tokenizer is used as it is")
-    parser.add_argument("--add", nargs="+", action="extend", default=[], metavar="FILE", help="with --checkpoint: .sid files of items that came before")
+    parser.add_argument(
+        "--add", nargs="+", action="extend", default=[], metavar="FILE", help="with --checkpoint: .sid files of items that came before"
+    )
     parser.add_argument("--ids", help="the vectors' item ids, one a line; default: beside them, with the ending .ids")
     parser.add_argument("--output", required=True, help="the .sid file to write")
     parser.add_argument(
         "--collision_policy", choices=("suffix", "reassign", "sinkhorn", "share"), help="default: suffix; with --checkpoint that of the run"
     )
-    parser.add_argument("--set", nargs="*", action="extend", default=[], metavar="KEY=VALUE", help="keys of the tokenizer, such as epochs=20")
+    parser.add_argument("--set", nargs="*", action="extend", default=[], metavar="KEY=VALUE", help="keys of the tokenizer: epochs=20")
 
 
 def run(options, rest: list[str]) -> None:

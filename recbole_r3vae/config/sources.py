@@ -189,7 +189,7 @@ def given_settings(config_file_list: Iterable[str | os.PathLike] = (), arguments
     Raises:
         UserError: as :func:`load_yaml` and :func:`parse_arguments`.
     """
-    return merged(*(plain_values(load_yaml(path), str(path)) for path in config_file_list), plain_values(parse_arguments(arguments), "argument"))
+    return merged(*(plain_values(load_yaml(path)) for path in config_file_list), plain_values(parse_arguments(arguments)))
 
 
 def plain_values(values: Any, where: str = "config_dict") -> Any:

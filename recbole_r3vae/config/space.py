@@ -57,7 +57,7 @@ def space_of(ranges: Mapping[str, Mapping[str, Any]]) -> Space:
     space: Space = {}
     for kind, keys in plain_values(ranges, "params_dict").items():
         if not isinstance(keys, dict):
-            raise UserError(f"{kind} of params_dict is {shown(keys)}; give keys and their ranges, such as {{'choice': {{'n_layers': [1, 2]}}}}")
+            raise UserError(f"{kind} of params_dict is {shown(keys)}; give keys and ranges, such as {{'choice': {{'n_layers': [1, 2]}}}}")
         for key, values in keys.items():
             if key in space:
                 raise UserError(f"{key} has two ranges in params_dict; leave one of them out")

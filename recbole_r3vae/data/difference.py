@@ -74,7 +74,8 @@ def table(found: Difference) -> str:
     lines = [f"{'':<14}{'old':>12}{'new':>12}{'added':>12}{'removed':>12}"]
     lines += [f"{name:<14}" + "".join(f"{count:>12,}" for count in counts) for name, counts in found.counts.items()]
     order = "the same order" if found.same_order else "another order"
-    lines.append(f"the {found.lines_of_both:,} interactions of both files come in {order}, {found.other_cells:,} with another value elsewhere")
+    others = f"{found.other_cells:,} with another value elsewhere"
+    lines.append(f"the {found.lines_of_both:,} interactions of both files come in {order}, {others}")
     same, longer, changed = (found.histories[name] for name in ("same", "longer", "changed"))
     lines.append(f"histories of users in both: {same:,} as they were, {longer:,} longer, {changed:,} changed before their end")
     for what, names in zip(("new", "old"), found.columns):

@@ -89,7 +89,7 @@ class HyperTuning(RecBoleHyperTuning):
 
         endless = sorted(set(domain.params) - set(self._numbers))
         if endless:
-            raise UserError(f"{endless[0]} has a range without end, so algo='exhaustive' never ends; give it choices, or take random or bayes")
+            raise UserError(f"{endless[0]} has a range without end, which algo='exhaustive' cannot try; give it choices, or take random")
         documents = []
         for place, new_id in enumerate(new_ids, start=len(trials.trials)):
             values = {}

@@ -212,8 +212,8 @@ class Recommender:
         if empty and self.skipped.items:
             known = ", ".join(map(repr, self.served.item_ids[1:4]))
             raise UserError(
-                f"the checkpoint knows none of the {self.skipped.items:,} items of these histories, such as {self.skipped.example!r}; its items "
-                f"are called {known} …: write the ids as in the dataset"
+                f"the checkpoint knows none of the {self.skipped.items:,} items of these histories, such as {self.skipped.example!r}; "
+                f"its items are called {known} …: write the ids as in the dataset"
             )
         if empty:
             yield self._frame(label, (), torch.zeros(0, k), torch.zeros(0, k))

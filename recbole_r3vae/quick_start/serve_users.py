@@ -80,7 +80,7 @@ class UserHistories:
             UserError: as :meth:`of`; or the dataset has no times.
         """
         if self._times is None or self._told is not None:
-            raise UserError(f"dataset {self._name} is loaded without a time for each interaction, which the model reads; add it to load_col")
+            raise UserError(f"dataset {self._name} is loaded without a time for each interaction, which the model reads; load the times")
         asked = ((user, self._span(number, as_of)) for user, number in self._asked(users, as_of))
         return ((user, self._items[span].tolist(), self._times[span].tolist()) for user, span in asked)
 

@@ -44,7 +44,8 @@ def convert(
     if added_tokens is not None:
         sizes = foreign.read_added_tokens(added_tokens)
         if len(sizes) != sids.n_levels or any(size < own for size, own in zip(sizes, sids.codebook_sizes)):
-            raise UserError(f"{added_tokens} is for codebooks of {list(sizes)} codes, {source} has {list(sids.codebook_sizes)}; give that of these items")
+            own = list(sids.codebook_sizes)
+            raise UserError(f"{added_tokens} is for codebooks of {list(sizes)} codes, {source} has {own}; give that of these items")
     if number_of:
         names = {number: item for item, number in number_of.items()} if from_index else number_of
         item_ids[1:] = foreign.renamed(item_ids[1:], names, item2id)

@@ -1,8 +1,8 @@
 """Semantic IDs as projects around language models keep them: tokens such as ``<a_12>``, ``*.index.json``, lists of added tokens.
 
 LC-Rec (Zheng et al., ICDE 2024, arXiv 2311.09049), LETTER (Wang et al., CIKM 2024, arXiv 2405.07314) and MiniOneRec write an item's code at
-level 1 as ``<a_12>``, at level 2 as ``<b_12>`` and so on. ``<dataset>.index.json`` maps each item to the list of its tokens, and calls it by
-a number of its own, which ``<dataset>.item2id`` gives to each item id. Each token is added to a Hugging Face tokenizer's vocabulary:
+level 1 as ``<a_12>``, at level 2 as ``<b_12>`` and so on. ``<dataset>.index.json`` maps each item to the list of its tokens, and calls it
+by a number of its own, which ``<dataset>.item2id`` gives to each item id. Each token is added to a Hugging Face tokenizer's vocabulary:
 ``added_tokens.json`` maps it to its number there, ``tokenizer.json`` lists it under ``added_tokens``, and ``add_tokens`` takes a list.
 """
 
@@ -24,6 +24,7 @@ from recbole_r3vae.io import atomic_write, write_json
 
 TOKEN = re.compile(r"<([a-z])_([0-9]{1,9})>")
 ENDING = ".json"
+VOCABULARY = "give it as --added_tokens beside the items' index.json"
 WIDE, USED = 4096, 8
 """A codebook of a foreign file is sparse where its codes reach beyond the first number and one in so many, or fewer, are used."""
 
@@ -36,7 +37,7 @@ def token(level: int, code: int) -> str:
 def codes_of_tokens(texts: Sequence[str]) -> list[int] | None:
     """The codes of one token a level, in the levels' order; ``None`` where the texts are none of these."""
     found = [TOKEN.fullmatch(text) for text in texts]
-    if not found or len(found) > len(ascii_lowercase) or not all(found) or "".join(match[1] for match in found) != ascii_lowercase[: len(found)]:
+    if not all(found) or "".join(match[1] for match in found) != ascii_lowercase[: max(1, len(found))]:
         return None
     return [int(match[2]) for match in found]
 
@@ -56,7 +57,7 @@ def read_index(path: str | os.PathLike) -> tuple[list[str], Tensor]:
     """
     values, name = _read_json(path), Path(path).name
     if not isinstance(values, dict) or not values:
-        kind = "holds tokens and no items; give it as --added_tokens beside the items' index.json" if isinstance(values, list) else "names no items"
+        kind = f"holds tokens and no items; {VOCABULARY}" if isinstance(values, list) else "names no items"
         raise UserError(f"{name} {kind}; write a JSON mapping of each item to its tokens, such as {{\"0\": [\"<a_12>\", \"<b_3>\"]}}")
     codes = []
     for item, value in values.items():
@@ -67,10 +68,10 @@ def read_index(path: str | os.PathLike) -> tuple[list[str], Tensor]:
             whole = all(type(code) is int and 0 <= code < 10**9 for code in value)
             own = value if whole else codes_of_tokens(value) if all(isinstance(text, str) for text in value) else None
         if own is None:
-            remedy = "give it as --added_tokens beside the items' index.json" if type(value) is int else "write one token a level, <a_12> <b_3> …"
+            remedy = VOCABULARY if type(value) is int else "write one token a level, <a_12> <b_3> …"
             raise UserError(f"{name}: {shown(item)} is {shown(value)}, which is no semantic ID; {remedy}")
         if len(own) != len(codes[0] if codes else own):
-            raise UserError(f"{name}: item {shown(item)} has {len(own)} codes, those before it {len(codes[0])}; give every item one a level")
+            raise UserError(f"{name}: item {shown(item)} has {len(own)} codes, those before it {len(codes[0])}; give each one a level")
         codes.append(own)
     return list(values), torch.tensor(codes)
 

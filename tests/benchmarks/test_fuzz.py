@@ -58,7 +58,8 @@ def test_undamaged_input_is_accepted_at_every_stage(fuzz, valid, monkeypatch):
 
 
 @pytest.mark.parametrize("fault, expected", [
-    ("raise", "exit status None"), ("two lines", "not one printable line"), ("escape", "not one printable line"), ("no remedy", "no remedy"),
+    ("raise", "exit status None"), ("two lines", "not one printable line"), ("escape", "not one printable line"),
+    ("no remedy", "no remedy"),
     ("nameless", "the thing is not named"), ("lost", "another share of unique"), ("executed", "was executed"), ("noise", "said something"),
 ])  # fmt: skip
 def test_what_is_wrong_is_seen(fuzz, valid, monkeypatch, fault, expected):
@@ -85,7 +86,8 @@ def test_what_is_wrong_is_seen(fuzz, valid, monkeypatch, fault, expected):
 
 @pytest.mark.parametrize("kind, fault, expected", [
     ("data", "another item", "others for"), ("data", "refused", "not named"), ("quoted", "an item lost", "items ["),
-    ("histories", "a history lost", "recommendations for"), ("parts", "nothing measured", "scores are"), ("index", "refused", "was refused"),
+    ("histories", "a history lost", "recommendations for"), ("parts", "nothing measured", "scores are"),
+    ("index", "refused", "was refused"),
     ("settings", "another number", "another configuration"), ("settings", "taken", "what no file can hold was taken"),
 ])  # fmt: skip
 def test_what_is_wrong_with_an_input_of_known_outcome_is_seen(fuzz, valid, monkeypatch, kind, fault, expected):
@@ -108,7 +110,8 @@ def test_what_is_wrong_with_an_input_of_known_outcome_is_seen(fuzz, valid, monke
     monkeypatch.setattr(fuzz, "answer", faulty)
     if kind == "settings":
         found = SimpleNamespace(declared={})
-        monkeypatch.setattr(fuzz.fuzz_kinds, "Config", lambda *_, config_dict: found if fault == "taken" else SimpleNamespace(declared=config_dict))
+        config = lambda *_, config_dict: found if fault == "taken" else SimpleNamespace(declared=config_dict)  # noqa: E731
+        monkeypatch.setattr(fuzz.fuzz_kinds, "Config", config)
     with fuzz.quietly():
         shown = [tried.shown for tried in (fuzz.attempt(kind, number, valid) for number in range(12)) if tried.answer == "wrong"]
     assert any(expected in text for text in shown), shown

@@ -80,7 +80,8 @@ def test_a_tokenizers_setting_that_is_none_is_one_line(tmp_path, capfd):
     (tmp_path / "v.ids").write_text("".join(f"i{n}\n" for n in range(8)))
     given = ["tokenize", f"--embeddings={tmp_path / 'v.npy'}", "--output=x.sid"]
     for words, expected in (
-        (["--set", "epoch=3"], "'epochs'"), (["--set", "model=RQVAE"], "--model='RQVAE' contradicts model R3VAE"), (["--add", "x.sid"], "--add is about"),
+        (["--set", "epoch=3"], "'epochs'"), (["--set", "model=RQVAE"], "--model='RQVAE' contradicts model R3VAE"),
+        (["--add", "x.sid"], "--add is about"),
     ):  # fmt: skip
         assert main([*given, *words]) == 2
         assert expected in capfd.readouterr().err
@@ -104,7 +105,8 @@ def test_embed_follows_its_files_and_its_words(tiny_settings, tmp_path, capfd):
 def test_a_file_of_settings_and_a_word_fill_one_mapping(tiny_settings, tmp_path, capfd):
     """A key right after the files, with a space in it, reaches the run; what neither says stays as it was."""
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump({**tiny_settings, "epochs": 1, "eval_args": {"mode": "uni20"}}))
-    assert main(["run", "--model=BPR", "-d", "tiny", "--config_files", "mine.yaml", "--eval_args={group_by: user}", "--topk", "[5, 10]"]) == 0
+    words = ["--config_files", "mine.yaml", "--eval_args={group_by: user}", "--topk", "[5, 10]"]
+    assert main(["run", "--model=BPR", "-d", "tiny", *words]) == 0
     [result] = (tmp_path / "saved" / "tiny").glob("BPR-*/result.json")
     config = json.loads(result.read_text())["config"]
     assert config["eval_args"] == {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user", "mode": "uni20"}

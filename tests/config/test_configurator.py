@@ -83,7 +83,8 @@ def test_a_config_can_be_made_again_from_what_it_declares():
 
 
 @pytest.mark.parametrize("given, device", [
-    ({"use_gpu": False}, "cpu"), ({"gpu_id": ""}, "cpu"), ({"device": "cpu", "gpu_id": 0}, "cpu"), ({"device": "auto", "use_gpu": False}, None),
+    ({"use_gpu": False}, "cpu"), ({"gpu_id": ""}, "cpu"), ({"device": "cpu", "gpu_id": 0}, "cpu"),
+    ({"device": "auto", "use_gpu": False}, None),
 ])  # fmt: skip
 def test_device(given, device):
     config = Config("R3GR", "ml-100k", config_dict=given)

@@ -27,7 +27,8 @@ def test_a_file_is_read_as_settings_are(tmp_path):
 
 @pytest.mark.parametrize("text, expected", [
     ("a choice", "line 1: a choice None is no list"), ("a", "line 1: '' is no kind of range; write a and one of choice"),
-    ("a choise [1]", "'choise' is no kind of range; did you mean 'choice'"), ("a uniform 2,1", "a uniform is made of [2, 1]; give low and high"),
+    ("a choise [1]", "'choise' is no kind of range; did you mean 'choice'"),
+    ("a uniform 2,1", "a uniform is made of [2, 1]; give low and high"),
     ("a quniform 1,2", "give low, high and a step"), ("a quniform 1,2,0", "a step above 0"), ("a uniform x,y", "is made of ['x', 'y']"),
     ("a choice [1]\na choice [2]", "line 2: a has a range already"), ("\n# b choice [1]\n", "is empty; write what to draw from"),
     ("a choice [__import__('os').system('touch executed')]", None), ("a choice 3", "a choice 3 is no list"),
@@ -45,7 +46,8 @@ def test_a_line_that_says_nothing_is_named_and_none_is_evaluated(tmp_path, text,
 
 
 @pytest.mark.parametrize("ranges, expected", [
-    ({"choice": [1]}, "choice of params_dict is [1]; give keys"), ({"choice": {"a": []}}, "a choice [] is no list"), ({}, "params_dict is empty"),
+    ({"choice": [1]}, "choice of params_dict is [1]; give keys"), ({"choice": {"a": []}}, "a choice [] is no list"),
+    ({}, "params_dict is empty"),
     ({"choice": {"a": [1]}, "uniform": {"a": [0, 1]}}, "a has two ranges"), ({"normal": {"a": [0, 1]}}, "'normal' is no kind"),
 ])  # fmt: skip
 def test_ranges_from_python(ranges, expected):

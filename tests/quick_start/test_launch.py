@@ -65,7 +65,8 @@ def test_two_processes_measure_what_one_does(tiny_settings, port, model):
 
 
 @pytest.mark.parametrize("given, expected", [
-    ({"nproc": 0}, "nproc is 0; give a whole number from 1"), ({"nproc": "2"}, "nproc is '2'"), ({"nproc": 2, "world_size": 1}, "world_size is 1; give a whole number from 2"),
+    ({"nproc": 0}, "nproc is 0; give a whole number from 1"), ({"nproc": "2"}, "nproc is '2'"),
+    ({"nproc": 2, "world_size": 1}, "world_size is 1; give a whole number from 2"),
     ({"group_offset": -1}, "group_offset is -1"),
 ])  # fmt: skip
 def test_a_number_of_processes_that_is_none(given, expected):
@@ -75,12 +76,17 @@ def test_a_number_of_processes_that_is_none(given, expected):
 
 @pytest.mark.parametrize("model, given", [
     ("R3GR", {
-        "learning_rate": np.float64(0.01), "n_layers": np.int64(1), "seed": np.int32(7), "topk": (np.int64(5), 10), "dropout": torch.tensor(0.1),
-        "codebook_sizes": np.array([8, 8]), "eval_args": {"split": {"LS": np.str_("valid_and_test")}, "mode": "full"}, "num_beams": torch.tensor(12),
-        "valid_num_beams": 12.0, "tokenizer": np.str_("RKMeans"), "item_text_fields": ("movie_title", "class"), "metrics": {"NDCG", "Recall"},
+        "learning_rate": np.float64(0.01), "n_layers": np.int64(1), "seed": np.int32(7), "topk": (np.int64(5), 10),
+        "dropout": torch.tensor(0.1),
+        "codebook_sizes": np.array([8, 8]), "eval_args": {"split": {"LS": np.str_("valid_and_test")}, "mode": "full"},
+        "num_beams": torch.tensor(12),
+        "valid_num_beams": 12.0, "tokenizer": np.str_("RKMeans"), "item_text_fields": ("movie_title", "class"),
+        "metrics": {"NDCG", "Recall"},
     }),
     ("SASRec", {"n_layers": np.int8(1), "hidden_dropout_prob": np.float16(0.5), "loss_type": np.str_("CE"), "epochs": 1.0}),
-    ("BPR", {"learning_rate": torch.tensor(0.01, dtype=torch.float64), "topk": np.array([10]), "train_neg_sample_args": {"sample_num": np.int64(2)}}),
+    ("BPR", {
+        "learning_rate": torch.tensor(0.01, dtype=torch.float64), "topk": np.array([10]), "train_neg_sample_args": {"sample_num": np.int64(2)},
+    }),
 ])  # fmt: skip
 def test_a_run_with_numpys_and_torchs_settings_reads_its_own_checkpoint(tiny_settings, model, given):
     places = {key: Path(tiny_settings[key]) for key in ("data_path", "checkpoint_dir", "content_cache_dir")}

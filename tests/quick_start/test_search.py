@@ -42,7 +42,7 @@ def test_exhaustive_tries_every_combination_once_in_order():
 def test_a_real_search_over_a_file_of_lists(tiny_settings, tmp_path):
     (tmp_path / "x.hyper").write_text("tokenizer_codebook_sizes choice ['[8,8]','[4,4,4]']\nlearning_rate choice [0.01]\n")
     del tiny_settings["codebook_sizes"]
-    fixed = {**tiny_settings, "model": "R3GR", "dataset": "tiny", "tokenizer": "RKMeans", "tokenizer_epochs": 0, "epochs": 1, "state": "warning"}
+    fixed = {**tiny_settings, "model": "R3GR", "dataset": "tiny", "tokenizer": "RKMeans", "tokenizer_epochs": 0, "epochs": 1}
     search = HyperTuning(params_file=tmp_path / "x.hyper", config_dict=fixed)
     search.run()
     assert len(search.score_list) == 2 and search.best_params["tokenizer_codebook_sizes"] in SIZES
@@ -74,8 +74,10 @@ def test_a_key_that_nobody_has_ends_the_search_before_it_begins(key, hint):
 
 
 @pytest.mark.parametrize("given, expected", [
-    ({"algo": "exhaustiv", "params_dict": {"choice": {"a": [1]}}}, "did you mean 'exhaustive'"), ({}, "one of space, params_file and params_dict"),
-    ({"params_dict": {"choice": {"a": [1]}}, "params_file": "x"}, "one of space"), ({"params_file": "absent.hyper"}, "cannot read search space"),
+    ({"algo": "exhaustiv", "params_dict": {"choice": {"a": [1]}}}, "did you mean 'exhaustive'"),
+    ({}, "one of space, params_file and params_dict"),
+    ({"params_dict": {"choice": {"a": [1]}}, "params_file": "x"}, "one of space"),
+    ({"params_file": "absent.hyper"}, "cannot read search space"),
 ])  # fmt: skip
 def test_a_search_that_is_none(given, expected):
     with pytest.raises(UserError, match=expected):

@@ -252,7 +252,7 @@ def test_a_new_item_in_a_history_is_read_by_its_codes_and_its_vector(checkpoint,
     served = recommender.served
     row = served.row_of["50"]
     with torch.no_grad():
-        served.model.id_embedding.weight[row] = 0  # the twin has no id embedding
+        served.model.items.id_embedding.weight[row] = 0  # the twin has no id embedding
     vectors = served.model.sources.content.embeddings[[row, row]] * np.array([[1], [-1]])
     codes = served.sids.codes[row].tolist()
     recommender.add_items(new_table(recommender, tmp_path / "new.sid", {"twin": codes, "other": codes}, vectors, collision_policy="share"))

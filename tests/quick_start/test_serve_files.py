@@ -32,8 +32,10 @@ def test_ids_are_separated_by_commas_or_by_spaces():
 
 
 @pytest.mark.parametrize("text, items", [
-    ("[21, 22]", ["21", "22"]), ('["a, b", "c"]', ["a, b", "c"]), ("['a' 'b']", ["a", "b"]), ("[21 22\n 23]", ["21", "22", "23"]), ("[]", []),
-    ("['it', \"it's\"]", ["it", "it's"]), ("[21.0, 007]", ["21.0", "007"]), ("['\\u00fc', '\\\\']", ["ü", "\\"]), (" [1]\n", ["1"]), ("[a; b]", ["a", "b"]),
+    ("[21, 22]", ["21", "22"]), ('["a, b", "c"]', ["a, b", "c"]), ("['a' 'b']", ["a", "b"]), ("[21 22\n 23]", ["21", "22", "23"]),
+    ("[]", []),
+    ("['it', \"it's\"]", ["it", "it's"]), ("[21.0, 007]", ["21.0", "007"]), ("['\\u00fc', '\\\\']", ["ü", "\\"]), (" [1]\n", ["1"]),
+    ("[a; b]", ["a", "b"]),
     ("[1", ["[1"]), ("[[1], 2]", ["[[1]", "2]"]), ("['\\x']", ["['\\x']"]), ("[1,,2]", ["[1", "2]"]), ("21;22; 23", ["21", "22", "23"]),
     ("[nan, 1]", ["nan", "1"]), ("[" * 3000 + "]" * 3000, ["[" * 3000 + "]" * 3000]),
 ])  # fmt: skip
@@ -57,7 +59,8 @@ def test_ids_that_hold_a_separator_are_told_by_those_that_exist(text, items):
 
 
 @pytest.mark.parametrize("lines", [
-    ["user,history", 'ü,"[21, 22]"', 'v,"[""a"", ""b""]"'], ["user;history", "ü;21,22", 'v;"a;b"'], ["user\thistory\tage", "ü\t[21 22]\t3", "v\ta b\t4"],
+    ["user,history", 'ü,"[21, 22]"', 'v,"[""a"", ""b""]"'], ["user;history", "ü;21,22", 'v;"a;b"'],
+    ["user\thistory\tage", "ü\t[21 22]\t3", "v\ta b\t4"],
 ])  # fmt: skip
 def test_histories_of_a_spreadsheet_and_of_pandas(tmp_path, lines):
     (tmp_path / "h.csv").write_text("\n".join(lines), encoding="utf-8")

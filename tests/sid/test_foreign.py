@@ -52,8 +52,10 @@ def test_tokens_in_the_cells_of_a_table(tmp_path):
 @pytest.mark.parametrize("text, expected", [
     ('{"0": ["<a_1>"], "0": ["<a_2>"]}', "'0' stands in it twice"), ("[1", "cannot read"), ("{}", "names no items"),
     ('["<a_0>", "<b_0>"]', "holds tokens and no items; give it as --added_tokens"), ('{"<a_0>": 32000}', "give it as --added_tokens"),
-    ('{"0": ["<a_1>", "<b_2>"], "1": ["<a_1>"]}', "item '1' has 1 codes, those before it 2"), ('{"0": ["<b_1>", "<a_2>"]}', "is no semantic ID"),
-    ('{"0": [1, -2]}', "is no semantic ID"), ('{"0": [1, true]}', "is no semantic ID"), ('{"0": []}', "is no semantic ID"), ('{"0": {}}', "is no semantic ID"),
+    ('{"0": ["<a_1>", "<b_2>"], "1": ["<a_1>"]}', "item '1' has 1 codes, those before it 2"),
+    ('{"0": ["<b_1>", "<a_2>"]}', "is no semantic ID"),
+    ('{"0": [1, -2]}', "is no semantic ID"), ('{"0": [1, true]}', "is no semantic ID"), ('{"0": []}', "is no semantic ID"),
+    ('{"0": {}}', "is no semantic ID"),
     ('{"a\\tb": [1]}', "contains a tab"), ("[" * 5000, "cannot read"),
 ])  # fmt: skip
 def test_an_index_that_is_none_is_one_line(tmp_path, text, expected):
