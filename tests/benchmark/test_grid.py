@@ -188,7 +188,7 @@ def test_the_hash_follows_the_item_ids_beside_item_vectors(tiny_data, tmp_path):
     ({"models": {"again": {"model": "Pop"}, "Pop": None}}, ["Pop seed 2020 twice", "leave one of them out"]),
     ({"models": {"R3GR": {"tokenizers": {"RKMeans": {"tokenizer_epochs": 5}}}}}, ["unknown key tokenizer_epochs", "under `settings:`"]),
     ({"models": {"R3GR": {"settings": {"n_heads": 3}}}}, ["n_heads is 3 and hidden_size"]),
-    ({"models": {"R3GR": {"settings": {"hidden_size": 0}}}}, ["hidden_size 0"]),
+    ({"models": {"R3GR": {"settings": {"hidden_size": 0}}}}, ["hidden_size is 0"]),
     ({"models": {"Pop": None}, "setings": {}}, ["unknown key setings of grid", "'settings'"]),
     ({"models": {"Pop": None}, "settings": {"dropout": 0.1}}, ["unknown key dropout in the settings of grid"]),
     ({"models": {"Pop": None}, "settings": {"seed": 3}}, ["seed stands in the settings", "as `seeds:`"]),

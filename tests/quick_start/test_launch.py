@@ -62,6 +62,8 @@ def test_two_processes_measure_what_one_does(tiny_settings, port, model):
     [folder] = (Path(settings["checkpoint_dir"]) / "tiny").glob(f"{model}-*/run.json")  # both write into one
     assert folder.parent == Path(result["run_dir"])
     assert {key: float(value) for key, value in result["test_result"].items()} == pytest.approx(measured_again(result), abs=1e-6)
+    alone = run_recbole_r3vae(model, "tiny", config_dict=settings)  # another number of processes adds in another order
+    assert alone["run_dir"] != result["run_dir"] and alone["users"]["split"] == result["users"]["split"]
 
 
 @pytest.mark.parametrize("given, expected", [
