@@ -180,6 +180,17 @@ def test_every_page_is_in_the_navigation_and_every_link_between_pages_holds():
             assert (page.parent / target).exists(), (page.name, target)
 
 
+def test_the_changelog_sends_nobody_to_a_module_that_is_not_there():
+    chapter = re.search(r"^\*\*Module paths\*\*\n(.*?)^\*\*", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)[1]
+    rows = [line.split("|")[1:3] for line in chapter.splitlines() if line.startswith("| `")]
+    named = []
+    for old, new in rows:
+        for path in re.findall(r"`(recbole_r3vae\.[\w.{},]+)`", new if "the same" not in new else old):
+            stem, _, choices = path.partition("{")
+            named += [f"{stem}{choice}" for choice in choices.rstrip("}").split(",")]
+    assert len(named) > 15 and [path for path in named if importlib.util.find_spec(path) is None] == []
+
+
 # -- the search spaces of properties/hyper -----------------------------------------------------------------------------------------
 
 
