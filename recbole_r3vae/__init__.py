@@ -2,6 +2,6 @@
 
 from recbole_r3vae import compat as _compat
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _compat.apply()

@@ -25,6 +25,7 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+INSIDE = re.compile(r"`([\w./-]+\.(?:py|yaml))`")
 FILE = re.compile(r"`(\S+)`:\n\n```\w+\n(.*?)```\n", re.DOTALL)
 TOKENIZERS, GENERATORS, BASELINES = (sorted(own_models(room)) for room in MODEL_ROOMS)
 
@@ -145,6 +146,49 @@ def test_the_model_of_a_guide_runs(guide, model, tiny_settings, tmp_path):
         [description] = Path(settings["checkpoint_dir"]).glob(f"tiny/{model}-*/tokenizer.json")
         first, last = (epoch["valid"]["reconstruction"] for epoch in json.loads(description.read_text())["history"])
         assert last < first  # it trains
+
+
+# -- architecture ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def architecture() -> str:
+    return (DOCS / "architecture.md").read_text(encoding="utf-8")
+
+
+def test_every_file_on_the_walks_exists(architecture):
+    named = INSIDE.findall(architecture)
+    assert len(named) > 60
+    assert [path for path in named if not ((ROOT / "recbole_r3vae" / path).is_file() or (ROOT / path).is_file())] == []
+    walks = re.findall(r"^### (.*)\n\n\| file \| what happens \|", architecture, re.MULTILINE)
+    assert walks == ["An item's text", "A `--key=value`", "A batch", "A result"]
+
+
+def test_the_floors_are_those_that_imports_are_held_to(architecture):
+    tree = ast.parse((ROOT / "tests" / "test_import_graph.py").read_text(encoding="utf-8"))
+    [floors] = [ast.literal_eval(node.value) for node in tree.body if isinstance(node, ast.Assign) and node.targets[0].id == "FLOORS"]
+    table = re.search(r"^\| floor \| holds \|\n\|---\|---\|\n(.*?)\n\n", architecture, re.DOTALL | re.MULTILINE)[1]
+    assert [set(re.findall(r"`(\w+)`", line.split("|")[1])) for line in table.splitlines()] == floors
+
+
+def test_every_page_is_in_the_navigation_and_every_link_between_pages_holds():
+    navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    assert [page.name for page in PAGES if page.relative_to(DOCS).as_posix() not in navigation] == []
+    for page in PAGES:
+        text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
+            assert (page.parent / target).exists(), (page.name, target)
+
+
+def test_the_changelog_sends_nobody_to_a_module_that_is_not_there():
+    chapter = re.search(r"^\*\*Module paths\*\*\n(.*?)^\*\*", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)[1]
+    rows = [line.split("|")[1:3] for line in chapter.splitlines() if line.startswith("| `")]
+    named = []
+    for old, new in rows:
+        for path in re.findall(r"`(recbole_r3vae\.[\w.{},]+)`", new if "the same" not in new else old):
+            stem, _, choices = path.partition("{")
+            named += [f"{stem}{choice}" for choice in choices.rstrip("}").split(",")]
+    assert len(named) > 15 and [path for path in named if importlib.util.find_spec(path) is None] == []
 
 
 # -- the search spaces of properties/hyper -----------------------------------------------------------------------------------------

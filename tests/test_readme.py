@@ -1,8 +1,9 @@
-"""The README's tokenizer of 30 lines: its two files, put where it says, run by the command that it gives."""
+"""The door of the house: README.md within its limits, its table as the records have it, and its tokenizer, put where it says and run."""
 
 from __future__ import annotations
 
 import ast
+import importlib.util
 import json
 import os
 import re
@@ -17,13 +18,24 @@ import yaml
 from recbole_r3vae.sid.table import SemanticIDs
 
 ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCK = re.compile(r"`(\S+)`:\n\n```(\w+)\n(.*?)```\n", re.DOTALL)
+SECTIONS = [
+    "Install and run", "Does it work?", "Swap one thing", "If you know RecBole", "Models", "A tokenizer of your own", "Where next",
+]  # fmt: skip
+
+
+def script(name: str):
+    """A script of docs/ as a module."""
+    specification = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="module")
 def section() -> str:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    return re.search(r"^## A tokenizer of your own\n(.*?)^## ", text, re.DOTALL | re.MULTILINE)[1]
+    return re.search(r"^## A tokenizer of your own\n(.*?)^## ", README, re.DOTALL | re.MULTILINE)[1]
 
 
 @pytest.fixture
@@ -39,11 +51,93 @@ def checkout(tmp_path, section) -> Path:
     return folder
 
 
-def test_it_takes_one_class_of_30_lines_with_one_method_and_one_yaml(section):
+# -- limits ----------------------------------------------------------------------------------------------------------------------
+
+
+def test_it_is_one_screen_in_a_fixed_order():
+    assert len(README.splitlines()) <= 150 and len(README.split()) <= 1200
+    prose = re.sub(r"^```.*?^```$", "", README, flags=re.DOTALL | re.MULTILINE)
+    assert re.findall(r"^##+ (.*)$", prose, re.MULTILINE) == SECTIONS
+    lines = [line for line in prose.splitlines() if line[:1] not in ("|", "!")]
+    assert max(map(len, lines)) <= 150
+
+
+def test_before_the_first_command_it_says_what_it_is_and_nothing_else():
+    head, installing = README.partition("```bash\n")[0].split("## Install and run\n")
+    title, what, picture = head.strip().split("\n\n")
+    assert title == "# recbole-r3vae" and picture.startswith("![") and not installing.strip()
+    assert not re.search(r"\d\.\d|\bbut\b|\bonly\b|\bexcept\b|\bnot\b|\bhowever\b", what.replace("2604.11440", ""), re.IGNORECASE)
+
+
+def test_every_link_leads_to_something():
+    targets = [target for target in re.findall(r"\]\(([^)]+)\)", README) if "://" not in target]
+    assert len(targets) > 15 and [target for target in targets if not (ROOT / target).exists()] == []
+
+
+# -- the table -------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_table_is_that_of_the_records():
+    table = script("build_table")
+    assert table.page() == README, "run python docs/build_table.py"
+    assert README.count(table.BEGIN) == README.count(table.END) == 1 and 0 < len(table.ROWS) <= 6
+
+
+def test_the_table_shows_means_over_seeds_and_budgets():
+    table = script("build_table")
+    [row] = [line for line in table.table().splitlines() if line.startswith("| R3GR[R3VAE] |")]
+    runs = [json.loads(path.read_text(encoding="utf-8")) for path in table.RUNS.glob("R3GR[[]R3VAE]-*.json")]
+    runs = [run for run in runs if "schema" in run]
+    _, name, seeds, left_out, stay, minutes, _ = row.split("|")
+    assert int(seeds) == len({run["seed"] for run in runs}) == len(runs)
+    for rule, cell in (("left_out", left_out), ("stay", stay)):
+        for metric, shown in zip(("recall@10", "ndcg@10"), cell.split("/")):
+            values = [run["test"][rule][metric] for run in runs]
+            assert float(shown.split("±")[0]) == pytest.approx(sum(values) / len(values), abs=5.1e-5)
+    spent = [run["seconds"]["training"] + run["seconds"]["tokenizer"] for run in runs]
+    assert int(minutes) == round(sum(spent) / len(spent) / 60)
+    [sasrec] = [line for line in table.table().splitlines() if line.startswith("| SASRec |")]
+    [path] = table.RUNS.glob("SASRec-*.json")
+    assert ("stopped" in sasrec) == json.loads(path.read_text(encoding="utf-8"))["stopped_at_budget"]
+
+
+def test_of_several_configurations_the_one_of_most_seeds_is_shown():
+    from recbole_r3vae.record import Record
+
+    table = script("build_table")
+
+    def runs(*seeds: int, rule: str, score: float) -> list[Record]:
+        what = {"dataset": "tiny", "name": "A", "model": "A", "hash": "0", "config": {}, "data": {}}
+        return [Record(**what, seed=seed, valid_rule=rule, valid={"ndcg@10": score}) for seed in seeds]
+
+    single, three = runs(1, rule="left_out", score=0.9), runs(1, 2, 3, rule="stay", score=0.1)
+    assert table.chosen("A", [single, three]) == three
+    ours, theirs = runs(1, rule="left_out", score=0.1), runs(1, rule="stay", score=0.9)
+    assert table.chosen("A", [theirs, ours]) == ours and table.chosen("A", [ours, single]) == single
+    with pytest.raises(ValueError, match="no record of B"):
+        table.chosen("B", [single])
+
+
+# -- the home page of the site -----------------------------------------------------------------------------------------------------
+
+
+def test_the_home_page_is_the_readme_with_its_links_as_seen_from_docs():
+    home = script("home")
+    page = home.as_page(README)
+    for target in re.findall(r"\]\(([^)]+)\)", page):
+        assert "://" in target or (ROOT / "docs" / target).exists(), target
+    assert "](docs/" not in page and "see examples" in page and "images/pipeline.svg" in page
+    assert [line for line in page.splitlines() if "](" not in line][:2] == ["# recbole-r3vae", ""]
+
+
+# -- the tokenizer -----------------------------------------------------------------------------------------------------------------
+
+
+def test_it_takes_one_class_of_25_lines_with_one_method_and_one_yaml(section):
     (source, python, code), (settings, language, keys) = BLOCK.findall(section)
     assert (python, language) == ("python", "yaml")
     [model] = [node for node in ast.parse(code).body if isinstance(node, ast.ClassDef)]
-    assert len(code.splitlines()) <= 30
+    assert len(code.splitlines()) <= 25
     methods = [node.name for node in model.body if isinstance(node, ast.FunctionDef)]
     assert [name for name in methods if name != "__init__"] == ["quantize"]
     assert Path(source).stem == model.name.lower() and Path(settings).stem == model.name

@@ -92,7 +92,7 @@ def test_text_and_id_inputs_are_named_and_travel_with_the_checkpoint(tiny_settin
 
     monkeypatch.setattr("recbole_r3vae.quick_start.provide.load_content", lambda *a: pytest.fail("the text was read again"))
     _, model, _, _, _, test_data = load_data_and_model(hybrid["run_dir"] + "/best.pth")
-    assert model.item_vectors.shape == (149, 32) and model.item_vectors[1].norm() == pytest.approx(1, abs=1e-5)
+    assert model.items.content.shape == (149, 32) and model.items.content[1].norm() == pytest.approx(1, abs=1e-5)
     items, _ = model.recommend(next(iter(test_data))[0], 10)
     assert items.shape[1] == 10
 

@@ -1,0 +1,82 @@
+"""Writes the table of README.md from the records of a benchmark: ``python docs/build_table.py``, after new results came."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from recbole_r3vae.benchmark.run_files import grouped, read_runs
+from recbole_r3vae.benchmark.tables import markdown_table
+from recbole_r3vae.io import atomic_write
+from recbole_r3vae.record import RULES, Record
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "README.md"
+RUNS = ROOT / "results" / "runs" / "amazon-beauty"
+ROWS = ("HSTU", "SASRec", "R3GR[R3VAE]", "R3GR[RKMeans]", "ItemKNN", "Pop")
+"""Names of results, in the order of the table."""
+
+METRICS = ("recall@10", "ndcg@10")
+HEAD = ("model", "seeds", "met items left out: Recall@10 / NDCG@10", "met items stay: Recall@10 / NDCG@10", "training, minutes")
+BEGIN, END = "<!-- table -->\n", "<!-- /table -->\n"
+
+
+def chosen(name: str, groups: Sequence[list[Record]]) -> list[Record]:
+    """The runs of a name, a seed each: of several configurations that of most seeds, then the best one on the validation users.
+
+    Raises:
+        ValueError: there is none.
+    """
+    found = [group for group in groups if group[0].name == name]
+    if not found:
+        raise ValueError(f"{RUNS} has no record of {name}; run its benchmark, or take it out of ROWS")
+    return max(found, key=lambda group: (len(group), group[0].valid_rule == RULES[0], mean(group, "valid", "ndcg@10")))
+
+
+def mean(records: Sequence[Record], part: str, metric: str) -> float:
+    """Of a metric over seeds."""
+    return float(np.mean([getattr(record, part)[metric] for record in records]))
+
+
+def figures(records: Sequence[Record], rule: str) -> str:
+    """``.0713 ± .0011 / .0403 ± .0000``: mean and sample standard deviation over seeds; ``.0838 / .0506`` of a single one."""
+    cells = []
+    for metric in METRICS:
+        values = [record.test[rule][metric] for record in records]
+        deviation = f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else ""
+        cells.append(f"{np.mean(values):.4f}{deviation}".replace("0.", "."))
+    return " / ".join(cells)
+
+
+def minutes(records: Sequence[Record]) -> str:
+    """Of the training of tokenizer and model, mean over seeds, and whether a budget ended it."""
+    spent = float(np.mean([record.seconds["training"] + (record.seconds["tokenizer"] or 0) for record in records])) / 60
+    stopped = sum(record.stopped_at_budget for record in records)
+    words = f"{spent:.0f}" if spent >= 1 else "< 1"
+    return f"{words}, stopped" if stopped == len(records) else f"{words}, {stopped} stopped" if stopped else words
+
+
+def table() -> str:
+    """The table as Markdown."""
+    records, _, _ = read_runs(RUNS)
+    groups = grouped(records, [])
+    rows = [(name, found) for name in ROWS for found in [chosen(name, groups)]]
+    if len({record.users["split"] for _, found in rows for record in found}) > 1:
+        raise ValueError(f"the rows of {RUNS} are of different splits; take those out of ROWS that do not compare")
+    cells = [(name, str(len(found)), *(figures(found, rule) for rule in RULES), minutes(found)) for name, found in rows]
+    return "\n".join(markdown_table(HEAD, cells)) + "\n"
+
+
+def page() -> str:
+    """README.md with the table of today's records."""
+    text = PAGE.read_text(encoding="utf-8")
+    return re.sub(f"(?<={BEGIN}).*?(?={END})", lambda _: table(), text, flags=re.DOTALL)
+
+
+if __name__ == "__main__":
+    written = page()
+    with atomic_write(PAGE) as file:
+        file.write(written)
