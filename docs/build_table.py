@@ -16,21 +16,26 @@ from recbole_r3vae.record import RULES, Record
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "README.md"
 RUNS = ROOT / "results" / "runs" / "amazon-beauty"
-ROWS = ("HSTU", "SASRec", "R3GR[R3VAE]", "R3GR[RKMeans]", "ItemKNN", "Pop")
-"""Names of results, in the order of the table."""
+ROWS: dict[str, tuple[str, dict[str, object]]] = {
+    "32 codes of its text and the text's vector": ("R3GR-dense[OPQ]", {"content_encoder": "file"}),
+    "32 random codes and the text's vector": ("R3GR-dense[Random]", {}),
+}
+"""What an item is to the model, in the order of the table, to the name of the result and keys of its configuration that tell it apart."""
 
 METRICS = ("recall@10", "ndcg@10")
-HEAD = ("model", "seeds", "met items left out: Recall@10 / NDCG@10", "met items stay: Recall@10 / NDCG@10", "training, minutes")
+HEAD = (
+    "an item is", "model", "seeds", "met items left out: Recall@10 / NDCG@10", "met items stay: Recall@10 / NDCG@10", "parameters", "minutes",
+)  # fmt: skip
 BEGIN, END = "<!-- table -->\n", "<!-- /table -->\n"
 
 
-def chosen(name: str, groups: Sequence[list[Record]]) -> list[Record]:
-    """The runs of a name, a seed each: of several configurations that of most seeds, then the best one on the validation users.
+def chosen(name: str, keys: dict[str, object], groups: Sequence[list[Record]]) -> list[Record]:
+    """The runs of a name and of some keys, a seed each: of several configurations that of most seeds, then the best one on the validation users.
 
     Raises:
         ValueError: there is none.
     """
-    found = [group for group in groups if group[0].name == name]
+    found = [group for group in groups if group[0].name == name and all(group[0].config.get(key) == keys[key] for key in keys)]
     if not found:
         raise ValueError(f"{RUNS} has no record of {name}; run its benchmark, or take it out of ROWS")
     return max(found, key=lambda group: (len(group), group[0].valid_rule == RULES[0], mean(group, "valid", "ndcg@10")))
@@ -60,13 +65,20 @@ def minutes(records: Sequence[Record]) -> str:
 
 
 def table() -> str:
-    """The table as Markdown."""
+    """The table as Markdown.
+
+    Raises:
+        ValueError: the rows are of different splits or precisions, and do not compare.
+    """
     records, _, _ = read_runs(RUNS)
     groups = grouped(records, [])
-    rows = [(name, found) for name in ROWS for found in [chosen(name, groups)]]
-    if len({record.users["split"] for _, found in rows for record in found}) > 1:
-        raise ValueError(f"the rows of {RUNS} are of different splits; take those out of ROWS that do not compare")
-    cells = [(name, str(len(found)), *(figures(found, rule) for rule in RULES), minutes(found)) for name, found in rows]
+    rows = [(name, item, chosen(name, keys, groups)) for item, (name, keys) in ROWS.items()]
+    if len({(record.users["split"], record.precision) for *_, found in rows for record in found}) > 1:
+        raise ValueError(f"the rows of {RUNS} are of different splits or precisions; take those out of ROWS that do not compare")
+    cells = [
+        (item, name, str(len(found)), *(figures(found, rule) for rule in RULES), f"{found[0].n_parameters:,}", minutes(found))
+        for name, item, found in rows
+    ]
     return "\n".join(markdown_table(HEAD, cells)) + "\n"
 
 

@@ -102,8 +102,11 @@ def test_the_words_on_beauty():
         means = {name: row["test"][rule]["ndcg@10"]["mean"] for name, row in known.items()}
         assert set(sorted(means, key=means.get)[-3:]) == {"SASRec", "HSTU", "R3GR[R3VAE]"} and means["R3GR[R3VAE]"] < means["HSTU"]
         assert means["R3GR[R3VAE]"] > 1.5 * means["ItemKNN"]
-    assert "Models of item ids lead on Amazon Beauty under both rules; R3GR" in words_of("README.md")
-    assert "next, well above what only counts" in words_of("README.md")
+    told = "{}, three codes written by beam search, has {} / {} there"
+    ours = [shown([known["R3GR[R3VAE]"]["test"]["left_out"][metric]["mean"]]) for metric in ("recall@10", "ndcg@10")]
+    assert told.format("`R3GR[R3VAE]`", *ours) in words_of("README.md")
+    others = [shown([known[name]["test"]["left_out"][metric]["mean"]]) for name in ("SASRec", "HSTU") for metric in ("recall@10", "ndcg@10")]
+    assert "stopped after 25 minutes, have {} / {} and {} / {}".format(*others) in words_of("README.md")
     page = words_of("docs/results.md")
     ahead, stay = (
         {
@@ -224,12 +227,28 @@ def test_ml_100k():
         assert trained == "counted" or int(trained.split()[0]) == row["epochs"][0], name
 
 
+def test_long_codes_on_beauty():
+    [part] = leaderboard_of("amazon-beauty")["apart"]
+    known = {(row["name"], row["config"].get("content_encoder") == "tfidf-svd"): row for row in part["rows"]}
+    found = rows("docs/results.md", "### Long codes, ranked by item vectors", "* The same capacity without meaning")
+    assert len(found) == len(known)
+    for item, name, valid, *figures, parameters, _ in found:
+        row = known[name, "TF-IDF" in item]
+        assert valid == shown([row["valid"]["ndcg@10"]["mean"]]), item
+        assert figures == [shown([row["test"][rule][metric]["mean"]]) for rule in RULES for metric in ("recall@10", "ndcg@10")], item
+        assert int(parameters.replace(",", "")) == row["n_parameters"], item
+    page = words_of("docs/results.md")
+    assert f"{12_101 * 256:,} parameters" in page and f"has {32 * 256 * 256:,}" in page
+    codes, random = (known[f"R3GR-dense[{name}]", False]["test"]["left_out"]["ndcg@10"]["mean"] for name in ("OPQ", "Random"))
+    assert 1 / 13 < 1 - random / codes < 1 / 11 and "random codes, has a twelfth less of NDCG@10" in page
+
+
 def test_models_of_item_ids_lead_on_the_other_datasets():
     for dataset in ("amazon-toys", "lastfm", "ml-100k"):
         known = leaderboard_of(dataset)["rows"]
         best = {rule: max(known, key=lambda row: row["test"][rule]["ndcg@10"]["mean"])["family"] for rule in RULES}
         assert "generative" not in best.values(), dataset
-    assert "On `amazon-toys`, `lastfm` and `ml-100k` models of item ids lead too" in words_of("README.md")
+    assert "On `amazon-toys`, `lastfm` and `ml-100k` models of item ids lead this default too" in words_of("README.md")
 
 
 def test_the_switches_of_r3gr():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import glob
 import importlib.util
 import json
 import os
@@ -85,20 +86,21 @@ def test_the_table_is_that_of_the_records():
 
 def test_the_table_shows_means_over_seeds_and_budgets():
     table = script("build_table")
-    [row] = [line for line in table.table().splitlines() if line.startswith("| R3GR[R3VAE] |")]
-    runs = [json.loads(path.read_text(encoding="utf-8")) for path in table.RUNS.glob("R3GR[[]R3VAE]-*.json")]
-    runs = [run for run in runs if "schema" in run]
-    _, name, seeds, left_out, stay, minutes, _ = row.split("|")
-    assert int(seeds) == len({run["seed"] for run in runs}) == len(runs)
-    for rule, cell in (("left_out", left_out), ("stay", stay)):
-        for metric, shown in zip(("recall@10", "ndcg@10"), cell.split("/")):
-            values = [run["test"][rule][metric] for run in runs]
-            assert float(shown.split("±")[0]) == pytest.approx(sum(values) / len(values), abs=5.1e-5)
-    spent = [run["seconds"]["training"] + run["seconds"]["tokenizer"] for run in runs]
-    assert int(minutes) == round(sum(spent) / len(spent) / 60)
-    [sasrec] = [line for line in table.table().splitlines() if line.startswith("| SASRec |")]
-    [path] = table.RUNS.glob("SASRec-*.json")
-    assert ("stopped" in sasrec) == json.loads(path.read_text(encoding="utf-8"))["stopped_at_budget"]
+    lines = table.table().splitlines()[2:]
+    assert len(lines) == len(table.ROWS)
+    for line, (item, (name, keys)) in zip(lines, table.ROWS.items()):
+        runs = [json.loads(path.read_text(encoding="utf-8")) for path in table.RUNS.glob(f"{glob.escape(name)}-*.json")]
+        runs = [run for run in runs if "schema" in run and all(run["config"].get(key) == keys[key] for key in keys)]
+        _, shown_item, model, seeds, left_out, stay, parameters, minutes, _ = (cell.strip() for cell in line.split("|"))
+        assert (shown_item, model) == (item, name) and int(seeds) == len({run["seed"] for run in runs}) == len(runs)
+        for rule, cell in (("left_out", left_out), ("stay", stay)):
+            for metric, shown in zip(("recall@10", "ndcg@10"), cell.split("/")):
+                values = [run["test"][rule][metric] for run in runs]
+                assert float(shown.split("±")[0]) == pytest.approx(sum(values) / len(values), abs=5.1e-5)
+        spent = [run["seconds"]["training"] + (run["seconds"]["tokenizer"] or 0) for run in runs]
+        assert int(minutes.split(",")[0]) == round(sum(spent) / len(spent) / 60)
+        assert ("stopped" in minutes) == any(run["stopped_at_budget"] for run in runs)
+        assert int(parameters.replace(",", "")) == runs[0]["n_parameters"]
 
 
 def test_of_several_configurations_the_one_of_most_seeds_is_shown():
@@ -106,16 +108,17 @@ def test_of_several_configurations_the_one_of_most_seeds_is_shown():
 
     table = script("build_table")
 
-    def runs(*seeds: int, rule: str, score: float) -> list[Record]:
-        what = {"dataset": "tiny", "name": "A", "model": "A", "hash": "0", "config": {}, "data": {}}
+    def runs(*seeds: int, rule: str, score: float, **config: object) -> list[Record]:
+        what = {"dataset": "tiny", "name": "A", "model": "A", "hash": "0", "config": config, "data": {}}
         return [Record(**what, seed=seed, valid_rule=rule, valid={"ndcg@10": score}) for seed in seeds]
 
-    single, three = runs(1, rule="left_out", score=0.9), runs(1, 2, 3, rule="stay", score=0.1)
-    assert table.chosen("A", [single, three]) == three
+    single, three = runs(1, rule="left_out", score=0.9, size=4), runs(1, 2, 3, rule="stay", score=0.1)
+    assert table.chosen("A", {}, [single, three]) == three and table.chosen("A", {"size": 4}, [single, three]) == single
     ours, theirs = runs(1, rule="left_out", score=0.1), runs(1, rule="stay", score=0.9)
-    assert table.chosen("A", [theirs, ours]) == ours and table.chosen("A", [ours, single]) == single
-    with pytest.raises(ValueError, match="no record of B"):
-        table.chosen("B", [single])
+    assert table.chosen("A", {}, [theirs, ours]) == ours and table.chosen("A", {}, [ours, single]) == single
+    for name, keys in (("B", {}), ("A", {"size": 5})):
+        with pytest.raises(ValueError, match=f"no record of {name}"):
+            table.chosen(name, keys, [single])
 
 
 # -- the home page of the site -----------------------------------------------------------------------------------------------------
