@@ -2,9 +2,9 @@
 
     python benchmarks/r3gr_switches.py --data_path dataset --dataset amazon-beauty
 
-Every variant is ``properties/model/R3GR.yaml`` with the keys of ``VARIANTS`` changed, trained for ``--epochs`` epochs (so cosine ends there)
-and validated once, after the last. The test split is not looked at. Adds one line a variant to ``results/r3gr_switches_<dataset>.json``,
-passing over those that are there, and writes the table beside it, as Markdown.
+Every variant is ``properties/model/R3GR.yaml`` with the keys of ``VARIANTS`` changed, trained for ``--epochs`` epochs (so cosine ends
+there) and validated once, after the last. The test split is not looked at. Adds one line a variant to
+``results/r3gr_switches_<dataset>.json``, passing over those that are there, and writes the table beside it, as Markdown.
 """
 
 from __future__ import annotations
@@ -81,7 +81,8 @@ def main(words: list[str] | None = None, **keys) -> None:
         "",
         f"`{report['command']}`",
         "",
-        f"Validation NDCG@10 after {options.epochs} epochs, seed {options.seed}, each variant one change away from `properties/model/R3GR.yaml`.",
+        f"Validation NDCG@10 after {options.epochs} epochs, seed {options.seed}, each variant one change away from "
+        "`properties/model/R3GR.yaml`.",
         "",
         "| variant | valid NDCG@10 | against default | parameters | seconds |",
         "|---|---|---|---|---|",

@@ -195,8 +195,8 @@ class EarlierRun:
         if given.codebook_sizes != table.codebook_sizes or changed:
             what = f"of item {changed[0]!r}, and of {len(changed) - 1:,} more" if changed else "with codebooks of other sizes"
             raise UserError(
-                f"sid_file {self.config['sid_file']} has other semantic IDs than init_from {self.path}, {what}; leave those of old items as "
-                "they are, or train without init_from"
+                f"sid_file {self.config['sid_file']} has other semantic IDs than init_from {self.path}, {what}; leave those of old items "
+                "as they are, or train without init_from"
             )
         return given
 

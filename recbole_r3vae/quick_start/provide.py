@@ -61,8 +61,8 @@ def check_stages(config: Config) -> None:
     stage = tokenizer_config(config)
     if config.contract.task == CLICK and stage.contract.needs(stage).interactions:
         raise UserError(
-            f"{config['tokenizer']} learns from interactions, and its split is another than that of the labels, so it would see some of the "
-            "test; take a tokenizer of item content alone, such as R3VAE, RQVAE or RKMeans"
+            f"{config['tokenizer']} learns from interactions, and its split is another than that of the labels, so it would see some of "
+            "the test; take a tokenizer of item content alone, such as R3VAE, RQVAE or RKMeans"
         )
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from recbole_r3vae.config import Config
 from recbole_r3vae.data.content.vectors import VectorFile
 from recbole_r3vae.errors import UserError
-from recbole_r3vae.model.contract import Contract, Sources
+from recbole_r3vae.model.contract import Sources
 from recbole_r3vae.quick_start.run import config_of, load_data_and_model, make_network
 from recbole_r3vae.quick_start.run_folder import find_checkpoint
 from recbole_r3vae.sid.extension import TableExtension

@@ -346,8 +346,8 @@ class R3GR(SIDGenerator):
             for name in modalities(config["item_inputs"]):
                 if name != TEXT:
                     raise UserError(
-                        f"item_inputs names {shown(name)}{nearest(name, (CODES, TEXT, ID))}; give some of {CODES}, {TEXT}, {ID}, or name that "
-                        "modality in content_encoder"
+                        f"item_inputs names {shown(name)}{nearest(name, (CODES, TEXT, ID))}; give some of {CODES}, {TEXT}, {ID}, or name "
+                        "that modality in content_encoder"
                     )
 
     @classmethod

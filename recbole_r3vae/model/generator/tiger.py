@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from recbole_r3vae.data.sequences import PrefixDataset
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.model.contract import UNIQUE, Needs
-from recbole_r3vae.model.ranker import SIDGenerator
 from recbole_r3vae.model.generator.levels import LevelCache
 from recbole_r3vae.model.generator.t5 import DecoderLayer, EncoderLayer, History, RelativePositionBias, RMSNorm
 from recbole_r3vae.model.packing import Packing, pack
 from recbole_r3vae.model.parameters import SHARE, Number, Whole
+from recbole_r3vae.model.ranker import SIDGenerator
 
 if TYPE_CHECKING:
     from recbole.config import Config

@@ -7,12 +7,12 @@ import torch
 from recbole.data.interaction import Interaction
 
 from recbole_r3vae.config import Config
+from recbole_r3vae.config.sources import load_yaml, properties
 from recbole_r3vae.data.sequences import TARGET_LIST_FIELD
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.model.contract import SHARED, UNIQUE, Needs
 from recbole_r3vae.model.generator.r3gr import R3GR
 from recbole_r3vae.model.parameters import check_parameters
-from recbole_r3vae.config.sources import load_yaml, properties
 
 
 def first_rows(dataset, n=16) -> Interaction:
