@@ -64,7 +64,7 @@ class ServedModel:
             self.model.eval()
         else:
             self.config, self.model, *_ = load_data_and_model(path, config_dict)
-        self._table = getattr(self.model.sources, "semantic_ids", None)
+        self._table = self.model.sources.semantic_ids
         self._set_items(self._ids[config["ITEM_ID_FIELD"]])
 
     def _set_items(self, item_ids: list[str]) -> None:

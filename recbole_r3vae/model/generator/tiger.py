@@ -56,7 +56,7 @@ class TIGER(SIDGenerator):
         config: ``hidden_size``, ``n_layers``, ``n_decoder_layers``, ``n_heads``, ``head_size``, ``inner_size``, ``dropout``,
             ``n_position_buckets``, ``max_position_distance``, ``n_user_buckets``, ``loss_temperature``, ``num_beams``; see
             ``properties/model/TIGER.yaml``. :meth:`check` took it.
-        dataset: training dataset with ``semantic_ids``.
+        dataset: training dataset with ``sources``: semantic IDs.
     """
 
     dataset_class = PrefixDataset
