@@ -151,11 +151,12 @@ class EarlierRun:
     def _vectors(self, new: Sequence[str], tokenizer: TrainedTokenizer | None, dataset: Dataset) -> np.ndarray:
         """Unit vectors ``[n, d]`` of new items, from the encoder of the old ones or from the run's files of vectors."""
         if tokenizer is None:
-            lacks, way = "tokenizer", "give --sid_file with semantic IDs of all items"
+            lacks, why, way = "tokenizer", "its semantic IDs came from a file", "give --sid_file with semantic IDs of all items"
             if self.config["sid_file"]:
                 lacks, way = "encoder", "train without init_from, or begin from a run that reads codes alone (--item_inputs=[codes])"
-            items = f"the {len(new):,} new items, such as {new[0]!r}"
-            raise UserError(f"{self.path.parent} has no {lacks} for {items}: its semantic IDs came from a file; {way}")
+            if self._sources.semantic_ids is None:
+                lacks, why, way = "encoder", "encoders are kept with a tokenizer, and it has no semantic IDs", "train without init_from"
+            raise UserError(f"{self.path.parent} has no {lacks} for the {len(new):,} new items, such as {new[0]!r}: {why}; {way}")
         if not (tokenizer.folder / ENCODER).is_dir():
             content = load_content(dataset, tokenizer_config(self.config))
             row_of = {name: row for row, name in enumerate(content.item_ids)}

@@ -233,6 +233,9 @@ def test_new_items_need_semantic_ids_where_the_old_ones_came_from_a_file(runs, g
     begun = {"data_path": str(grown), "init_from": from_file["run_dir"], "item_inputs": ["codes"]}
     with pytest.raises(UserError, match="no tokenizer for the 3 new items, such as .*give --sid_file"):
         runs("R3GR", **begun)
+    text = {"rank_by": "dense", "item_inputs": ["text"]}
+    with pytest.raises(UserError, match="no encoder for the 3 new items, .* it has no semantic IDs; train without init_from"):
+        runs("R3GR", **text, data_path=str(grown), init_from=runs("R3GR", **text)["run_dir"])
     table = SemanticIDs.load(runs("R3GR", data_path=str(grown), init_from=first["run_dir"], learning_rate=0.0)["sid_file"])
     table.save(tmp_path / "all.sid")
     assert runs("R3GR", **begun, sid_file=str(tmp_path / "all.sid"))["test_result"]

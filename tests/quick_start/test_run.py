@@ -112,6 +112,7 @@ def test_a_tokenizer_as_the_model_is_scored_alone(tiny_settings):
     assert result["name"] == "R3VAE"
     assert set(result["test_result"]) == {"reconstruction", "unique_ratio", "usage", "sc", "pd"}
     assert 0 < result["test_result"]["unique_ratio"] <= 1
+    assert result["stopped_at_budget"] is False and run({**tiny_settings, "max_minutes": 0}, model="R3VAE")["stopped_at_budget"] is True
 
 
 def test_tokenizer_keys_reach_the_tokenizer_alone(tiny_settings):
