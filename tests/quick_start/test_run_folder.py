@@ -230,7 +230,8 @@ def test_a_run_that_has_trained_longer_is_not_gone_on_with(settings, tmp_path, s
     assert result["epochs"] == {"epochs": 1, "max_minutes": 0, "stopping_step": 2}[next(iter(shorter))]
     own = str(tmp_path / "mine")
     run(settings, run_dir=own)
-    with pytest.raises(UserError, match=f"run_dir .* holds another run, with {next(iter(shorter))} .* instead of .*; choose another run_dir"):
+    told = f"run_dir .* holds another run, with {next(iter(shorter))} .* instead of .*; choose another run_dir"
+    with pytest.raises(UserError, match=told):
         run(settings, run_dir=own, resume=True, **shorter)
 
 
