@@ -2,8 +2,8 @@
 
     python benchmarks/anomaly_mode.py --dataset ml-100k
 
-RecBole's settings, 20-item histories and cross-entropy where a model reads histories, float32, one thread. Steps with and without take turns
-on the same stream of batches, so that other work on the machine hits both alike; the ratio is of the medians of their CPU seconds.
+RecBole's settings, 20-item histories and cross-entropy where a model reads histories, float32, one thread. Steps with and without take
+turns on the same stream of batches, so that other work on the machine hits both alike; the ratio is of the medians of their CPU seconds.
 """
 
 from __future__ import annotations

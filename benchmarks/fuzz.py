@@ -5,8 +5,8 @@
 
 Each input is a valid one with one to three random damages: bytes flipped or cut off; lines dropped, doubled, swapped, emptied or ragged;
 columns dropped or doubled; headers of other types; cells of control characters, zero bytes, other scripts, huge numbers, NaN and
-infinities, quotation marks, negative codes, repeated ids; byte order marks and foreign line ends; YAML tags, anchors and bombs; values of other types;
-words dropped, doubled, misspelt or without their value. It goes to the commands that read it:
+infinities, quotation marks, negative codes, repeated ids; byte order marks and foreign line ends; YAML tags, anchors and bombs; values of
+other types; words dropped, doubled, misspelt or without their value. It goes to the commands that read it:
 
 * ``inter``: ``embed``; ``run`` of a generator;
 * ``item``: ``embed``; ``run`` of a tokenizer; ``tokenize --checkpoint --items``;
@@ -16,9 +16,9 @@ words dropped, doubled, misspelt or without their value. It goes to the commands
 
 Other kinds are made anew, see ``fuzz_kinds.py``: ``data``, ``settings``, ``parts``, ``quoted``, ``histories``, ``index``.
 
-The answer must be exit status 0 and a result that is what the input says, or exit status 2 and exactly one printable line on standard error,
-which names the thing (a file by its name, a setting by its key) and, after a semicolon, the remedy. Nothing in an input may be executed.
-Everything else is printed with its kind and number, and ``--only`` repeats it. Ends with a line for each kind,
+The answer must be exit status 0 and a result that is what the input says, or exit status 2 and exactly one printable line on standard
+error, which names the thing (a file by its name, a setting by its key) and, after a semicolon, the remedy. Nothing in an input may be
+executed. Everything else is printed with its kind and number, and ``--only`` repeats it. Ends with a line for each kind,
 ``<kind> inputs=<n> accepted=<n> refused=<n> wrong=<n> inputs_per_second=<x>``; exit status 1 where one is wrong.
 """
 
@@ -51,10 +51,10 @@ from pathlib import Path
 
 import numpy as np
 
-import fuzz_kinds
 from recbole_r3vae.cli import main as recbole_r3vae
-from recbole_r3vae.errors import UserError
 from recbole_r3vae.sid.table import SemanticIDs
+
+import fuzz_kinds
 
 DAMAGED = ("inter", "item", "sid", "yaml", "command")
 KINDS = (*DAMAGED, *fuzz_kinds.MAKERS)
@@ -66,15 +66,20 @@ HOSTILE = [
     '"', 'a"b', '"a', '"a"', "'", "a\rb", "a\0b", "\x0b", "\x1b[31mred", "\x7f", "\u2028", "\u202e", "\ufeff", "ж 漢字 🜁", "é" * 300,
     "i0", "i1 ", "u0", "[PAD]", "a:b", "a,b", "word " * 20_000, "[1", "[" * 3000, "{", "{a: b}", "[]", "{}", "[true, 5]", "[[5]]", "[0]",
     "[-5]", "[nan]", "[5, five]", "[=1+1]", "[Recall, Recall]", "=1+1", "#", "-", "--", "~", "*a", "&a b", "%", "@x", "!!int x", "!!bool x",
-    "!!timestamp x", "!!python/object/apply:os.system [touch executed]", "!!python/name:os.system", "__import__('os').system('touch executed')",
+    "!!timestamp x", "!!python/object/apply:os.system [touch executed]", "!!python/name:os.system",
+    "__import__('os').system('touch executed')",
     "$(touch executed)", "2020-13-45", "on", "absent", "..", "R3VAE", "SASRec", "Pop", "GAUC", "AUC", "[AUC]", "[GAUC]", "NDCG@5", "NDCG@",
 ]  # fmt: skip
 """Cells, values and words that programs stumble over."""
 
-HEADERS = ["token", "token_seq", "float", "float_seq", "int", "", ":", "item_id:token", "item_id", "\ufeffitem_id:token", "title:float", "x:token:y"]
+HEADERS = [
+    "token", "token_seq", "float", "float_seq", "int", "", ":", "item_id:token", "item_id", "\ufeffitem_id:token", "title:float",
+    "x:token:y",
+]  # fmt: skip
 LINES = [
     "a: &a [x, x]\nb: &b [*a, *a]", "epochs: 2", "metrics: [Recall, true]", "metrics: [=1+1]", "? [a]\n: b", "1: 2", "<<: {seed: 3}", "- 1",
-    "seed: &s [*s]", "bomb0: &b0 [1, 1]\n" + "\n".join(f"bomb{n}: &b{n} [{', '.join([f'*b{n - 1}'] * 9)}]" for n in range(1, 9)) + "\ntopk: *b8",
+    "seed: &s [*s]",
+    "bomb0: &b0 [1, 1]\n" + "\n".join(f"bomb{n}: &b{n} [{', '.join([f'*b{n - 1}'] * 9)}]" for n in range(1, 9)) + "\ntopk: *b8",
     "\tseed: 1", "...", "---", "%YAML 9.9", "seed: !!python/object/apply:os.system ['touch executed']", "valid_metric: =1+1",
 ]  # fmt: skip
 
@@ -112,7 +117,8 @@ COMMANDS = {
     "sid_file": [*RUN, *words_of(GENERATOR), "--sid_file=small.sid"],
     "config_files": ["run", "--config_files=small.yaml"],
     "new_items": ["tokenize", "--checkpoint=trained", "--items=new.item", "--output=out.sid"],
-    "tokenize": ["tokenize", "--tokenizer=RKMeans", "--embeddings=v.npy", "--output=out.sid", "--set", "codebook_sizes=[3, 3]", "device=cpu"],
+    "tokenize": ["tokenize", "--tokenizer=RKMeans", "--embeddings=v.npy", "--output=out.sid", "--set",
+                 "codebook_sizes=[3, 3]", "device=cpu"],
     "quality": ["quality", "--sid=small.sid", "--embeddings=v.npy", "--json=out.json"],
     "inspect": ["inspect", "--sid=small.sid", "--depth=2", "--item=i1"],
     "recommend": ["recommend", "--checkpoint=trained", "--users=all", "--topk=3", "--output=out.csv", "--exclude-seen"],
@@ -222,7 +228,8 @@ def _whole(text: str, rng: random.Random, separator: str) -> str:
     lines = text.split("\n")
     return rng.choice(
         (
-            "\ufeff" + text, text.replace("\n", "\r\n"), text.rstrip("\n"), text + "\n\n", text.replace(separator, rng.choice((",", " ", ";"))),
+            "\ufeff" + text, text.replace("\n", "\r\n"), text.rstrip("\n"), text + "\n\n",
+            text.replace(separator, rng.choice((",", " ", ";"))),
             "", "\n", lines[0], "\n".join(lines[1:]), text.replace("i1", rng.choice(HOSTILE)), text * 2, text.upper(),
         )
     )  # fmt: skip
@@ -397,7 +404,8 @@ def fault(kind: str, stage: str, status: int | None, shown: str, path: Path | No
         return wrong or inconsistency(kind, stage, path, top)
     if kind == "yaml":
         keys = [spelling for key in {**SETTINGS, **GENERATOR} for spelling in (key, key.replace("_", " "))]
-        named = any(name in line for name in [path.name, "no model", "model '", "has no class", "no dataset", "dataset '", "dataset is", *keys])
+        telling = [path.name, "no model", "model '", "has no class", "no dataset", "dataset '", "dataset is", *keys]
+        named = any(name in line for name in telling)
     elif stage == "inspect" and "item 'i1'" in line:
         named = True  # a table without it
     else:

@@ -26,9 +26,9 @@ from typing import Any
 from recbole_r3vae.benchmark.grid_file import load_grid
 from recbole_r3vae.benchmark.units import Unit, units_of
 from recbole_r3vae.config import Config
-from recbole_r3vae.record import SCHEMA, Record
 from recbole_r3vae.config.identity import fingerprint, identity
 from recbole_r3vae.io import write_json
+from recbole_r3vae.record import SCHEMA, Record
 
 SAME = ("name", "model", "seed", "hash", "data", "seconds")
 """What two files of one checkpoint agree in; seconds tell two trainings of one unit apart."""

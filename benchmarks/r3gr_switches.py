@@ -2,9 +2,9 @@
 
     python benchmarks/r3gr_switches.py --data_path dataset --dataset amazon-beauty
 
-Every variant is ``properties/model/R3GR.yaml`` with the keys of ``VARIANTS`` changed, trained for ``--epochs`` epochs (so cosine ends there)
-and validated once, after the last. The test split is not looked at. Adds one line a variant to ``results/r3gr_switches_<dataset>.json``,
-passing over those that are there, and writes the table beside it, as Markdown.
+Every variant is ``properties/model/R3GR.yaml`` with the keys of ``VARIANTS`` changed, trained for ``--epochs`` epochs (so cosine ends
+there) and validated once, after the last. The test split is not looked at. Adds one line a variant to
+``results/r3gr_switches_<dataset>.json``, passing over those that are there, and writes the table beside it, as Markdown.
 """
 
 from __future__ import annotations
@@ -14,15 +14,12 @@ import json
 import time
 from pathlib import Path
 
-from recbole.utils import init_seed
-
-from recbole_r3vae.config import Config, tokenizer_config
-from recbole_r3vae.data.content import load_content
+from recbole_r3vae.config import Config
 from recbole_r3vae.io import atomic_write, write_json
 from recbole_r3vae.provenance import provenance_line
 from recbole_r3vae.quick_start.lookup import create_dataset, data_preparation, get_trainer
-from recbole_r3vae.quick_start.run import start_logging
-from recbole_r3vae.quick_start.semantic_ids import obtain_semantic_ids
+from recbole_r3vae.quick_start.provide import provide
+from recbole_r3vae.quick_start.run import make_network, start_logging
 
 VARIANTS = {
     "default": {},
@@ -38,7 +35,12 @@ VARIANTS = {
 
 
 def measure(keys: dict, options: argparse.Namespace) -> dict[str, float]:
-    """Train one variant; its validation NDCG@10, parameters and seconds."""
+    """Train one variant; its validation NDCG@10, parameters and seconds.
+
+    Args:
+        keys: settings beside those of the YAML files.
+        options: of the command line.
+    """
     shared = {
         "data_path": options.data_path, "seed": options.seed, "epochs": options.epochs, "eval_step": options.epochs, "show_progress": False,
         "checkpoint_dir": "saved", "state": "warning", "device": options.device,
@@ -46,30 +48,29 @@ def measure(keys: dict, options: argparse.Namespace) -> dict[str, float]:
     config = Config("R3GR", options.dataset, config_dict={**shared, **keys})
     start_logging(config)
     data = create_dataset(config)
-    data.semantic_ids = obtain_semantic_ids(config, data, show_progress=False)[0]
-    data.item_vectors = load_content(data, tokenizer_config(config)).embeddings
+    sources = provide(config, data, show_progress=False).sources
+    config.contract.give(data, sources, config)
     train_data, valid_data, _ = data_preparation(config, data)
-    init_seed(config["seed"], config["reproducibility"])
-    network = config.model_class(config, train_data.dataset).to(config["device"])
+    network = make_network(config, train_data.dataset, sources)
     begin = time.monotonic()
     score, _ = get_trainer(config)(config, network).fit(train_data, valid_data, saved=False, show_progress=False)
     parameters = sum(p.numel() for p in network.parameters())
     return {"ndcg@10": score, "parameters": parameters, "seconds": round(time.monotonic() - begin, 1)}
 
 
-def main() -> None:
+def main(words: list[str] | None = None, **keys) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", default="amazon-beauty")
     parser.add_argument("--data_path", default="dataset")
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--seed", type=int, default=2020)
     parser.add_argument("--device", default="cpu")
-    options = parser.parse_args()
+    options = parser.parse_args(words)
     path = Path("results") / f"r3gr_switches_{options.dataset}.json"
     rows = json.loads(path.read_text())["variants"] if path.is_file() else {}
-    for name, keys in VARIANTS.items():
+    for name, changed in VARIANTS.items():
         if name not in rows:
-            rows[name] = measure(keys, options)
+            rows[name] = measure({**keys, **changed}, options)
             print(f"{name}: {rows[name]}", flush=True)
             command = f"python benchmarks/r3gr_switches.py --dataset {options.dataset} --epochs {options.epochs} --seed {options.seed}"
             write_json(path, {"command": command, "provenance": provenance_line(), "variants": rows})
@@ -80,7 +81,8 @@ def main() -> None:
         "",
         f"`{report['command']}`",
         "",
-        f"Validation NDCG@10 after {options.epochs} epochs, seed {options.seed}, each variant one change away from `properties/model/R3GR.yaml`.",
+        f"Validation NDCG@10 after {options.epochs} epochs, seed {options.seed}, each variant one change away from "
+        "`properties/model/R3GR.yaml`.",
         "",
         "| variant | valid NDCG@10 | against default | parameters | seconds |",
         "|---|---|---|---|---|",

@@ -3,7 +3,8 @@
     python benchmarks/r3vae_ablation.py --data_path dataset --dataset amazon-beauty --seeds 2020
 
 Writes ``results/r3vae_ablation_<dataset>.md``. Every variant differs from the defaults of ``properties/model/R3VAE.yaml`` in the keys
-listed in ``VARIANTS``; RKMeans on the same vectors is the baseline. SC and PD are means over the three levels on the full catalogue, without sampling.
+listed in ``VARIANTS``; RKMeans on the same vectors is the baseline. SC and PD are means over the three levels on the full
+catalogue, without sampling.
 """
 
 from __future__ import annotations

@@ -114,9 +114,11 @@ def report(groups: list[list[Record]]) -> list[str]:
     return [
         "# What the parts of R3-VAE do to recommendations on lastfm",
         "",
-        "`recbole-r3vae benchmark --config=properties/benchmark/lastfm_r3vae.yaml --output=results/r3vae_ablation`, then `python benchmarks/r3vae_signs.py`",
+        "`recbole-r3vae benchmark --config=properties/benchmark/lastfm_r3vae.yaml --output=results/r3vae_ablation`, then "
+        "`python benchmarks/r3vae_signs.py`",
         "",
-        f"R3GR on the semantic IDs of each variant, each one change away from `properties/model/R3VAE.yaml`; seeds {', '.join(map(str, seeds))}; mean ± sample "
+        "R3GR on the semantic IDs of each variant, each one change away from `properties/model/R3VAE.yaml`; "
+        f"seeds {', '.join(map(str, seeds))}; mean ± sample "
         f"standard deviation; {cut} of {len(records)} units stopped at their budget. "
         f"Rule of the test figures: {RULE_NAMES[rule]}. SC and PD are means over levels in the space of the item vectors.",
         "",
@@ -124,8 +126,9 @@ def report(groups: list[list[Record]]) -> list[str]:
         "",
         "## Beside the paper's signs",
         "",
-        "Difference to the default, and in brackets the paper's (arXiv 2604.11440, Amazon Beauty, another generator and text encoder): only its sign can compare. "
-        "*p* is of a paired t-test over users, each averaged over the seeds, and uncorrected for the number of tests; where it is .05 or above, no difference was found, whatever the sign.",
+        "Difference to the default, and in brackets the paper's (arXiv 2604.11440, Amazon Beauty, another generator and text encoder): "
+        "only its sign can compare. *p* is of a paired t-test over users, each averaged over the seeds, and uncorrected for the number of "
+        "tests; where it is .05 or above, no difference was found, whatever the sign.",
         "",
         *markdown_table(("variant", "Recall@10", "NDCG@10", "SC", "PD"), signs),
     ]  # fmt: skip

@@ -24,8 +24,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from recbole_r3vae.errors import UserError
 from recbole_r3vae.config.registry import get_model
+from recbole_r3vae.errors import UserError
 from recbole_r3vae.quick_start import run_recbole_r3vae
 
 COMMON = {

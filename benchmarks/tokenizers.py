@@ -7,10 +7,10 @@
 float32, one thread, both sides in one process, taking turns; CPU seconds, the median of ``--repeats`` rounds after one to warm up.
 
 The peer is the least that residual k-means can be in faiss: ``faiss.Kmeans`` on the residuals, a search for the nearest centroids, a
-subtraction, level after level. (``faiss.ResidualQuantizer`` with ``max_beam_size=1`` does the same but starts all levels from one seed, that
-is from the residuals of the same items, which on tight clusters ends far worse; it is printed, not compared.) Ours is ``RKMeans`` as in its YAML: fitted, then every item tokenized, as a run does it. Both have the same
-iterations, at most 256 vectors a centroid to train on, and the same seeds. That they are equally good is asserted: mean squared error
-within 1 %, collision rate within .01.
+subtraction, level after level. (``faiss.ResidualQuantizer`` with ``max_beam_size=1`` does the same but starts all levels from one seed,
+that is from the residuals of the same items, which on tight clusters ends far worse; it is printed, not compared.) Ours is ``RKMeans`` as
+in its YAML: fitted, then every item tokenized, as a run does it. Both have the same iterations, at most 256 vectors a centroid to train on,
+and the same seeds. That they are equally good is asserted: mean squared error within 1 %, collision rate within .01.
 
 The last line is ``ratio=<faiss alone / ours> target=0.5``.
 """

@@ -172,13 +172,14 @@ class Record:
         *,
         seconds_testing: float,
         peak_memory_mb: dict[str, float | None],
+        content: dict[str, Any] | None = None,
         **what: Any,
     ) -> Record:
         """The record of a run that ended well.
 
         Args:
-            config: the run's, asked for ``dataset``, ``model``, ``seed``, ``max_minutes``, ``valid_rule``, ``precision``,
-                ``collision_policy`` and ``topk``.
+            config: the run's, asked for ``dataset``, ``model``, ``seed``, ``max_minutes``, ``valid_rule``, ``collision_policy``,
+                ``metrics`` and ``topk``.
             made: of :func:`recbole_r3vae.provenance.provenance`.
             trainer: the one that ``fit`` the model; asked for what a resumable trainer knows, which one of RecBole's own may not.
             tokenizer: ``tokenizer.json`` of its tokenizer, if it has one.
@@ -186,10 +187,11 @@ class Record:
             ranks: rule to the ranks of the test targets, ``[n_users]`` in the loader's order; ``None`` for a rule not measured.
             seconds_testing: of the test under both rules.
             peak_memory_mb: ``training``, ``process`` and ``gpu``, in MiB.
+            content: what the item vectors that the model reads were made of; those of its tokenizer, if it has one, count instead.
             what: other attributes, at least ``name``, ``hash``, ``data`` and ``test``.
         """
         tokenizer, k = tokenizer or {}, max(config["topk"] or [0])
-        content = tokenizer.get("content")
+        content = tokenizer.get("content") or content
         users, apart = None, None
         if held_out is not None and ranks is not None and k <= DEEPEST:
             packed = {rule: None if ranks.get(rule) is None else held_out.packed(ranks[rule]) for rule in RULES}
@@ -199,7 +201,6 @@ class Record:
         n_users = len(held_out.order) if held_out is not None else None
         found = {
             **{key: config[key] for key in ("dataset", "model", "seed", "max_minutes", "valid_rule")},
-            "precision": config["precision"] or "float32",
             "tokenizer": tokenizer.get("name"),
             "collision_policy": config["collision_policy"] if tokenizer else None,
             "content": content,

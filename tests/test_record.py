@@ -215,7 +215,7 @@ def test_both_rules_are_of_the_same_users():
 
 
 CONFIG = {
-    "dataset": "toy", "model": "R3GR", "seed": 7, "max_minutes": None, "valid_rule": "left_out", "precision": "bfloat16",
+    "dataset": "toy", "model": "R3GR", "seed": 7, "max_minutes": None, "valid_rule": "left_out",
     "collision_policy": "suffix", "topk": [5, 20], "metrics": ["NDCG", "Precision"],
 }  # fmt: skip
 MADE = {"config": {"seed": 7}, "versions": {"torch": "2"}, "commit": "now", "hardware": {"machine": "x86", "threads": 1, "device": "cpu"}}
@@ -248,7 +248,7 @@ def of_run(config=CONFIG, trainer=TRAINER, tokenizer=TOKENIZER, held_out=HELD_OU
 
 
 def test_the_record_of_a_run(tmp_path):
-    found = of_run()
+    found = of_run(precision="bfloat16", content={"kind": "file"})  # of which the model reads a part, the tokenizer all
     found.write(tmp_path / "result.json")
     assert Record.read(tmp_path / "result.json") == found
     assert found.seconds == {"tokenizer": 3.0, "training": 2.0, "evaluation": 0.5, "per_user_ms": 10.0}
@@ -260,11 +260,16 @@ def test_the_record_of_a_run(tmp_path):
 
 
 def test_the_record_of_a_run_without_tokenizer_and_of_a_trainer_of_recboles(tmp_path):
-    found = of_run({**CONFIG, "precision": None}, SimpleNamespace(), None, None, None)
+    found = of_run(CONFIG, SimpleNamespace(), None, None, None)
     found.write(tmp_path / "result.json")
     assert Record.read(tmp_path / "result.json") == found
     assert found.tokenizer is found.content is found.quality is found.collision_policy is found.users is found.split is found.epochs is None
     assert found.precision == "float32" and found.commit == "now" and found.seconds["training"] is None and not found.stopped_at_budget
+
+
+def test_vectors_that_a_model_reads_are_told_without_a_tokenizer():
+    found = of_run(tokenizer=None, content={"kind": "file", "name": "v.npy"})
+    assert found.content == {"kind": "file", "name": "v.npy"} and found.text_encoder == "file" and found.tokenizer is None
 
 
 def test_ranks_that_a_byte_cannot_hold_are_not_kept():

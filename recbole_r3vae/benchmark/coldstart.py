@@ -19,24 +19,24 @@ import numpy as np
 from recbole_r3vae.benchmark.coldstart_lists import best, flags, measure, mix, random_expectation, similarities
 from recbole_r3vae.benchmark.coldstart_tables import write_tables
 from recbole_r3vae.config import Config, tokenizer_config
+from recbole_r3vae.config.identity import fingerprint
+from recbole_r3vae.config.registry import get_model, settings_file
+from recbole_r3vae.config.sources import given_settings, load_yaml, properties
+from recbole_r3vae.config.stages import deal, refuse_unknown
 from recbole_r3vae.data.cold import Question, ask, check_share, random_items, recent_items, select_lines
 from recbole_r3vae.data.content import load_content
 from recbole_r3vae.data.content.vectors import VectorFile
 from recbole_r3vae.errors import UserError, nearest
 from recbole_r3vae.io import atomic_write, write_json
 from recbole_r3vae.model.heads import EXACT
+from recbole_r3vae.model.ranker import LIST_METRICS
 from recbole_r3vae.model.recbole_models import contract_of
-from recbole_r3vae.config.registry import get_model, settings_file
-from recbole_r3vae.config.stages import deal, refuse_unknown
 from recbole_r3vae.provenance import provenance
 from recbole_r3vae.quick_start.lookup import create_dataset, dataset_folder
 from recbole_r3vae.quick_start.run import run_recbole_r3vae
 from recbole_r3vae.quick_start.serve import Recommender
 from recbole_r3vae.quick_start.serve_tokenize import tokenize_items
 from recbole_r3vae.quick_start.serve_users import UserHistories
-from recbole_r3vae.config.identity import fingerprint
-from recbole_r3vae.config.sources import given_settings, load_yaml, properties
-from recbole_r3vae.model.ranker import LIST_METRICS
 
 EPSILONS = (0.0, 0.1, 0.2, 0.5)
 CANDIDATES = 20

@@ -15,17 +15,17 @@ from typing import Any
 from recbole_r3vae.benchmark.ctr_tables import write_tables
 from recbole_r3vae.benchmark.units import sha256_of
 from recbole_r3vae.config import Config, fingerprint
+from recbole_r3vae.config.registry import get_model
+from recbole_r3vae.config.sources import given_settings
+from recbole_r3vae.config.stages import PREFIX, deal, decisive, without_unread_keys
 from recbole_r3vae.errors import UserError, nearest, one_line
 from recbole_r3vae.io import locked, write_json
-from recbole_r3vae.config.registry import get_model
-from recbole_r3vae.config.stages import PREFIX, deal, decisive, without_unread_keys
 from recbole_r3vae.model.contract import CLICK
 from recbole_r3vae.model.recbole_models import SID_FEATURES, contract_of
-from recbole_r3vae.quick_start.provide import check_stages
 from recbole_r3vae.quick_start.lookup import dataset_folder
+from recbole_r3vae.quick_start.provide import check_stages
 from recbole_r3vae.quick_start.run import result_name, run_recbole_r3vae
 from recbole_r3vae.record import Record
-from recbole_r3vae.config.sources import given_settings
 
 MODELS = ("DeepFM", "DCNV2", "DIN")
 TOKENIZERS = ("RKMeans", "RQVAE", "R3VAE")

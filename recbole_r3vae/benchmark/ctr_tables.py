@@ -54,7 +54,8 @@ def write_tables(path: Path, dataset: str, cells: list[dict[str, Any]]) -> None:
         "",
         f"## Rows of cold items: at most {config['cold_item_interactions']} training interactions",
         "",
-        f"{test['cold_rows']:,} rows, {test['cold_positives']:,} of them positive, {test['cold_users_with_both']:,} users with both labels,",
+        f"{test['cold_rows']:,} rows, {test['cold_positives']:,} of them positive, "
+        f"{test['cold_users_with_both']:,} users with both labels,",
         f"under seed {last['seed']}; where negatives are sampled, another seed has others.",
         "",
     ]

@@ -14,11 +14,11 @@ from recbole_r3vae.benchmark.grid_file import load_grid
 from recbole_r3vae.benchmark.processes import THREAD_VARIABLES, in_own_processes
 from recbole_r3vae.benchmark.run_files import RULE_NAMES, files_of, rules_of, usable
 from recbole_r3vae.benchmark.units import Unit, units_of
+from recbole_r3vae.config.sources import parse_arguments
 from recbole_r3vae.errors import UserError, nearest
 from recbole_r3vae.io import locked, write_json
 from recbole_r3vae.quick_start.run import make_folder, make_folders, run_recbole_r3vae
 from recbole_r3vae.record import SCHEMA, Record
-from recbole_r3vae.config.sources import parse_arguments
 
 PLACES = ("data_path", "checkpoint_dir", "content_cache_dir")
 OPTIONS = ("max_minutes", "device", "workers", *PLACES)

@@ -6,9 +6,9 @@ import os
 from collections.abc import Iterable
 from typing import Any
 
+from recbole_r3vae.config.sources import load_yaml
 from recbole_r3vae.errors import UserError, nearest
 from recbole_r3vae.record import RULES
-from recbole_r3vae.config.sources import load_yaml
 
 _ELSEWHERE = {
     **dict.fromkeys(("model", "models", "tokenizer", "tokenizers"), "under `models:`"),

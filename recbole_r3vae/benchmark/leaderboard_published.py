@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from recbole_r3vae.config.sources import load_yaml, properties
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.record import Rule
-from recbole_r3vae.config.sources import load_yaml, properties
 
 KINDS = ("authors", "independent")
 RULE_WORDS: dict[str, Rule | None] = {"left out": "left_out", "stay": "stay", "unknown": None}

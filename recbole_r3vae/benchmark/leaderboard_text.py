@@ -24,8 +24,8 @@ READING = (
     "user has met before is no candidate. Met items stay: it is one. Bold: best of its column, and ahead of every other row of "
     f"{LEAST_SEEDS} seeds by both tests, of seeds (Welch's t-test) and of users (paired t-test, each user's metric averaged over seeds). "
     f"The larger p, two-sided, is below {LEVEL} when corrected by Holm's method for all pairs of such rows, because these figures "
-    "themselves chose the best. Rows of fewer seeds are not tested. Stopped: the budget of minutes ended the training of so many seeds before they "
-    "would have ended themselves."
+    "themselves chose the best. Rows of fewer seeds are not tested. Stopped: the budget of minutes ended the training of so many seeds "
+    "before they would have ended themselves."
 )
 ALL_METRICS = (
     "Coverage (share of items recommended to anyone; higher is broader) and Gini (of how often; lower is more even) describe the catalogue "
@@ -191,7 +191,8 @@ def verdict(lead: dict[str, Any]) -> str:
 
 LEADS = (
     f"p, Holm: the larger of both, corrected for all pairs of rows of {LEAST_SEEDS} seeds, each metric by itself. In brackets the 95 % "
-    "interval of the lead over users, for these seeds and this pair alone: it may leave out 0 where the corrected tests do not support the lead."
+    "interval of the lead over users, for these seeds and this pair alone: it may leave out 0 where the corrected tests do not "
+    "support the lead."
 )
 BEST = "The best row and every other, by the same tests: who cannot be told from it on these users."
 LEAD_HEAD = ("Metric", "Best", "Next", "Lead", "p, seeds", "p, users", "p, Holm", "Verdict")

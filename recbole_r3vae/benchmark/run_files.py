@@ -11,8 +11,8 @@ import numpy as np
 
 from recbole_r3vae.benchmark.statistics import mean_std
 from recbole_r3vae.benchmark.tune import describe
-from recbole_r3vae.record import RULES, Record, Rule, load
 from recbole_r3vae.config.identity import fingerprint
+from recbole_r3vae.record import RULES, Record, Rule, load
 
 ACCURACY = ("ndcg@5", "ndcg@10", "ndcg@20", "recall@5", "recall@10", "recall@20", "mrr@10")
 CATALOGUE = ("itemcoverage@10", "giniindex@10")

@@ -80,8 +80,8 @@ def leads(seeds: Mapping[int, Sequence[float]], users: Mapping[int, np.ndarray])
         users: row to [n_users], the metric of each user averaged over seeds; rows without are of no user's test.
 
     Returns:
-        Pair to ``lead``; ``low`` and ``high``, its 95 % interval over users, of this pair alone; ``p_seeds``, ``None`` where a row has fewer
-        than ``LEAST_SEEDS``; ``p_users``; ``p_holm``, ``None`` where one of these is; ``supported``.
+        Pair to ``lead``; ``low`` and ``high``, its 95 % interval over users, of this pair alone; ``p_seeds``, ``None`` where a row has
+        fewer than ``LEAST_SEEDS``; ``p_users``; ``p_holm``, ``None`` where one of these is; ``supported``.
     """
     means = {row: float(np.mean(values)) for row, values in seeds.items()}
     ranked = sorted(means, key=lambda row: -means[row])

@@ -13,17 +13,16 @@ from typing import Any
 from recbole_r3vae.benchmark.processes import in_own_process
 from recbole_r3vae.benchmark.tables import escaped, figure, markdown_table, write_csv
 from recbole_r3vae.config import Config, tokenizer_defaults
+from recbole_r3vae.config.registry import MODEL_ROOMS, get_tokenizer, own_models
+from recbole_r3vae.config.sources import given_settings
+from recbole_r3vae.config.stages import deal
 from recbole_r3vae.data.content import load_content
 from recbole_r3vae.data.items import ItemVectors
-from recbole_r3vae.errors import UserError, nearest
 from recbole_r3vae.io import atomic_write, write_json
-from recbole_r3vae.config.registry import MODEL_ROOMS, get_tokenizer, own_models
-from recbole_r3vae.config.stages import deal
 from recbole_r3vae.provenance import versions
 from recbole_r3vae.quick_start.lookup import create_dataset
 from recbole_r3vae.quick_start.run import run_recbole_r3vae
 from recbole_r3vae.quick_start.semantic_ids import DESCRIPTION, load_tokenizer
-from recbole_r3vae.config.sources import given_settings
 from recbole_r3vae.trainer.tokenizer import mean_defined
 
 TABLE, LEVELS = "tokenizers", "levels"  # file names without their endings

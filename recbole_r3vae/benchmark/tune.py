@@ -18,17 +18,17 @@ import yaml
 from recbole.data.dataset import Dataset
 
 from recbole_r3vae.config import Config, tokenizer_config, tokenizer_defaults
+from recbole_r3vae.config.registry import get_model, settings_file
+from recbole_r3vae.config.sources import load_yaml, parse_arguments, properties
+from recbole_r3vae.config.space import read_space
+from recbole_r3vae.config.stages import PREFIX
 from recbole_r3vae.data.content import ItemContent, load_content
 from recbole_r3vae.errors import UserError, nearest
 from recbole_r3vae.io import atomic_write, write_json
 from recbole_r3vae.model.recbole_models import contract_of
-from recbole_r3vae.config.registry import get_model, settings_file
-from recbole_r3vae.config.space import read_space
-from recbole_r3vae.config.stages import PREFIX
 from recbole_r3vae.provenance import versions
 from recbole_r3vae.quick_start.lookup import create_dataset
 from recbole_r3vae.quick_start.semantic_ids import train_tokenizer
-from recbole_r3vae.config.sources import load_yaml, parse_arguments, properties
 from recbole_r3vae.sid.quality.choice import RULE, choose
 from recbole_r3vae.trainer.tokenizer import summary
 

@@ -10,19 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-
 from recbole_r3vae.benchmark.grid_file import LEVEL_KEYS, levels_of
 from recbole_r3vae.config import Config, decisive, fingerprint, identity, tokenizer_config
+from recbole_r3vae.config.registry import get_model, get_tokenizer, settings_file
+from recbole_r3vae.config.sources import load_yaml
+from recbole_r3vae.config.stages import without_unread_keys
 from recbole_r3vae.errors import UserError, nearest
 from recbole_r3vae.io import beside
-from recbole_r3vae.config.registry import get_model, get_tokenizer, settings_file
-from recbole_r3vae.config.stages import without_unread_keys
-from recbole_r3vae.quick_start.lookup import dataset_folder
 from recbole_r3vae.model.contract import RANK, TOKENIZE
 from recbole_r3vae.model.recbole_models import contract_of
+from recbole_r3vae.quick_start.lookup import dataset_folder
 from recbole_r3vae.quick_start.provide import check_stages
 from recbole_r3vae.quick_start.run import result_name
-from recbole_r3vae.config.sources import load_yaml
 
 MEASURED = {"metrics": ["Recall", "NDCG", "MRR", "ItemCoverage", "GiniIndex"], "topk": [5, 10, 20]}
 EVALUATION = {"split": {"LS": "valid_and_test"}, "group_by": "user", "order": "TO", "mode": "full"}

@@ -18,9 +18,9 @@ def add(parser) -> None:
 def run(options, rest: list[str]) -> None:
     """Do it."""
     from recbole_r3vae.data.content import content_from_vectors
+    from recbole_r3vae.io import write_json
     from recbole_r3vae.sid.quality.report import format_quality, quality_report
     from recbole_r3vae.sid.table import SemanticIDs
-    from recbole_r3vae.io import write_json
 
     content = content_from_vectors(options.embeddings, options.ids)
     sids = SemanticIDs.load(options.sid, content.item_ids)

@@ -24,7 +24,8 @@ def add(parser) -> None:
     parser.add_argument("--model", "-m", default="R3GR", help="the generator that the semantic IDs are for; it is not trained")
     parser.add_argument("--space", help="YAML file of lists to choose from, or a .hyper file; default: properties/tune/<tokenizer>.yaml")
     parser.add_argument("--trials", help="so many settings, drawn at random; default: all")
-    parser.add_argument("--output", help="the YAML file to write, beside it .md and .json; default: results/tune/<tokenizer>_<dataset>.yaml")
+    written = "the YAML file to write, beside it .md and .json; default: results/tune/<tokenizer>_<dataset>.yaml"
+    parser.add_argument("--output", help=written)
     add_config_files(parser)
 
 

@@ -20,7 +20,7 @@ PLACES = frozenset(
 """Keys that say where and how loudly a run happens. What files hold counts by their content; the device counts as resolved."""
 
 EXTENT = frozenset({"epochs", "stopping_step", "max_minutes"})
-"""Keys that say how long a run trains. A run that differs from an earlier one in these alone may go on where that one ended."""
+"""Keys that say how long a run trains. A run that differs from a shorter one in these alone may go on where that one ended."""
 
 
 def fingerprint(values: Mapping[str, Any]) -> str:

@@ -94,7 +94,8 @@ def _outside_model(name: str) -> type:
         if error.name is None or not (module_name == error.name or module_name.startswith(f"{error.name}.")):
             raise  # the module is there and imports one that is not: its own mistake, with its traceback
         raise UserError(
-            f"there is no module {shown(module_name)} for model {shown(name)}; run where it can be imported, or set PYTHONPATH to its folder"
+            f"there is no module {shown(module_name)} for model {shown(name)}; run where it can be imported, or set PYTHONPATH to its "
+            "folder"
         ) from error
     except ValueError as error:
         raise UserError(f"model {shown(name)} names no module: {one_line(error)}; write package.module:Class") from error

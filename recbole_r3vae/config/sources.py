@@ -14,7 +14,6 @@ import yaml
 
 from recbole_r3vae.errors import UserError, shown
 
-
 MOST_VALUES = 100_000
 """A file of settings holds fewer values; a few lines of anchors can stand for billions."""
 

@@ -40,4 +40,5 @@ def known_ids(dataset: Dataset) -> dict[str, list[str]]:
     """
     read = dataset.config.contract.id_fields(dataset)
     fields = (field for field in dataset.field2id_token if field in read)
-    return {str(field): np.asarray(dataset.field2id_token[field]).astype(str).tolist() for field in fields}  # plain text, as checkpoints hold
+    # Plain text, as checkpoints hold.
+    return {str(field): np.asarray(dataset.field2id_token[field]).astype(str).tolist() for field in fields}

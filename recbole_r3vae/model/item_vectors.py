@@ -128,7 +128,7 @@ class ItemVectors(nn.Module):
 
     @torch.no_grad()
     def grow(self, sources: Sources) -> None:
-        """Know more items: theirs are the codes and the content of ``sources``; they have no id embedding, which is zero, as hidden ones."""
+        """Know more items: theirs are the codes and the content of ``sources``; their id embedding is zero, as a hidden one."""
         known = sources.semantic_ids if sources.semantic_ids is not None else sources.content
         n_old, self.n_items = self.n_items, len(known.item_ids)
         if modalities(self.item_inputs):

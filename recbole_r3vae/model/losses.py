@@ -56,7 +56,16 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, items: Tensor, values: Tensor, target: Tensor, rows: Tensor, columns: Tensor, scale: float, chunk: int, precision
+        ctx: Any,
+        x: Tensor,
+        items: Tensor,
+        values: Tensor,
+        target: Tensor,
+        rows: Tensor,
+        columns: Tensor,
+        scale: float,
+        chunk: int,
+        precision: torch.dtype,
     ) -> Tensor:
         n_rows, wide = len(x), torch.promote_types(x.dtype, torch.float32)
         of_x, of_items, of_values = ctx.needs_input_grad[:3]

@@ -96,26 +96,6 @@ class Choice:
         return f"{', '.join(self.words[:-1])} or {self.words[-1]}"
 
 
-class Subset:
-    """A list of some of a few words, each once.
-
-    Args:
-        *words: those that may be given.
-        at_least: how many there must be.
-    """
-
-    def __init__(self, *words: str, at_least: int = 1):
-        self.words, self.at_least = words, at_least
-
-    def takes(self, value: Any) -> bool:
-        if not isinstance(value, (list, tuple)) or any(not isinstance(entry, str) for entry in value):
-            return False
-        return set(value) <= set(self.words) and len(set(value)) == len(value) >= self.at_least
-
-    def expected(self) -> str:
-        return f"a list of some of {', '.join(self.words)}, such as [{self.words[0]}]"
-
-
 @dataclass(frozen=True)
 class ListOf:
     """A list of ``at_least`` or more entries of one kind."""

@@ -78,7 +78,8 @@ class Ranker(Contract, SequentialRecommender):
         if refused:
             raise UserError(
                 f"metric {refused[0]} needs a score for every item, and {cls.__name__} hands over its best ones; "
-                "choose among Recall, NDCG, MRR, Hit, MAP, Precision, ItemCoverage, GiniIndex, AveragePopularity"
+                "choose among Recall, NDCG, MRR, Hit, MAP, Precision, ItemCoverage, AveragePopularity, GiniIndex, ShannonEntropy, "
+                "TailPercentage"
             )
 
     # -- for a subclass --------------------------------------------------------------------------------------------------
@@ -182,14 +183,15 @@ class Ranker(Contract, SequentialRecommender):
         """How many items :meth:`rank` can find at most."""
         return min(self.n_items - 1, *(head.most_items for head in self.heads.values()))
 
+    def validating(self, under_way: bool) -> None:
+        """Called before and after an epoch is validated, for models that then search less than when they are tested."""
+
     def grow(self, sources: Sources) -> None:
         """Know the items of ``sources``: the old ones in their order, then new ones. See :meth:`.Contract.grow`."""
-        if sources.semantic_ids is None and sources.content is None:
-            super().grow(sources)  # refuses
-        self._know(sources)
         known = sources.semantic_ids if sources.semantic_ids is not None else sources.content
         if known is None:
-            raise UserError(f"{type(self).__name__} knows the items of its training and no others; add items to a generator, such as R3GR")
+            super().grow(sources)  # refuses
+        self._know(sources)
         self.n_items = len(known.item_ids)
 
 

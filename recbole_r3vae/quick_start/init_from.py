@@ -18,7 +18,7 @@ from torch import Tensor
 from recbole_r3vae.config import Config, fingerprint, tokenizer_config, tokenizer_defaults
 from recbole_r3vae.config.identity import told
 from recbole_r3vae.config.stages import CONTENT_KEYS
-from recbole_r3vae.data.content import ItemContent, load_content, load_encoder
+from recbole_r3vae.data.content import ItemContent, load_content, load_encoder, parts_of
 from recbole_r3vae.data.content.cache import hash_json
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.model.contract import SHARED, TOKENIZE, Sources
@@ -139,7 +139,7 @@ class EarlierRun:
         sids = None
         if needs.semantic_ids is not None:
             sids = self._given_table(names) if given else self._grown_table(new, vectors, tokenizer, needs.semantic_ids).align(names)
-        content = None if needs.content is None else self._content(names, new, vectors)
+        content = None if needs.content is None else self._content(names, new, vectors, tokenizer)
         n_old = len(names) - 1 - len(new)
         logger.info(f"semantic IDs of {n_old:,} items are those of {self.path}; {len(new):,} new items stand beside them")
         return Provided(Sources(sids, content), given, tokenizer if given is None else None)
@@ -151,11 +151,12 @@ class EarlierRun:
     def _vectors(self, new: Sequence[str], tokenizer: TrainedTokenizer | None, dataset: Dataset) -> np.ndarray:
         """Unit vectors ``[n, d]`` of new items, from the encoder of the old ones or from the run's files of vectors."""
         if tokenizer is None:
-            lacks, way = "tokenizer", "give --sid_file with semantic IDs of all items"
+            lacks, why, way = "tokenizer", "its semantic IDs came from a file", "give --sid_file with semantic IDs of all items"
             if self.config["sid_file"]:
                 lacks, way = "encoder", "train without init_from, or begin from a run that reads codes alone (--item_inputs=[codes])"
-            items = f"the {len(new):,} new items, such as {new[0]!r}"
-            raise UserError(f"{self.path.parent} has no {lacks} for {items}: its semantic IDs came from a file; {way}")
+            if self._sources.semantic_ids is None:
+                lacks, why, way = "encoder", "encoders are kept with a tokenizer, and it has no semantic IDs", "train without init_from"
+            raise UserError(f"{self.path.parent} has no {lacks} for the {len(new):,} new items, such as {new[0]!r}: {why}; {way}")
         if not (tokenizer.folder / ENCODER).is_dir():
             content = load_content(dataset, tokenizer_config(self.config))
             row_of = {name: row for row, name in enumerate(content.item_ids)}
@@ -171,7 +172,9 @@ class EarlierRun:
             raise UserError(f"{path} does not name the new item {lacking!r}, so it has no text to tokenize; complete the file")
         return np.stack([found[name] for name in new])
 
-    def _grown_table(self, new: Sequence[str], vectors: np.ndarray | None, tokenizer: TrainedTokenizer | None, kind: str) -> SemanticIDs:
+    def _grown_table(
+        self, new: Sequence[str], vectors: np.ndarray | None, tokenizer: TrainedTokenizer | None, kind: str
+    ) -> SemanticIDs:
         """The old semantic IDs, then those of new items."""
         table = self._sources.semantic_ids
         if not new:
@@ -193,18 +196,22 @@ class EarlierRun:
         if given.codebook_sizes != table.codebook_sizes or changed:
             what = f"of item {changed[0]!r}, and of {len(changed) - 1:,} more" if changed else "with codebooks of other sizes"
             raise UserError(
-                f"sid_file {self.config['sid_file']} has other semantic IDs than init_from {self.path}, {what}; leave those of old items as "
-                "they are, or train without init_from"
+                f"sid_file {self.config['sid_file']} has other semantic IDs than init_from {self.path}, {what}; leave those of old items "
+                "as they are, or train without init_from"
             )
         return given
 
-    def _content(self, names: list[str], new: Sequence[str], vectors: np.ndarray | None) -> ItemContent:
-        """The vectors that the model reads: old ones as they were."""
+    def _content(
+        self, names: list[str], new: Sequence[str], vectors: np.ndarray | None, tokenizer: TrainedTokenizer | None
+    ) -> ItemContent:
+        """The vectors that the model reads, of the modalities that it was trained with: old ones as they were."""
         old = self._sources.content
         row_of = {name: row for row, name in enumerate([*old.item_ids, *new])}
         embeddings = np.asarray(old.embeddings)
         if new:
-            embeddings = np.concatenate([embeddings, vectors[:, : embeddings.shape[1]].astype(embeddings.dtype)])
+            columns = parts_of(tokenizer.description["content"], vectors.shape[1])
+            read = np.concatenate([vectors[:, columns[name]] for name in old.parts], axis=1)
+            embeddings = np.concatenate([embeddings, read.astype(embeddings.dtype)])
         rows = embeddings[[row_of[name] for name in names]]
         return replace(old, embeddings=rows, item_ids=names, content_hash=hash_json([old.content_hash, names]))
 

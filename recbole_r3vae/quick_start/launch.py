@@ -52,8 +52,21 @@ def run(
     context = torch.multiprocessing.get_context("spawn")
     queue = context.SimpleQueue()
     place = {"WORLD_SIZE": str(world_size), "MASTER_ADDR": ip, "MASTER_PORT": str(port)}
-    torch.multiprocessing.spawn(_worker, args=(what, list(arguments), place, group_offset, queue), nprocs=nproc)
-    return queue.get() if group_offset == 0 else None
+    workers = torch.multiprocessing.spawn(_worker, args=(what, list(arguments), place, group_offset, queue), nprocs=nproc, join=False)
+    return _result(workers, queue)
+
+
+def _result(workers: Any, queue: Any) -> Any:
+    """What one of the processes puts into the queue, once all have ended; ``None`` where none does.
+
+    It is taken out while they run: a pipe holds 64 KiB, and whoever puts more waits for the reader.
+    """
+    found, ended = None, False
+    while not ended:
+        ended = workers.join(timeout=0.2)
+        if not queue.empty():
+            found = queue.get()
+    return found
 
 
 def _worker(number: int, what: tuple, arguments: list[str], place: dict[str, str], group_offset: int, queue: Any) -> None:

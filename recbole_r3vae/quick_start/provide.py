@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 
 from recbole_r3vae.config import Config, tokenizer_config
-from recbole_r3vae.config.registry import get_tokenizer
 from recbole_r3vae.data.content import ItemContent, load_content
 from recbole_r3vae.data.items import ItemVectors
 from recbole_r3vae.errors import UserError
@@ -39,14 +38,9 @@ class Provided:
 
     @property
     def hashes(self) -> dict[str, str]:
-        """Of the semantic IDs and the item content, for the run's identity."""
-        return hashes(self.sources)
-
-
-def hashes(sources: Sources) -> dict[str, str]:
-    """``semantic_ids`` and ``content``, as far as there are any."""
-    parts = {"semantic_ids": sources.semantic_ids, "content": sources.content}
-    return {name: part.content_hash for name, part in parts.items() if part is not None}
+        """Of ``semantic_ids`` and ``content``, as far as there are any, for the run's identity."""
+        parts = {"semantic_ids": self.sources.semantic_ids, "content": self.sources.content}
+        return {name: part.content_hash for name, part in parts.items() if part is not None}
 
 
 def check_stages(config: Config) -> None:
@@ -62,15 +56,14 @@ def check_stages(config: Config) -> None:
             f"{config.model} needs semantic IDs, and nothing says whose; write `tokenizer: R3VAE` or another in {config.model}.yaml, and "
             "`sid_file: ~` beside it"
         )
-    tokenizer = get_tokenizer(config["tokenizer"])
     if config.contract.task == CLICK:
         check_buckets(config["sid_prefix_buckets"])
-        if tokenizer.uses_interactions:
-            raise UserError(
-                f"{config['tokenizer']} learns from interactions, and its split is another than that of the labels, so it would see some of "
-                "the test; take a tokenizer of item content alone, such as R3VAE, RQVAE or RKMeans"
-            )
-    tokenizer_config(config)
+    stage = tokenizer_config(config)
+    if config.contract.task == CLICK and stage.contract.needs(stage).interactions:
+        raise UserError(
+            f"{config['tokenizer']} learns from interactions, and its split is another than that of the labels, so it would see some of "
+            "the test; take a tokenizer of item content alone, such as R3VAE, RQVAE or RKMeans"
+        )
 
 
 def provide(config: Config, dataset, show_progress: bool = True) -> Provided:

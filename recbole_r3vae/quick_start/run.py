@@ -51,7 +51,7 @@ def run_recbole_r3vae(
         dataset: name of a folder of atomic files.
         config_file_list: YAML files.
         config_dict: values from Python.
-        saved: whether to write checkpoints.
+        saved: whether to write checkpoints; a tokenizer is always written.
         queue: gets the result too, where the function runs in a process of its own.
         arguments: command-line words such as ``--epochs=5``.
 
@@ -79,7 +79,7 @@ def run_recbole_r3vae(
         f"{data.avg_actions_of_users:.1f} a user, sparsity {data.sparsity:.4%}"
     )
     if config.contract.task == TOKENIZE:
-        result = _run_tokenizer(config, data, saved)
+        result = _run_tokenizer(config, data)
     else:
         check_split(config, data)
         result = _run_model(config, data, saved, earlier)
@@ -126,8 +126,8 @@ def _run_model(config: Config, data, saved: bool, earlier: EarlierRun | None) ->
         config, provenance(config), trainer, provided.tokenizer and provided.tokenizer.description, users, getattr(trainer, "ranks", None),
         name=name, model=config.declared["model"], family=config.contract.family, loss=loss, n_parameters=n_parameters,
         config=folder.identity["settings"], data={"loaded": known["data"], **provided.hashes}, hash=fingerprint(folder.identity),
-        precision=precision(config), continues=folder.continues or (earlier and earlier.words), valid=best_valid_result,
-        test=_by_rule(trainer),
+        precision=precision(config), content=provided.sources.content and provided.sources.content.encoder,
+        continues=folder.continues or (earlier and earlier.words), valid=best_valid_result, test=_by_rule(trainer),
         repeated_targets=int(met_before(test_data).sum()) if hasattr(test_data, "seen") else None,
         labelled=_labelled(config, (train_data, valid_data, test_data), test_result),
         seconds_testing=seconds_testing, peak_memory_mb={"training": after_training, **_peaks(config["device"])},
@@ -204,7 +204,7 @@ def _peaks(device) -> dict[str, float | None]:
     return {"process": peak_memory_mb(), "gpu": peak_memory_mb(device) if device.type == "cuda" else None}
 
 
-def _run_tokenizer(config: Config, dataset, saved: bool) -> dict[str, Any]:
+def _run_tokenizer(config: Config, dataset) -> dict[str, Any]:
     tokenizer = train_tokenizer(config, load_content(dataset, config), config["show_progress"], dataset)
     quality = summary(tokenizer.description["quality"])
     sid_file = tokenizer.folder / "raw.sid"
@@ -224,7 +224,7 @@ def _run_tokenizer(config: Config, dataset, saved: bool) -> dict[str, Any]:
         "sid_file": str(sid_file),
         "seconds": tokenizer.description["seconds"],
         "reused": tokenizer.reused,
-        "stopped_at_budget": False,
+        "stopped_at_budget": tokenizer.description["stopped_at_budget"],
     }
 
 

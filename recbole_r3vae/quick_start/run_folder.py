@@ -66,8 +66,8 @@ def folder_name(name: str) -> str:
 def open_run(config: Config, name: str, data: str, hashes: dict[str, str], begins_with: str | None = None) -> RunFolder:
     """Find a run's folder.
 
-    With ``resume`` and nothing there, a run that differs in how long it trains alone is gone on with: its checkpoints are copied, and the
-    new run's identity and record name it.
+    With ``resume`` and nothing there, a shorter run that differs in how long it trains alone is gone on with: its checkpoints are copied,
+    and the new run's identity and record name it.
 
     Args:
         config: the run's configuration.
@@ -97,8 +97,10 @@ def _in_own_place(path: Path, what: dict[str, Any], config: Config) -> RunFolder
     if not differing:
         return RunFolder(path, stored, stored.get("continues"))
     if config["resume"] and set(differing) <= EXTENT and (path / LAST).is_file():
-        how = f"{path} after {load_checkpoint(path / LAST)['epoch']} epochs"
-        return RunFolder(path, {**what, "continues": how}, how)
+        state = load_checkpoint(path / LAST)
+        if _is_shorter(state, stored, config):
+            how = f"{path} after {state['epoch']} epochs"
+            return RunFolder(path, {**what, "continues": how}, how)
     raise UserError(
         f"run_dir {path} holds another run, with {told({key: (b, a) for key, (a, b) in differing.items()})}; choose another run_dir, or "
         "leave it out: every run then gets a folder of its own"
@@ -112,9 +114,9 @@ def _continued(parent: Path, name: str, what: dict[str, Any], config: Config) ->
     for path, stored in _siblings(parent, name):
         differing = differences(_itself(stored), what)
         if set(differing) <= EXTENT:
-            epoch = load_checkpoint(path / LAST)["epoch"]
-            if epoch <= config["epochs"]:
-                found.append((not differing, epoch, path, stored))
+            state = load_checkpoint(path / LAST)
+            if not differing or _is_shorter(state, stored, config):
+                found.append((not differing, state["epoch"], path, stored))
         elif nearest is None or len(differing) < nearest[0]:
             nearest = len(differing), path, differing
     if not found:
@@ -138,6 +140,19 @@ def _continued(parent: Path, name: str, what: dict[str, Any], config: Config) ->
                 copy.rename(path / file)
     logger.info(f"goes on from {source}, {epoch} epochs; that run stays as it is")
     return RunFolder(path, grown, continues)
+
+
+def _is_shorter(state: dict[str, Any], stored: dict[str, Any], config: Config) -> bool:
+    """Whether a run has trained no longer than this one may, so that this one would have come past where it stands.
+
+    Args:
+        state: its ``last.pth``.
+        stored: what it is.
+        config: of the run that would go on.
+    """
+    minutes = config["max_minutes"]
+    in_time = minutes is None or state["seconds"] <= 60 * minutes
+    return state["epoch"] <= config["epochs"] and in_time and stored["settings"]["stopping_step"] <= config["stopping_step"]
 
 
 def _itself(stored: dict[str, Any]) -> dict[str, Any]:

@@ -63,6 +63,7 @@ class TrainedTokenizer:
             items: the catalogue that was tokenized.
             policy: ``suffix``, ``reassign``, ``sinkhorn`` or ``share``.
         """
+
         @torch.no_grad()
         def distances(rows: torch.Tensor) -> torch.Tensor:
             x = torch.from_numpy(items.gather(1 + rows))
@@ -206,7 +207,8 @@ def load_tokenizer(
         if is_outside(name) and name != named:
             raise UserError(f"the tokenizer in {folder} is {name}, code from outside this package; give --tokenizer={name} to run it")
         config = Config(config_dict={**description["config"], "device": "cpu"})
-    model = config.model_class(config, items or _Shape(description["dim"], parts_of(description["content"], description["dim"]))).to(config["device"])
+    shape = items or _Shape(description["dim"], parts_of(description["content"], description["dim"]))
+    model = config.model_class(config, shape).to(config["device"])
     model.load_state_dict(weights)
     raw = SemanticIDs.load(folder / RAW_CODES)
     if items is not None:

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,6 @@ import torch
 from recbole.data.interaction import Interaction
 from torch import Tensor
 
-from recbole_r3vae.data.sequences import TimedWindowDataset
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.io import beside
 from recbole_r3vae.quick_start.lookup import create_dataset
@@ -55,7 +53,7 @@ class Recommender:
         self.served = ServedModel(checkpoint, dict(config_dict or {}))
         self.config, self.skipped = self.served.config, Skipped()
         self._reads_histories = self.config.contract.reads_histories
-        self._reads_times = issubclass(self.config.contract.dataset_class or object, TimedWindowDataset)
+        self._reads_times = getattr(self.config.contract.dataset_class, "reads_times", False)
         self._removed: set[str] = set()
 
     @cached_property

@@ -28,8 +28,8 @@ def split_ids(text: str, known: Container[str] = ()) -> list[str]:
     """Item ids of one cell or argument.
 
     A list as JSON, Python or numpy writes it, ``[21, 22]``, ``["a, b", "c"]``, ``['a' 'b']``, is taken as it is. Otherwise ids are
-    separated by commas, semicolons or white space: by that of these which finds most known ids, and where it makes no difference by the first that
-    occurs. So ids may hold one of them.
+    separated by commas, semicolons or white space: by that of these which finds most known ids, and where it makes no difference by the
+    first that occurs. So ids may hold one of them.
 
     Args:
         text: of the cell.

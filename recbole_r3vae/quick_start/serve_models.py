@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -15,11 +16,13 @@ from recbole.data.interaction import Interaction
 from torch import Tensor
 
 from recbole_r3vae.config import Config
+from recbole_r3vae.data.content import parts_of
 from recbole_r3vae.data.content.vectors import VectorFile
 from recbole_r3vae.errors import UserError
-from recbole_r3vae.model.contract import Contract, Sources
+from recbole_r3vae.model.contract import Sources
 from recbole_r3vae.quick_start.run import config_of, load_data_and_model, make_network
 from recbole_r3vae.quick_start.run_folder import find_checkpoint
+from recbole_r3vae.quick_start.semantic_ids import DESCRIPTION
 from recbole_r3vae.sid.extension import TableExtension
 from recbole_r3vae.sid.table import PAD, SemanticIDs
 from recbole_r3vae.trainer.checkpoint_file import from_plain, load_checkpoint, sources_of
@@ -54,7 +57,7 @@ class ServedModel:
             raise UserError(f"{config.model} needs more than users and histories; give the checkpoint of a generator, SASRec, BPR …")
         if "num_beams" in config_dict and "num_beams" not in config.internal_config_dict:
             raise UserError(f"{config.model} scores every item and has no beams; leave num_beams away")
-        self._ids = state["ids"]
+        self._ids, self._description = state["ids"], path.parent / "tokenizer" / DESCRIPTION
         if config.contract.self_contained:
             sources = sources_of(state["sources"])
             with torch.random.fork_rng(devices=[]):  # the weights drawn here are overwritten: no draw of the caller's is spent on them
@@ -64,7 +67,7 @@ class ServedModel:
             self.model.eval()
         else:
             self.config, self.model, *_ = load_data_and_model(path, config_dict)
-        self._table = getattr(self.model.sources, "semantic_ids", None)
+        self._table = self.model.sources.semantic_ids
         self._set_items(self._ids[config["ITEM_ID_FIELD"]])
 
     def _set_items(self, item_ids: list[str]) -> None:
@@ -130,13 +133,23 @@ class ServedModel:
                 f"{f' at {path}' if path else ''}; give them as .npy with .ids beside it (`recbole-r3vae tokenize --checkpoint` does)"
             )
         file, content = VectorFile(path), self.model.sources.content
-        wanted = content.embeddings.shape[1]
+        wanted, parts = content.embeddings.shape[1], content.parts
         if file.dim != wanted:
+            parts = self._parts_of_tokenizer(file.dim)
+        if not content.parts.keys() <= parts.keys():
             raise UserError(
                 f"{path} holds vectors of length {file.dim}, the model reads {wanted}; encode the new items with "
                 "the run's own encoder, as `recbole-r3vae tokenize --checkpoint` does"
             )
-        return np.concatenate(list(file.unit_blocks(file.rows_of(names), content.parts)))
+        vectors = np.concatenate(list(file.unit_blocks(file.rows_of(names), parts)))
+        return np.concatenate([vectors[:, parts[name]] for name in content.parts], axis=1)
+
+    def _parts_of_tokenizer(self, dim: int) -> dict[str, slice]:
+        """The modalities that the run's tokenizer reads, of which its model may read some; none where its vectors have another length."""
+        if not self._description.is_file():
+            return {}
+        description = json.loads(self._description.read_text(encoding="utf-8"))
+        return parts_of(description["content"], dim) if description["dim"] == dim else {}
 
     # -- ranking -----------------------------------------------------------------------------------------------------------
 

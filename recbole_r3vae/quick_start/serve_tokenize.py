@@ -17,8 +17,8 @@ from recbole_r3vae.data.content.vectors import ENDINGS, VectorFile
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.io import atomic_write, beside
 from recbole_r3vae.model.tokenizer.base import TOKENIZE_ROWS
-from recbole_r3vae.quick_start.semantic_ids import DESCRIPTION, ENCODER, TrainedTokenizer, load_tokenizer
 from recbole_r3vae.quick_start.run_folder import find_checkpoint
+from recbole_r3vae.quick_start.semantic_ids import DESCRIPTION, ENCODER, TrainedTokenizer, load_tokenizer
 from recbole_r3vae.quick_start.serve_files import ReadingSettings, read_items
 from recbole_r3vae.sid.collisions import resolve_collisions
 from recbole_r3vae.sid.extension import TableExtension

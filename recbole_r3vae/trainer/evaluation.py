@@ -12,6 +12,7 @@ from torch import Tensor
 
 from recbole_r3vae.data.clicks import LabelledRows
 
+
 class ExactEvaluator(Evaluator):
     """RecBole's evaluator over all processes' users at once, which keeps the rows that the metrics are made of.
 

@@ -86,12 +86,11 @@ class RankingTrainer(Checkpointed, Trainer):
         return bool(self.config["enable_amp"])
 
     def _valid_epoch(self, valid_data, show_progress=False):
-        validating = getattr(self.model, "validating", lambda under_way: None)
-        validating(True)
+        self.model.validating(True)
         try:
             return super()._valid_epoch(valid_data, show_progress=show_progress)
         finally:
-            validating(False)
+            self.model.validating(False)
 
     def _full_sort_batch_eval(self, batched_data):
         interaction, _, positive_u, positive_i = batched_data

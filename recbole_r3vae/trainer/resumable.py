@@ -1,8 +1,9 @@
-"""What every trainer does here, RecBole's as well as ours: safe checkpoints, resumption to the same bits, hooks, both rules from one test."""
+"""What every trainer does here, RecBole's as well as ours: safe checkpoints, exact resumption, hooks, both rules from one test."""
 
 from __future__ import annotations
 
 import copy
+import os
 import time
 from pathlib import Path
 from typing import Any

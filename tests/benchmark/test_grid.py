@@ -19,12 +19,12 @@ from recbole_r3vae.benchmark.grid import run_unit, time_left
 from recbole_r3vae.benchmark.grid_file import load_grid
 from recbole_r3vae.benchmark.units import units_of
 from recbole_r3vae.cli import main
+from recbole_r3vae.config import fingerprint, identity
+from recbole_r3vae.config.sources import properties
 from recbole_r3vae.data.split import pack
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.io import locked
 from recbole_r3vae.record import RULES, Record, user_metric
-from recbole_r3vae.config import fingerprint, identity
-from recbole_r3vae.config.sources import properties
 
 SETTINGS = {
     "load_col": {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id", "movie_title", "class"]},

@@ -12,9 +12,9 @@ from recbole_r3vae.benchmark import tune
 from recbole_r3vae.benchmark.tune import grid, load_space, run_tune, sample
 from recbole_r3vae.cli import main
 from recbole_r3vae.config import tokenizer_defaults
-from recbole_r3vae.errors import UserError
 from recbole_r3vae.config.registry import MODEL_ROOMS, own_models
 from recbole_r3vae.config.sources import load_yaml, properties
+from recbole_r3vae.errors import UserError
 from recbole_r3vae.sid.table import SemanticIDs
 from recbole_r3vae.trainer.checkpoint_file import load_checkpoint, sources_of
 

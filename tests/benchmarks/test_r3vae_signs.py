@@ -9,10 +9,10 @@ import pytest
 
 from recbole_r3vae.benchmark.grid_file import load_grid
 from recbole_r3vae.benchmark.units import units_of
+from recbole_r3vae.config.sources import properties
 from recbole_r3vae.data.split import pack
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.record import Record
-from recbole_r3vae.config.sources import properties
 
 ROOT = Path(__file__).parents[2]
 

@@ -11,9 +11,9 @@ import yaml
 from recbole.utils import ModelType
 
 from recbole_r3vae.config import Config, decisive, tokenizer_config
-from recbole_r3vae.errors import UserError, nearest
 from recbole_r3vae.config.registry import get_model, own_models
 from recbole_r3vae.config.sources import given_settings, load_yaml, parse_arguments, parse_value, properties
+from recbole_r3vae.errors import UserError, nearest
 
 
 @pytest.mark.parametrize("text, value", [

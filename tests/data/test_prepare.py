@@ -22,7 +22,8 @@ from recbole.config import Config
 from recbole.data.dataset import Dataset
 
 import recbole_r3vae  # noqa: F401  (shims for RecBole)
-from recbole_r3vae.data import atomic_files, prepare as prepare_module
+from recbole_r3vae.data import atomic_files
+from recbole_r3vae.data import prepare as prepare_module
 from recbole_r3vae.data.prepare import DATASETS, add_prepare_arguments, k_core, prepare, run_prepare
 from recbole_r3vae.data.raw import files as raw_files
 from recbole_r3vae.data.raw.files import RawFile, clean_text, name_sequence

@@ -9,7 +9,7 @@ import pytest
 
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.model.contract import Contract
-from recbole_r3vae.model.parameters import SHARE, Choice, Either, Flag, ListOf, Number, Subset, Whole, check_parameters
+from recbole_r3vae.model.parameters import SHARE, Choice, Either, Flag, ListOf, Number, Whole, check_parameters
 
 CASES = [
     (Whole(), [1, 7, np.int64(3)], [0, 1.0, True, "1", None]),
@@ -20,8 +20,6 @@ CASES = [
     (SHARE, [0, 0.99], [1, 1.0, -0.01]),
     (Flag(), [True, False], [0, 1, "True", None]),
     (Choice("a", "b"), ["a"], ["A", "c", None, ["a"]]),
-    (Subset("a", "b"), [["a"], ["b", "a"], ("a",)], [[], ["a", "a"], ["c"], "a", None, [1]]),
-    (Subset("a", "b", at_least=0), [[]], [["c"]]),
     (ListOf(Whole(2)), [[2], [3, 4]], [[], [1], 2, "22"]),
     (Either(None, "exact", Whole(5)), [None, "exact", 5], ["other", 4, False]),
 ]

@@ -152,6 +152,21 @@ def test_old_semantic_ids_stay_and_new_items_stand_beside_them(begun, runs, monk
         assert rows["twin"] == pytest.approx(before[twin], abs=1e-5)
 
 
+def test_new_items_are_read_by_the_modalities_that_the_model_was_trained_with(runs, grown):
+    """The tokenizer sees title and genre side by side, the model the genre alone, whose columns come last."""
+    encoders = {"title": {"encoder": "tfidf-svd", "fields": ["movie_title"], "dim": 8}}
+    encoders["genre"] = {"encoder": "tfidf-svd", "fields": ["class"], "dim": 6}
+    settings = {"content_encoder": encoders, "item_inputs": ["codes", "genre"]}
+    first = runs("R3GR", **settings)
+    second = runs("R3GR", **settings, data_path=str(grown), init_from=first["run_dir"], learning_rate=0.0)
+    content = sources_of(load_checkpoint(Path(second["run_dir"]) / "best.pth")["sources"]).content
+    row_of = {name: row for row, name in enumerate(content.item_ids)}
+    drama = next(row[ITEM] for _, row in read(grown, "item").iterrows() if row["class:token_seq"] == "Drama" and row[ITEM][:4] != "new-")
+    assert content.embeddings.shape[1] == 6 and list(content.parts) == ["genre"]
+    for name in ("new-1", "new-2"):  # of the genre Drama, with titles of their own
+        assert content.embeddings[row_of[name]] == pytest.approx(content.embeddings[row_of[drama]], abs=1e-5)
+
+
 def read_items_of(runs, model) -> list[str]:
     """Items in the order of the first run's file."""
     settings = load_checkpoint(Path(runs(model)["run_dir"]) / "best.pth")["config"]
@@ -218,6 +233,9 @@ def test_new_items_need_semantic_ids_where_the_old_ones_came_from_a_file(runs, g
     begun = {"data_path": str(grown), "init_from": from_file["run_dir"], "item_inputs": ["codes"]}
     with pytest.raises(UserError, match="no tokenizer for the 3 new items, such as .*give --sid_file"):
         runs("R3GR", **begun)
+    text = {"rank_by": "dense", "item_inputs": ["text"]}
+    with pytest.raises(UserError, match="no encoder for the 3 new items, .* it has no semantic IDs; train without init_from"):
+        runs("R3GR", **text, data_path=str(grown), init_from=runs("R3GR", **text)["run_dir"])
     table = SemanticIDs.load(runs("R3GR", data_path=str(grown), init_from=first["run_dir"], learning_rate=0.0)["sid_file"])
     table.save(tmp_path / "all.sid")
     assert runs("R3GR", **begun, sid_file=str(tmp_path / "all.sid"))["test_result"]

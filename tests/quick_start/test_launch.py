@@ -66,6 +66,20 @@ def test_two_processes_measure_what_one_does(tiny_settings, port, model):
     assert alone["run_dir"] != result["run_dir"] and alone["users"]["split"] == result["users"]["split"]
 
 
+def put_much(number: int, queue) -> None:
+    if number == 0:
+        queue.put("x" * 2**20)
+
+
+def test_a_result_beyond_what_a_pipe_holds_arrives():
+    """The ranks of tens of thousands of users are more than the 64 KiB that wait in a pipe."""
+    results = torch.multiprocessing.get_context("spawn").SimpleQueue()
+    workers = torch.multiprocessing.spawn(put_much, args=(results,), nprocs=2, join=False)
+    assert launch._result(workers, results) == "x" * 2**20
+    workers = torch.multiprocessing.spawn(put_much, args=(results,), nprocs=0, join=False)
+    assert launch._result(workers, results) is None
+
+
 @pytest.mark.parametrize("given, expected", [
     ({"nproc": 0}, "nproc is 0; give a whole number from 1"), ({"nproc": "2"}, "nproc is '2'"),
     ({"nproc": 2, "world_size": 1}, "world_size is 1; give a whole number from 2"),

@@ -14,9 +14,11 @@ from recbole_r3vae.data.content import load_content
 from recbole_r3vae.data.content.encoders import TfidfSvdEncoder
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.model.contract import RANK, SHARED, UNIQUE, Needs, Sources
-from recbole_r3vae.quick_start import load_data_and_model, provide as module, run_recbole_r3vae
+from recbole_r3vae.model.tokenizer.rkmeans import RKMeans
+from recbole_r3vae.quick_start import load_data_and_model, run_recbole_r3vae
+from recbole_r3vae.quick_start import provide as module
 from recbole_r3vae.quick_start.lookup import create_dataset
-from recbole_r3vae.quick_start.provide import Provided, check_stages, hashes, provide
+from recbole_r3vae.quick_start.provide import Provided, check_stages, provide
 from recbole_r3vae.sid.table import SemanticIDs
 
 TWO = {
@@ -214,6 +216,15 @@ def test_the_tokenizers_settings_are_refused_before_any_data_is_read(settings, m
         run_recbole_r3vae(model, "tiny", config_dict={**settings, **more})
 
 
+def test_clicks_take_no_tokenizer_whose_needs_are_interactions(settings, monkeypatch):
+    """What it says of itself is what counts, whoever wrote it."""
+    config = Config("DeepFM", "tiny", config_dict={**settings, **CLICKS, "sid_features": "replace"})
+    check_stages(config)
+    monkeypatch.setattr(RKMeans, "needs", classmethod(lambda cls, config: Needs(content=(), interactions=True)))
+    with pytest.raises(UserError, match="RKMeans learns from interactions.*see some of the test; take a tokenizer of item content alone"):
+        check_stages(config)
+
+
 def test_a_stage_that_a_run_does_not_have_is_not_checked(settings):
     wrong = {**settings, "tokenizer_epochs": 3}
     check_stages(Config("R3GR", "tiny", config_dict={**wrong, "sid_file": "some.sid"}))
@@ -223,5 +234,5 @@ def test_a_stage_that_a_run_does_not_have_is_not_checked(settings):
 
 def test_hashes_are_those_of_what_there_is():
     sids, content = SimpleNamespace(content_hash="a"), SimpleNamespace(content_hash="b")
-    assert hashes(Sources()) == {} and hashes(Sources(sids)) == {"semantic_ids": "a"}
-    assert hashes(Sources(sids, content)) == {"semantic_ids": "a", "content": "b"}
+    assert Provided().hashes == {} and Provided(Sources(sids)).hashes == {"semantic_ids": "a"}
+    assert Provided(Sources(sids, content)).hashes == {"semantic_ids": "a", "content": "b"}

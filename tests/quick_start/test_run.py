@@ -89,6 +89,7 @@ def test_text_and_id_inputs_are_named_and_travel_with_the_checkpoint(tiny_settin
     assert plain["sid_file"] == text["sid_file"] == hybrid["sid_file"]
     other_text = run(tiny_settings, epochs=1, item_inputs=["codes", "text"], sid_file=plain["sid_file"], item_text_fields=["class"])
     assert other_text["run_dir"] != run(tiny_settings, epochs=1, item_inputs=["codes", "text"], sid_file=plain["sid_file"])["run_dir"]
+    assert other_text["content"]["kind"] == "tfidf-svd"  # the record says what the model reads, though no tokenizer was trained on it
 
     monkeypatch.setattr("recbole_r3vae.quick_start.provide.load_content", lambda *a: pytest.fail("the text was read again"))
     _, model, _, _, _, test_data = load_data_and_model(hybrid["run_dir"] + "/best.pth")
@@ -111,6 +112,7 @@ def test_a_tokenizer_as_the_model_is_scored_alone(tiny_settings):
     assert result["name"] == "R3VAE"
     assert set(result["test_result"]) == {"reconstruction", "unique_ratio", "usage", "sc", "pd"}
     assert 0 < result["test_result"]["unique_ratio"] <= 1
+    assert result["stopped_at_budget"] is False and run({**tiny_settings, "max_minutes": 0}, model="R3VAE")["stopped_at_budget"] is True
 
 
 def test_tokenizer_keys_reach_the_tokenizer_alone(tiny_settings):

@@ -221,6 +221,20 @@ def test_changed_data_is_another_run(settings, tmp_path, caplog):
     assert f"the nearest run, {one}, has data: it is not gone on with; to begin from its weights" in caplog.text
 
 
+@pytest.mark.parametrize("shorter", [{"epochs": 1}, {"max_minutes": 0}, {"stopping_step": 3}], ids=str)
+def test_a_run_that_has_trained_longer_is_not_gone_on_with(settings, tmp_path, shorter):
+    """A result of more training must not pass for one of less."""
+    _, long = run(settings)
+    result, folder = run(settings, resume=True, **shorter)
+    assert folder != long and result["continues"] is None
+    assert result["epochs"] == {"epochs": 1, "max_minutes": 0, "stopping_step": 2}[next(iter(shorter))]
+    own = str(tmp_path / "mine")
+    run(settings, run_dir=own)
+    told = f"run_dir .* holds another run, with {next(iter(shorter))} .* instead of .*; choose another run_dir"
+    with pytest.raises(UserError, match=told):
+        run(settings, run_dir=own, resume=True, **shorter)
+
+
 # -- a rerun -------------------------------------------------------------------------------------------------------------------------
 
 

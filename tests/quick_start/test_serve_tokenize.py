@@ -144,6 +144,19 @@ def test_what_does_not_fit_is_refused(checkpoint, twins, tmp_path, capsys):
         assert "--items goes with --checkpoint; give both" in capsys.readouterr().err
 
 
+def test_new_items_of_a_model_that_reads_some_of_its_tokenizers_modalities(checkpoint, twins, tmp_path):
+    encoders = {name: {"encoder": "tfidf-svd", "fields": [name], "dim": dim} for name, dim in (("movie_title", 8), ("class", 6))}
+    folder = checkpoint(content_encoder=encoders, item_inputs=["codes", "class"])
+    made = tokenize_items(folder, twins, tmp_path / "new.sid").sids
+    recommender = Recommender(folder)
+    assert VectorFile(tmp_path / "new.npy").dim == 14 and recommender.add_items(tmp_path / "new.sid") == 10
+    served = recommender.served
+    vectors = served.model.sources.content.embeddings
+    assert vectors.shape[1] == 6 == served.model.items.content.shape[1]
+    rows, twins_of = zip(*((served.row_of[name], served.row_of[name.removeprefix("new ")]) for name in made.item_ids[1:]))
+    assert np.allclose(vectors[list(rows)], vectors[list(twins_of)], atol=1e-5) and np.abs(vectors[list(rows)]).sum() > 1
+
+
 def test_new_items_of_several_modalities(tiny_settings, twins, tmp_path):
     encoders = {name: {"encoder": "tfidf-svd", "fields": [name], "dim": dim} for name, dim in (("movie_title", 8), ("class", 6))}
     folder = Path(run_recbole_r3vae("RKMeans", "tiny", config_dict={**tiny_settings, "epochs": 0, "content_encoder": encoders})["run_dir"])

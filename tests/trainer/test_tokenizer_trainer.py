@@ -8,8 +8,8 @@ import pytest
 from recbole.trainer import Trainer
 
 from recbole_r3vae.config import Config
-from recbole_r3vae.model.tokenizer.base import SemanticTokenizer
 from recbole_r3vae.data.content import load_content
+from recbole_r3vae.model.tokenizer.base import SemanticTokenizer
 from recbole_r3vae.quick_start.lookup import create_dataset
 from recbole_r3vae.quick_start.semantic_ids import train_tokenizer
 from recbole_r3vae.trainer.checkpoint_file import load_checkpoint

@@ -23,7 +23,7 @@ from recbole_r3vae.data.sequences import TARGET_LIST_FIELD
 from recbole_r3vae.errors import UserError, nearest, shown
 from recbole_r3vae.model.blocks import ENCODERS, TransformerBlock, causal_blocks
 from recbole_r3vae.model.contract import Needs, Sources
-from recbole_r3vae.model.generator.decoding.rules import Allowed
+from recbole_r3vae.model.generator.decoding.rules import Allowed, check_found
 from recbole_r3vae.model.generator.levels import LevelCache, attend_levels
 from recbole_r3vae.model.heads import DenseHead, Ranking
 from recbole_r3vae.model.item_vectors import CODES, ID, MERGES, TEXT, ItemInputs, ItemVectors, modalities
@@ -84,7 +84,8 @@ class R3GR(SIDGenerator):
     * ``rank_by: both``. Both losses, the second weighted by ``dense_weight``. What either head proposes is ranked by
       ``(1 - blend) * log P(semantic ID) + blend * cosine / temperature``.
 
-    With ``repeat_prior``, items of the history have learnt log-odds more or less, see :class:`~recbole_r3vae.model.repeat_prior.RepeatPrior`.
+    With ``repeat_prior``, items of the history have learnt log-odds more or less, see
+    :class:`~recbole_r3vae.model.repeat_prior.RepeatPrior`.
 
     Args:
         config: keys of ``properties/model/R3GR.yaml``. :meth:`check` took it.
@@ -120,7 +121,8 @@ class R3GR(SIDGenerator):
         self.rank_by, self.temperature = config["rank_by"], config["temperature"]
         self.dense_weight, self.blend, self.label_smoothing = config["dense_weight"], config["blend"], config["label_smoothing"]
         hidden = config["sid_dropout"], config["id_dropout"]
-        self.items = ItemVectors(config["item_inputs"], config["code_merge"], size, self.n_items, self.sources, config["content_inner_size"], *hidden)
+        how = config["item_inputs"], config["code_merge"], size
+        self.items = ItemVectors(*how, self.n_items, self.sources, config["content_inner_size"], *hidden)
         self.position_embedding = nn.Embedding(self.max_seq_length, size)
         if self.writes_codes(config):
             self.first_token = [1 + sum(self.codebook_sizes[:level]) for level in range(self.n_levels)]  # of each level's code 0
@@ -139,7 +141,7 @@ class R3GR(SIDGenerator):
         if self.rank_by != "generate":
             self.heads["dense"] = DenseHead(self)
         self.prior = RepeatPrior(self.max_seq_length, config["repeat_penalty"]) if config["repeat_prior"] else None
-        self._catalogue: Tensor | None = None  # vectors of all items, kept while nothing is trained
+        self.register_buffer("_catalogue", None, persistent=False)  # vectors of all items, kept while nothing is trained
         self.apply(self._initialise)
 
     @staticmethod
@@ -228,8 +230,8 @@ class R3GR(SIDGenerator):
     def prior_loss(self, user: Tensor, target: Tensor, items: Tensor, place: Tensor) -> Tensor:
         """What the prior learns from where no loss goes over the catalogue: the likelihood of a few targets with it.
 
-        An item's probability ``p`` becomes ``p exp(b) / Z`` with ``Z = 1 + sum over met items of p (exp(b) - 1)``: only the probabilities of
-        met items are asked for. Positions are spread evenly over the batch.
+        An item's probability ``p`` becomes ``p exp(b) / Z`` with ``Z = 1 + sum over met items of p (exp(b) - 1)``: only the probabilities
+        of met items are asked for. Positions are spread evenly over the batch.
         """
         some = torch.arange(0, len(target), max(1, len(target) // PRIOR_POSITIONS), device=target.device)
         row, met, steps = self.prior.cells_of(items, place[some])  # [C]
@@ -282,6 +284,11 @@ class R3GR(SIDGenerator):
         self._catalogue = None
         return super().train(mode)
 
+    def load_state_dict(self, *given: Any, **named: Any) -> Any:
+        """As of any module; likewise."""
+        self._catalogue = None
+        return super().load_state_dict(*given, **named)
+
     def item_bias(self, reading: Reading) -> Tensor | None:
         """The prior on repeats, ``[B, n_items]``; ``None`` without one."""
         return None if self.prior is None else self.prior.bias(reading.items, reading.lengths, self.n_items)
@@ -292,9 +299,11 @@ class R3GR(SIDGenerator):
         """By its head; where it has two, what either proposes, ranked by the blend of both."""
         if len(self.heads) == 1:
             return super().rank(reading, k, rules, strict)
-        n = min(self.most_items, self.n_items - 1)
+        n = max(k, self.most_items)  # the decoder refuses a k above its beams
         proposed = [head.rank(reading, n, rules, strict=False) for head in self.heads.values()]
-        return [self._blended(reading, torch.cat([a.items, b.items], 1), k) for a, b in zip(*proposed)]
+        rankings = [self._blended(reading, torch.cat([a.items, b.items], 1), k) for a, b in zip(*proposed)]
+        check_found([ranking.items for ranking in rankings], torch.stack([r.scores.isnan().any() for r in rankings]).any(), strict)
+        return rankings
 
     def _blended(self, reading: Reading, items: Tensor, k: int) -> Ranking:
         items = items.sort(1).values  # [B, 2n]
@@ -337,13 +346,13 @@ class R3GR(SIDGenerator):
             for name in modalities(config["item_inputs"]):
                 if name != TEXT:
                     raise UserError(
-                        f"item_inputs names {shown(name)}{nearest(name, (CODES, TEXT, ID))}; give some of {CODES}, {TEXT}, {ID}, or name that "
-                        "modality in content_encoder"
+                        f"item_inputs names {shown(name)}{nearest(name, (CODES, TEXT, ID))}; give some of {CODES}, {TEXT}, {ID}, or name "
+                        "that modality in content_encoder"
                     )
 
     @classmethod
     def needs(cls, config: Config) -> Needs:
-        """Semantic IDs, unique ones where it writes them, unless it neither does nor reads them; and content of the modalities it reads."""
+        """Semantic IDs, unique ones where it writes them, unless it neither does nor reads them; and the modalities that it reads."""
         inputs = config["item_inputs"]
         sids = super().needs(config).semantic_ids if CODES in inputs or cls.writes_codes(config) else None
         return Needs(sids, content=modalities(inputs) or None)

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from recbole_r3vae.data.sequences import PrefixDataset
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.model.contract import UNIQUE, Needs
-from recbole_r3vae.model.ranker import SIDGenerator
 from recbole_r3vae.model.generator.levels import LevelCache
 from recbole_r3vae.model.generator.t5 import DecoderLayer, EncoderLayer, History, RelativePositionBias, RMSNorm
 from recbole_r3vae.model.packing import Packing, pack
 from recbole_r3vae.model.parameters import SHARE, Number, Whole
+from recbole_r3vae.model.ranker import SIDGenerator
 
 if TYPE_CHECKING:
     from recbole.config import Config
@@ -56,7 +56,7 @@ class TIGER(SIDGenerator):
         config: ``hidden_size``, ``n_layers``, ``n_decoder_layers``, ``n_heads``, ``head_size``, ``inner_size``, ``dropout``,
             ``n_position_buckets``, ``max_position_distance``, ``n_user_buckets``, ``loss_temperature``, ``num_beams``; see
             ``properties/model/TIGER.yaml``. :meth:`check` took it.
-        dataset: training dataset with ``semantic_ids``.
+        dataset: training dataset with ``sources``: semantic IDs.
     """
 
     dataset_class = PrefixDataset

@@ -16,7 +16,6 @@ from recbole.utils import InputType
 from torch import Tensor, nn
 
 from recbole_r3vae.data.sequences import PrefixDataset
-from recbole_r3vae.model.contract import Contract
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.model.contract import Contract
 from recbole_r3vae.model.losses import catalogue_cross_entropy

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbole_r3vae.data.sequences import TARGET_LIST_FIELD, TimedWindowDataset
-from recbole_r3vae.model.blocks import HSTUBlock
 from recbole_r3vae.errors import UserError
+from recbole_r3vae.model.blocks import HSTUBlock
 from recbole_r3vae.model.heads import DenseHead
 from recbole_r3vae.model.losses import catalogue_cross_entropy
 from recbole_r3vae.model.packing import Packing, pack
@@ -218,7 +218,9 @@ class HSTU(Ranker):
         """
         super().check(config)
         if config["repeat_prior"] and config["loss_type"] != CE:
-            raise UserError(f"repeat_prior is learnt from a loss over all items, and loss_type is {config['loss_type']}; take loss_type: {CE}")
+            raise UserError(
+                f"repeat_prior is learnt from a loss over all items, and loss_type is {config['loss_type']}; take loss_type: {CE}"
+            )
 
     @classmethod
     def loss_name(cls, config: Config) -> str:

@@ -161,7 +161,9 @@ class WindowSASRec(Ranker):
         """
         super().check(config)
         if config["repeat_prior"] and config["loss_type"] != CE:
-            raise UserError(f"repeat_prior is learnt from a loss over all items, and loss_type is {config['loss_type']}; take loss_type: {CE}")
+            raise UserError(
+                f"repeat_prior is learnt from a loss over all items, and loss_type is {config['loss_type']}; take loss_type: {CE}"
+            )
         size, n_heads = config["hidden_size"], config["n_heads"]
         if size % n_heads:
             raise UserError(f"n_heads is {n_heads} and hidden_size {size}; give a number of heads that divides the size")

@@ -58,7 +58,6 @@ class SemanticTokenizer(Contract, AbstractRecommender):
         ordered: Whether a code is to be read after those before it: a residual's, or a turn in a tree. False where no code says more
             than another, as of parallel codes; then a prefix is no cluster.
         prefix_grouped_batches: Whether training batches are to hold items of equal first codes together.
-        uses_interactions: Whether training batches are to hold collaborative embeddings, field ``item_cf``.
         codebook_sizes: Codes of each level, ``(K_1, …, K_L)``.
         dim: Dimension ``d`` of item embeddings.
         last_regularizer_counts: For the log, how many pairs or clusters each regulariser of the last training batch rested on: name to
@@ -84,12 +83,11 @@ class SemanticTokenizer(Contract, AbstractRecommender):
     fitted: ClassVar[bool] = False
     ordered: ClassVar[bool] = True
     prefix_grouped_batches: bool = False
-    uses_interactions: ClassVar[bool] = False
 
     @classmethod
     def needs(cls, config: Config) -> Needs:
-        """Content of every modality, and the training split where it learns from interactions."""
-        return Needs(content=(), interactions=cls.uses_interactions)
+        """Content of every modality. A subclass that asks for interactions too finds collaborative embeddings in its training batches."""
+        return Needs(content=())
 
     def __init__(self, config: Config, items: ItemVectors):
         super().__init__()

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from recbole_r3vae.data.items import ITEM_CF, ItemVectors
 from recbole_r3vae.errors import UserError
+from recbole_r3vae.model.contract import Needs
 from recbole_r3vae.model.parameters import Choice, Number, Whole
 from recbole_r3vae.model.tokenizer.base import Quantized
 from recbole_r3vae.model.tokenizer.quantize.balanced import balanced_kmeans
@@ -61,7 +62,11 @@ class LETTER(RQVAE):
         "diversity_clusters": Whole(2),
         "cluster_every": Whole(),
     }
-    uses_interactions = True
+
+    @classmethod
+    def needs(cls, config: Config) -> Needs:
+        """Content of every modality, and the training split: batches hold collaborative embeddings, field ``item_cf``."""
+        return Needs(content=(), interactions=True)
 
     @classmethod
     def check(cls, config: Config) -> None:

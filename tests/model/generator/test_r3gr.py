@@ -7,12 +7,12 @@ import torch
 from recbole.data.interaction import Interaction
 
 from recbole_r3vae.config import Config
+from recbole_r3vae.config.sources import load_yaml, properties
 from recbole_r3vae.data.sequences import TARGET_LIST_FIELD
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.model.contract import SHARED, UNIQUE, Needs
 from recbole_r3vae.model.generator.r3gr import R3GR
 from recbole_r3vae.model.parameters import check_parameters
-from recbole_r3vae.config.sources import load_yaml, properties
 
 
 def first_rows(dataset, n=16) -> Interaction:
@@ -301,6 +301,32 @@ def test_both_heads_are_blended(build):
     assert torch.equal(items, expected.argsort(1, descending=True)[:, :10])
     assert torch.allclose(scores, expected.gather(1, items), atol=1e-4)
     assert torch.allclose(model.predict(rows), expected.gather(1, rows["item_id"][:, None])[:, 0], atol=1e-4)
+
+
+@torch.no_grad()
+def test_two_heads_refuse_and_pad_as_one_does(build):
+    _, model, _, _, test = build(share=False, rank_by="both", num_beams=20, valid_num_beams=20)
+    rows, few = first_rows(test, 2), torch.zeros(model.n_items, dtype=torch.bool)
+    few[1:4] = True
+    with pytest.raises(UserError, match="user 0 of the batch has only 3 possible items for k=5"):
+        model.recommend(rows, 5, allowed=few)
+    items, scores = model.recommend(rows, 5, allowed=few, strict=False)
+    assert (items.sort(1).values == torch.tensor([0, 0, 1, 2, 3])).all() and (scores[:, 3:] == -torch.inf).all()
+    for k in (21, 45):  # 45 is more than both heads propose together
+        with pytest.raises(UserError, match=f"k must be between 1 and num_beams=20, got {k}"):
+            model.recommend(rows, k)
+
+
+@torch.no_grad()
+def test_vectors_kept_for_ranking_are_forgotten_when_weights_are_loaded(build):
+    _, model, _, _, test = build(sizes=(6,) * 8, **DENSE)
+    rows = first_rows(test, 4)
+    weights, before = {name: value.clone() for name, value in model.state_dict().items()}, model.predict(rows)
+    model.load_state_dict({name: value + torch.randn_like(value) for name, value in weights.items()})
+    other = model.predict(rows)
+    model.load_state_dict(weights)
+    assert torch.equal(model.predict(rows), before) and not torch.allclose(other, before, atol=0.1)
+    assert "_catalogue" not in model.state_dict()
 
 
 @torch.no_grad()

@@ -12,13 +12,13 @@ from recbole.data.dataloader import TrainDataLoader
 from recbole.data.interaction import Interaction
 
 from recbole_r3vae.config import Config
+from recbole_r3vae.config.sources import load_yaml, properties
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.model.contract import UNIQUE, Needs
 from recbole_r3vae.model.generator.t5 import RelativePositionBias
 from recbole_r3vae.model.generator.tiger import TIGER
 from recbole_r3vae.model.parameters import check_parameters
 from recbole_r3vae.quick_start import run_recbole_r3vae
-from recbole_r3vae.config.sources import load_yaml, properties
 
 BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 SMALL = {"model": "TIGER", "head_size": 8, "n_layers": 2, "n_decoder_layers": 2, "n_user_buckets": 7}

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from recbole_r3vae.config import Config
+from recbole_r3vae.config.registry import MODEL_ROOMS, get_model, own_models
+from recbole_r3vae.config.sources import load_yaml, properties
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.model.contract import Needs
-from recbole_r3vae.config.registry import MODEL_ROOMS, get_model, own_models
 from recbole_r3vae.quick_start import load_data_and_model, run_recbole_r3vae
-from recbole_r3vae.config.sources import load_yaml, properties
 
 MODELS = ["BSARec", "HSTU", "WindowSASRec"]
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from recbole_r3vae.config.registry import get_model
+from recbole_r3vae.config.sources import load_yaml, properties, recbole_properties
 from recbole_r3vae.data.content import ItemContent
 from recbole_r3vae.data.items import ItemVectors
 from recbole_r3vae.model.tokenizer.base import SemanticTokenizer
 from recbole_r3vae.model.tokenizer.r3vae import R3VAE
-from recbole_r3vae.config.registry import get_model
-from recbole_r3vae.config.sources import load_yaml, properties, recbole_properties
 
 
 @pytest.fixture(scope="session")

@@ -7,11 +7,11 @@ import pytest
 import torch
 from recbole.model.abstract_recommender import AbstractRecommender
 
+from recbole_r3vae.config.registry import MODEL_ROOMS, own_models
+from recbole_r3vae.config.sources import load_yaml, properties
 from recbole_r3vae.data.items import ItemVectors
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.model.contract import TOKENIZE, Contract, Needs
-from recbole_r3vae.config.registry import MODEL_ROOMS, own_models
-from recbole_r3vae.config.sources import load_yaml, properties
 
 TOKENIZERS = own_models(MODEL_ROOMS[0])
 TRAINED = [name for name, model in TOKENIZERS.items() if not model.fitted]

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from recbole_r3vae.config.sources import load_yaml, properties
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.model.tokenizer import base
 from recbole_r3vae.model.tokenizer.quantize.codebook import Codebook, kmeans
 from recbole_r3vae.model.tokenizer.quantize.regularizers import preference_discrimination, semantic_cohesion
 from recbole_r3vae.model.tokenizer.quantize.residual import ParallelQuantizer
 from recbole_r3vae.model.tokenizer.r3vae import R3VAE
-from recbole_r3vae.config.sources import load_yaml, properties
 
 MODES = ["top1", "softmax", "ste"]
 
