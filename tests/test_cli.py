@@ -68,6 +68,7 @@ def test_a_run_from_the_command_line(words, caplog):
     (["--model=R3GRR", "--dataset=tiny"], ["no model 'R3GRR'", "'R3GR'"]),
     (["--model=R3GR", "--dataset=tinny"], ["dataset 'tinny'", "'tiny'"]),
     (["--model=R3GR", "--dataset=amazon-beauty"], ["recbole-r3vae prepare amazon-beauty", "--data_path"]),
+    (["--model=R3GR", "--dataset=ml-100k", "--data_path=nowhere"], ["nowhere/ml-100k", "leave out data_path"]),  # nothing prepares it
     (["--model=R3GR", "--dataset=tiny", "--tokenizer=R3VEA"], ["no tokenizer 'R3VEA'", "R3VAE"]),
     (["--model=R3GR", "--dataset=tiny", "--epoch=3"], ["unknown key --epoch", "'epochs'"]),
     (["--model=R3GR", "--dataset=tiny", "--tokenizer_epoch=3"], ["unknown key --tokenizer_epoch", "'tokenizer_epochs'"]),

@@ -17,6 +17,7 @@ from recbole_r3vae.config import Config
 from recbole_r3vae.config.sources import properties
 from recbole_r3vae.data.entrance import PARTS, check_files, check_split
 from recbole_r3vae.data.ordered import time_ordered
+from recbole_r3vae.data.prepare import DATASETS
 from recbole_r3vae.data.split import add_seen, all_meetings
 from recbole_r3vae.errors import UserError, nearest, one_line, refused, shown
 from recbole_r3vae.trainer.ranking import RankingTrainer
@@ -34,7 +35,9 @@ def dataset_folder(config: Config) -> Path:
         known = {path.stem for path in (properties() / "dataset").glob("*.yaml")}
         here = {path.name for path in folder.parent.glob("*") if (path / f"{path.name}.inter").is_file()}
         hint = "" if name in known else nearest(name, known | here)
-        remedy = f"run `recbole-r3vae prepare {name}`" if name in known else f"known datasets: {', '.join(sorted(known | here))}"
+        remedy = f"known datasets: {', '.join(sorted(known | here))}"
+        if name in known:
+            remedy = f"run `recbole-r3vae prepare {name}`" if name in DATASETS else "leave out data_path, since RecBole brings it along"
         raise UserError(
             f"there is no {one_line(folder / name, 300)}.inter for dataset {shown(name)}{hint}; {remedy}, or point --data_path at its "
             "parent folder"

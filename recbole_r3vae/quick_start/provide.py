@@ -85,15 +85,14 @@ def provide(config: Config, dataset, show_progress: bool = True) -> Provided:
         return Provided()
     stage = tokenizer_config(config) if config["tokenizer"] else config
     content, tokenizer, sids, path = None, None, None, None
+    if needs.semantic_ids is not None and config["sid_file"]:  # before item texts are encoded: it may be refused
+        sids, path = _from_file(config, dataset, needs.semantic_ids)
     if needs.content is not None or not config["sid_file"]:
         content = _content(dataset, stage, optional_for_model=needs.content is not None and bool(config["sid_file"]))
     read = content.take(needs.content) if needs.content is not None else None  # before a tokenizer is trained: it may be refused
-    if needs.semantic_ids is not None:
-        if config["sid_file"]:
-            sids, path = _from_file(config, dataset, needs.semantic_ids)
-        else:
-            tokenizer = train_tokenizer(stage, content, show_progress, dataset)
-            sids, path = _from_tokenizer(tokenizer, content, config, needs.semantic_ids)
+    if needs.semantic_ids is not None and sids is None:
+        tokenizer = train_tokenizer(stage, content, show_progress, dataset)
+        sids, path = _from_tokenizer(tokenizer, content, config, needs.semantic_ids)
     return Provided(Sources(sids, read), path, tokenizer)
 
 
@@ -112,6 +111,8 @@ def _item_ids(dataset) -> list[str]:
 
 def _from_file(config: Config, dataset, kind: str) -> tuple[SemanticIDs, Path]:
     path, item_ids = Path(config["sid_file"]), _item_ids(dataset)
+    if not path.exists():
+        raise UserError(f"sid_file: {path} does not exist; check the path, or make it with `recbole-r3vae tokenize`")
     try:
         sids = SemanticIDs.load(path, item_ids)
         sids = shared_codes(sids) if kind == SHARED and config.contract.task == CLICK else sids

@@ -178,6 +178,14 @@ def test_a_file_of_another_catalogue_is_refused(settings, tmp_path):
         provided(settings, sid_file=str(tmp_path / "other.sid"))
 
 
+@pytest.mark.parametrize("name, message", [("absent.sid", "absent.sid does not exist; check"), ("other.sid", "sid_file does not fit")])
+def test_a_file_is_refused_before_any_text_is_encoded(settings, tmp_path, monkeypatch, name, message):
+    SemanticIDs(torch.tensor([[-1], [0]]), (2,), ["[PAD]", "unheard of"]).save(tmp_path / "other.sid")
+    monkeypatch.setattr("recbole_r3vae.quick_start.provide.load_content", lambda *given: pytest.fail("text was encoded"))
+    with pytest.raises(UserError, match=message):
+        provided(settings, item_inputs=["codes", "text"], sid_file=str(tmp_path / name))
+
+
 def test_text_that_is_not_there_can_be_left_out_where_semantic_ids_are_given(settings, tmp_path):
     write_table(tmp_path / "mine.sid", settings)
     given = {**settings, "item_text_fields": ["absent"], "sid_file": str(tmp_path / "mine.sid")}

@@ -218,7 +218,7 @@ def test_changed_data_is_another_run(settings, tmp_path, caplog):
     (changed / "tiny" / "tiny.inter").write_text("\n".join(lines[:-1]) + "\n")
     result, other = run(settings, data_path=str(changed), resume=True)
     assert other != one and result["continues"] is None and result["epochs"] == 2 and hashes(one) == before
-    assert f"the nearest run, {one}, has data: it is not gone on with; to begin from its weights" in caplog.text
+    assert f"the nearest run, {one}, has other data: it is not gone on with; to begin from its weights" in caplog.text
 
 
 @pytest.mark.parametrize("shorter", [{"epochs": 1}, {"max_minutes": 0}, {"stopping_step": 3}], ids=str)

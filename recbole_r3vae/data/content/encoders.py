@@ -45,7 +45,12 @@ class SentenceTransformerEncoder:
         return {"kind": self.kind, "version": 1, "name": self.name}
 
     def fit(self, texts: Sequence[str]) -> SentenceTransformerEncoder:
-        """Nothing to learn; here so that every encoder is used in the same way."""
+        """Nothing to learn; the model is loaded, so that a missing one is refused before a progress bar stands on the screen.
+
+        Raises:
+            UserError: the package is not installed, or the model cannot be loaded.
+        """
+        self._load()
         return self
 
     def transform(self, texts: Sequence[str]) -> np.ndarray:

@@ -120,7 +120,7 @@ def test_sentence_encoder_that_cannot_be_loaded(sentence_transformers):
 def test_sentence_encoder_not_installed(monkeypatch):
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
     with pytest.raises(UserError, match=r"pip install 'recbole-r3vae\[text\]'"):
-        SentenceTransformerEncoder("sentence-t5-base").transform(["a"])
+        SentenceTransformerEncoder("sentence-t5-base").fit(["a"])
 
 
 def test_sentence_encoder_without_a_name():
