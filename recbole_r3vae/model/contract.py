@@ -112,8 +112,8 @@ class Contract:
 
     @classmethod
     def next_step(cls, config: Config) -> str:
-        """A command that a reader of its result may want next."""
-        return f"next: recbole-r3vae run --model=SASRec --dataset={config.dataset}   # an item-id model on the same split"
+        """A command that a reader of a result of semantic IDs may want next."""
+        return f"next: recbole-r3vae run --model=WindowSASRec --dataset={config.dataset}   # an item-id model on the same split"
 
     @classmethod
     def needs(cls, config: Config) -> Needs:

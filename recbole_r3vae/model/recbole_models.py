@@ -124,10 +124,6 @@ class RecBoleContract:
         """What the parts of the split hold, where ranks of users do not say it."""
         return None
 
-    def next_step(self, config: Config) -> str:
-        """A command that a reader of its result may want next."""
-        return f"next: recbole-r3vae run --model=R3GR --dataset={config.dataset}   # semantic IDs on the same split"
-
 
 class ClickContract(RecBoleContract):
     """A model that predicts labels from fields of features: any context-aware one, or DIN; semantic IDs may be such features."""
