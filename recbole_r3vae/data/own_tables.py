@@ -8,7 +8,7 @@ import re
 import tempfile
 from array import array
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -17,15 +17,13 @@ import pandas as pd
 import yaml
 
 from recbole_r3vae.config.sources import properties, recbole_properties
-from recbole_r3vae.data.atomic_check import MISSING, PADDING
 from recbole_r3vae.data.atomic_files import publish, write_interactions, write_rows
 from recbole_r3vae.data.content.vectors import VectorFile
 from recbole_r3vae.data.prepare import k_core
-from recbole_r3vae.data.raw.columns import DECIMAL, Columns, find_columns, list_of
-from recbole_r3vae.data.raw.files import clean_text, name_sequence
+from recbole_r3vae.data.raw.cleaning import SECONDS, Repairs, clean_catalogue, clean_events
+from recbole_r3vae.data.raw.columns import Columns, find_columns
 from recbole_r3vae.data.raw.format import Interactions, Rows
 from recbole_r3vae.data.raw.tables import Table, read_table
-from recbole_r3vae.data.raw.times import parse_times
 from recbole_r3vae.errors import UserError, shown
 from recbole_r3vae.io import beside, temporary_folder
 
@@ -33,13 +31,9 @@ CSV = "csv"
 """What stands for tables of one's own where ``prepare`` is told a data set."""
 
 _NAME = re.compile(r"\w[\w.-]*")
-_NO_ID = re.compile(r'^"|[\x00-\x1f\x7f-\x9f\u2028\u2029]')
-_NONE = MISSING | {PADDING, ""}
-_UNTIDY = r"[\t\n\r\v\f]"
 _TAKEN_FIELDS = {"user_id", "item_id", "timestamp", "rating"}
 _FEWEST_ITEMS = 1024  # with fewer there are less than four items to a code of the default codebooks
 _ITEMS_PER_CODE = 8
-_ORDER, _SECONDS = ":order", ":seconds"  # beside the columns of a table, of which none is called so
 
 
 @dataclass(frozen=True)
@@ -66,37 +60,6 @@ class OwnTablesSummary:
         counts = f"{self.n_users:,} users, {self.n_items:,} items, {self.n_interactions:,} interactions"
         repairs = [f"{n:,} {what}" for what, n in self.repairs.items()] or ["nothing to repair"]
         return "\n".join([*self.columns, *repairs, f"{self.folder.name}: {counts}; in {self.folder}"])
-
-
-@dataclass
-class _Repairs:
-    """Counts what is repaired, and refuses what is not.
-
-    Args:
-        skip_bad_lines: Whether what cannot be read is dropped.
-    """
-
-    skip_bad_lines: bool
-    counts: dict[str, int] = field(default_factory=dict)
-
-    def add(self, what: str, n: int) -> None:
-        if n:
-            self.counts[what] = self.counts.get(what, 0) + int(n)
-
-    def keep(self, rows: pd.DataFrame, kept: np.ndarray | pd.Series, what: str) -> pd.DataFrame:
-        """The rows that are ``kept``, bool ``[n]``; the others are counted."""
-        self.add(what, (~kept).sum())
-        return rows[kept]
-
-    def drop_bad(self, table: Table, rows: pd.DataFrame, bad: np.ndarray, column: str, expected: str) -> pd.DataFrame:
-        """Rows without those that are ``bad``, bool ``[n]``; their index says where they stand in the table."""
-        if bad.any() and not self.skip_bad_lines:
-            first = int(bad.argmax())
-            raise UserError(
-                f"{table.path}, line {table.line_of(int(rows.index[first]))}: {column} is {shown(rows[column].iloc[first])}; expected "
-                f"{expected}; mend it, or drop {bad.sum():,} such lines by --skip_bad_lines"
-            )
-        return self.keep(rows, ~bad, f"lines dropped whose {column} is not {expected}")
 
 
 def prepare_tables(
@@ -131,21 +94,19 @@ def prepare_tables(
     Raises:
         UserError: a file or a line cannot be read, a column is not found, the data set exists, or nothing is left to write.
     """
-    folder, repairs = Path(output).expanduser() / name, _Repairs(skip_bad_lines)
+    folder, repairs = Path(output).expanduser() / name, Repairs(skip_bad_lines)
     _check_name(name)
     _refuse_existing(folder, overwrite)
     event_table, item_table = (read_table(Path(path).expanduser(), skip_bad_lines, show_progress) for path in (events, items))
     given = {role: [names] if isinstance(names, str) else list(names) for role, names in (columns or {}).items()}
     found = find_columns(event_table, item_table, given)
     if not found.text and vectors is None:
-        raise UserError(
-            f"{item_table.path} has no column of text ({_reasons(found) or 'only ids'}); name some with --columns text=<column>,<column>, or "
-            "give --vectors"
-        )
+        reasons = _reasons(found) or "only ids"
+        raise UserError(f"{item_table.path} has no column of text ({reasons}); name some with --columns text=<column>, or give --vectors")
     for table in (event_table, item_table):
         repairs.add(f"lines of {table.path.name} passed over, which are no rows", table.n_skipped)
-    met, form = _events(event_table, found, repairs)
-    rows = _catalogue(item_table, found, repairs)
+    met, form = clean_events(event_table, found, repairs)
+    rows = clean_catalogue(item_table, found, repairs)
     names = _names(met, rows, event_table, item_table, found, repairs)
     stored = None if vectors is None else _open_vectors(Path(vectors).expanduser(), item_table, found)
     if stored is not None:
@@ -182,50 +143,7 @@ def prepare_tables(
 # -- reading -------------------------------------------------------------------------------------------------------------
 
 
-def _events(table: Table, found: Columns, repairs: _Repairs) -> tuple[pd.DataFrame, str]:
-    """The events in time order, with ``order`` and ``seconds`` beside the columns that were found; and what the times are."""
-    wanted = [column for column in (found.user, found.item, found.time, found.rating) if column is not None]
-    rows = table.cells[wanted].apply(lambda cells: cells.str.strip())
-    for column in wanted[:3]:
-        rows = repairs.keep(rows, ~rows[column].isin(_NONE), f"events dropped without {column}")
-    for column in wanted[:2]:
-        rows = repairs.drop_bad(table, rows, _in_unique(rows[column], _NO_ID.search), column, "an id without quotation mark or line end")
-    times = parse_times(rows[found.time])
-    rows = rows.assign(**{_ORDER: times.order, _SECONDS: times.seconds})
-    rows = repairs.drop_bad(table, rows, times.bad, found.time, f"a time in {times.form}")
-    if found.rating is not None:
-        blank = rows[found.rating].isin(_NONE)
-        rows = repairs.drop_bad(table, rows, ~(blank | rows[found.rating].str.fullmatch(DECIMAL)), found.rating, "a number")
-        blank = rows[found.rating].isin(_NONE)
-        rows[found.rating] = rows[found.rating].where(~blank, "nan").str.replace(",", ".", regex=False).astype(float)
-        repairs.add("events kept without a rating", blank.sum())
-    same = [found.user, found.item, _ORDER, *wanted[3:]]
-    rows = repairs.keep(rows, ~rows.duplicated(same), "events dropped that another repeats exactly")
-    return rows.sort_values(_ORDER, kind="stable"), times.form
-
-
-def _catalogue(table: Table, found: Columns, repairs: _Repairs) -> Rows:
-    """Item to its texts, one for each column of text."""
-    cells = table.cells[[found.id, *found.text]]
-    cells = cells.assign(**{found.id: cells[found.id].str.strip()})
-    cells = repairs.keep(cells, ~cells[found.id].isin(_NONE), f"items dropped without {found.id}")
-    cells = repairs.drop_bad(table, cells, _in_unique(cells[found.id], _NO_ID.search), found.id, "an id without quotation mark or line end")
-    cells = repairs.keep(cells, ~cells[found.id].duplicated(), "rows of the catalogue dropped whose item came before")
-    texts = []
-    for column in found.text:
-        repairs.add(f"texts of {column} in which tabs or line ends became spaces", cells[column].str.strip().str.contains(_UNTIDY).sum())
-        lists = [list_of(text.strip()) for text in cells[column]]
-        as_lists = sum(entries is not None for entries in lists) > 0.5 * (cells[column].str.strip() != "").sum()
-        texts.append([
-            name_sequence(map(str, entries)) if as_lists and entries is not None else clean_text(text)
-            for entries, text in zip(lists, cells[column])
-        ])  # fmt: skip
-    return dict(zip(cells[found.id], zip(*texts) if texts else [()] * len(cells)))
-
-
-def _names(
-    met: pd.DataFrame, rows: Rows, events: Table, items: Table, found: Columns, repairs: _Repairs
-) -> list[str]:
+def _names(met: pd.DataFrame, rows: Rows, events: Table, items: Table, found: Columns, repairs: Repairs) -> list[str]:
     """All items: those of the catalogue and, behind them, those of events alone."""
     sold = dict.fromkeys(met[found.item])
     without_row = [item for item in sold if item not in rows]
@@ -245,18 +163,12 @@ def _open_vectors(path: Path, items: Table, found: Columns) -> VectorFile:
         return VectorFile(path)
     with tempfile.TemporaryDirectory() as folder:
         ids = Path(folder, items.path.name)
-        ids.write_text("".join(f"{' '.join(item.split())}\n" for item in items.cells[found.id]), encoding="utf-8")
+        ids.write_text("".join(f"{item.strip()}\n" for item in items.cells[found.id]), encoding="utf-8")
         try:
             return VectorFile(path, ids)
         except UserError as error:
             told = str(error).replace(f"{folder}{os.sep}", "").partition("; ")[0]
             raise UserError(f"{told}; write the item id of each vector into {beside(path, '.ids')}, one a line") from error
-
-
-def _in_unique(cells: pd.Series, is_so) -> np.ndarray:
-    """Whether something holds of each cell, bool ``[n]``, asked once for each value."""
-    codes, unique = pd.factorize(cells)
-    return np.array([bool(is_so(value)) for value in unique], dtype=bool)[codes]
 
 
 # -- writing -------------------------------------------------------------------------------------------------------------
@@ -265,8 +177,7 @@ def _in_unique(cells: pd.Series, is_so) -> np.ndarray:
 def _check_name(name: str) -> None:
     if not _NAME.fullmatch(name):
         raise UserError(f"--name is {shown(name)}; take letters, digits, '_', '-' and '.', such as shop")
-    known = [folder / "dataset" / f"{name}.yaml" for folder in (properties(), recbole_properties())]
-    if any(path.is_file() for path in known):
+    if any((folder / "dataset" / f"{name}.yaml").is_file() for folder in (properties(), recbole_properties())):
         raise UserError(f"--name is {name!r}, a public data set with settings of its own; take another name")
 
 
@@ -280,9 +191,9 @@ def _fields(texts: Sequence[str]) -> list[str]:
     fields: list[str] = []
     for text in texts:
         name = re.sub(r"\W+", "_", text).strip("_").lower() or "text"
-        name = f"item_{name}" if name in _TAKEN_FIELDS else name
-        number = sum(field == name or re.fullmatch(rf"{re.escape(name)}_\d+", field) is not None for field in fields)
-        fields.append(f"{name}_{number + 1}" if name in fields else name)
+        while name in fields or name in _TAKEN_FIELDS:
+            name = f"{name}_text"
+        fields.append(name)
     return fields
 
 
@@ -292,7 +203,7 @@ def _write_events(path: Path, met: pd.DataFrame, found: Columns) -> None:
         codes, unique = pd.factorize(met[column])
         setattr(interactions, numbers, array("q", codes.tolist()))
         setattr(interactions, f"{numbers}s", {entry: number for number, entry in enumerate(unique)})
-    interactions.timestamp = array("d", met[_SECONDS].tolist())
+    interactions.timestamp = array("d", met[SECONDS].tolist())
     if found.rating is not None:
         interactions.rating = array("d", met[found.rating].tolist())
     write_interactions(path, interactions, np.arange(len(met)), found.rating is not None)
@@ -306,7 +217,8 @@ def _write_vectors(path: Path, stored: VectorFile, names: Sequence[str]) -> None
 def _settings(folder: Path, found: Columns, n_items: int, has_vectors: bool) -> dict:
     """What a run has to know of the data set."""
     fields = _fields(found.text)
-    settings: dict = {"data_path": str(folder.parent), "load_col": {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id", *fields]}}
+    columns = {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id", *fields]}
+    settings: dict = {"data_path": str(folder.parent), "load_col": columns}
     if fields:
         settings["item_text_fields"] = fields
     if has_vectors:
@@ -318,7 +230,7 @@ def _settings(folder: Path, found: Columns, n_items: int, has_vectors: bool) -> 
 
 def _write_settings(path: Path, settings: dict) -> None:
     text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True, default_flow_style=None, width=140)
-    path.write_text(f"# How to read {path.stem}. Made by: recbole-r3vae prepare csv --name {path.stem}\n{text}", encoding="utf-8")
+    path.write_text(f"# How to read {path.stem}, as recbole-r3vae prepare csv wrote it.\n{text}", encoding="utf-8")
 
 
 # -- telling -------------------------------------------------------------------------------------------------------------
@@ -329,9 +241,10 @@ def _reasons(found: Columns) -> str:
 
 
 def _column_lines(events: Table, items: Table, found: Columns, met: pd.DataFrame, form: str) -> list[str]:
-    first, last = (_day(seconds) for seconds in met[_SECONDS].iloc[[0, -1]])
+    first, last = (_day(seconds) for seconds in met[SECONDS].iloc[[0, -1]])
     lines = [f"{table.path}: {len(table.cells):,} rows, {table.form}" for table in (events, items)]
-    lines += [f"{name} <- {column} ({met[column].nunique():,} values)" for name, column in (("user_id", found.user), ("item_id", found.item))]
+    for name, column in (("user_id", found.user), ("item_id", found.item)):
+        lines.append(f"{name} <- {column} ({met[column].nunique():,} values)")
     lines.append(f"timestamp <- {found.time} ({form}; {first} to {last})")
     if found.rating is not None:
         lines.append(f"rating <- {found.rating} ({met[found.rating].min():g} to {met[found.rating].max():g})")

@@ -24,6 +24,7 @@ from recbole_r3vae.errors import UserError, shown
 
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 _LOOKED_AT = 50  # lines by which the separator is found
+_ROWS_AT_ONCE = 200_000
 _SKIPPED = re.compile(r"Skipping line \d+")
 
 
@@ -85,12 +86,17 @@ def _read_delimited(path: Path, compressed: bool, skip_bad_lines: bool, show_pro
     try:
         with open(path, "rb") as raw, warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always", pd.errors.ParserWarning)
-            size = path.stat().st_size
-            with tqdm.wrapattr(raw, "read", size, desc=path.name, unit="B", unit_scale=True, disable=not show_progress) as watched:
-                cells = pd.read_csv(
-                    gzip.GzipFile(fileobj=watched) if compressed else watched, sep=separator, dtype=str, keep_default_na=False,
-                    na_filter=False, index_col=False, encoding="utf-8-sig", on_bad_lines="warn" if skip_bad_lines else "error",
-                )  # fmt: skip
+            chunks = pd.read_csv(
+                gzip.GzipFile(fileobj=raw) if compressed else raw, sep=separator, dtype=str, na_filter=False, index_col=False,
+                encoding="utf-8-sig", on_bad_lines="warn" if skip_bad_lines else "error", chunksize=_ROWS_AT_ONCE,
+            )  # fmt: skip
+            bar = tqdm(total=path.stat().st_size, desc=path.name, unit="B", unit_scale=True, disable=not show_progress)
+            with chunks, bar:
+                read = []
+                for chunk in chunks:
+                    read.append(chunk)
+                    bar.update(raw.tell() - bar.n)
+            cells = pd.concat(read)
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text ({error.reason}); save it as UTF-8") from error
     except (pd.errors.ParserError, EOFError, OSError) as error:
