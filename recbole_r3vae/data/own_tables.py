@@ -27,9 +27,6 @@ from recbole_r3vae.data.raw.tables import Table, read_table
 from recbole_r3vae.errors import UserError, shown
 from recbole_r3vae.io import beside, temporary_folder
 
-CSV = "csv"
-"""What stands for tables of one's own where ``prepare`` is told a data set."""
-
 _NAME = re.compile(r"\w[\w.-]*")
 _TAKEN_FIELDS = {"user_id", "item_id", "timestamp", "rating"}
 _FEWEST_ITEMS = 1024  # with fewer there are less than four items to a code of the default codebooks
@@ -261,25 +258,11 @@ def _day(seconds: float) -> str:
 # -- command line --------------------------------------------------------------------------------------------------------
 
 
-def add_own_tables_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what ``recbole-r3vae prepare csv`` takes beside the arguments of every ``prepare``."""
-    own = parser.add_argument_group("tables of your own (prepare csv)")
-    own.add_argument("--events", metavar="FILE", help="who met what and when: CSV, JSON lines or Parquet")
-    own.add_argument("--items", metavar="FILE", help="the catalogue: an item's id and any columns of text")
-    own.add_argument("--name", help="of the data set")
-    own.add_argument("--vectors", metavar="FILE", help="item vectors; ids beside them (.ids), or a row for each row of the catalogue")
-    own.add_argument(
-        "--columns", nargs="+", action="extend", default=[], metavar="ROLE=COLUMN",
-        help="where the guess is wrong: user=, item=, time=, rating= of the events, id=, text=a,b of the catalogue",
-    )  # fmt: skip
-    own.add_argument("--skip_bad_lines", action="store_true", help="drop lines that cannot be read, and count them")
-
-
 def run_own_tables(args: argparse.Namespace) -> OwnTablesSummary:
     """``recbole-r3vae prepare csv``: call `prepare_tables`, print what was found, repaired and written, and the command to use next.
 
     Args:
-        args: What a parser with the arguments of both `prepare` functions returned.
+        args: What the parser of ``recbole-r3vae prepare`` returned.
 
     Returns:
         What `prepare_tables` returned.

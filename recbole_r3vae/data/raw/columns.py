@@ -20,7 +20,8 @@ ROLES = ("user", "item", "time", "rating", "id", "text")
 
 _ITEMS = (
     {"itemid", "iid"}, {"item"}, {"productid", "sku", "articleid", "asin", "parentasin", "goodsid", "isbn"}, {"product", "article"},
-    {"movieid", "filmid", "bookid", "trackid", "songid", "artistid", "videoid", "newsid"}, {"movie", "film", "book", "track", "song", "video"},
+    {"movieid", "filmid", "bookid", "trackid", "songid", "artistid", "videoid", "newsid"},
+    {"movie", "film", "book", "track", "song", "artist", "video", "news"},
 )  # fmt: skip
 _NAMES: dict[str, tuple[set[str], ...]] = {
     "user": (

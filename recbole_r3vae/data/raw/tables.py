@@ -101,7 +101,7 @@ def _read_delimited(path: Path, compressed: bool, skip_bad_lines: bool, show_pro
         raise UserError(f"{path} is not UTF-8 text ({error.reason}); save it as UTF-8") from error
     except (pd.errors.ParserError, EOFError, OSError) as error:
         reason = str(error).removeprefix("Error tokenizing data. C error: ").strip()
-        raise UserError(f"{path} cannot be read as a table: {reason}; mend the line, or pass over such lines by --skip_bad_lines") from error
+        raise UserError(f"{path} cannot be read as a table: {reason}; mend it, or pass over such lines by --skip_bad_lines") from error
     n_skipped = sum(len(_SKIPPED.findall(str(warning.message))) for warning in said)
     cells = cells.fillna("")  # those that a short line lacks
     return Table(path, f"{SEPARATORS[separator]} between cells", cells, n_skipped, lambda row: _line_of(path, separator, row))
@@ -116,8 +116,8 @@ def _separator(path: Path, lines: list[str]) -> str:
     best = max(SEPARATORS, key=lambda separator: (widths[separator] or [0])[0])
     if not lines or widths[best][0] < 2:
         raise UserError(
-            f"{path}: the first line {shown(lines[0] if lines else '')} names no two columns; separate cells by commas, semicolons or tabs, "
-            "and begin with a line of names"
+            f"{path}: the first line {shown(lines[0] if lines else '')} names no two columns; separate cells by commas, semicolons or "
+            "tabs, and begin with a line of names"
         )
     if len(widths[best]) > 1 and widths[best][1] > widths[best][0]:
         n_names, n_cells = widths[best]
