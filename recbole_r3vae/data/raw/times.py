@@ -57,10 +57,14 @@ def parse_times(values: pd.Series) -> Times:
 
 
 def _counted(values: pd.Series, is_number: np.ndarray) -> Times:
-    order = pd.to_numeric(values.where(is_number, "0")).to_numpy()  # [n], int64 where all are whole numbers
+    numbers = values.where(is_number, "0")
+    try:
+        order = numbers.astype(np.int64).to_numpy()  # [n]: a float64 has no room for nanoseconds
+    except (ValueError, OverflowError):
+        order = numbers.astype(np.float64).to_numpy()
     size = np.abs(order.astype(np.float64))
     unit_of = np.searchsorted([_LATEST * per_second for per_second in UNITS.values()], size)  # [n], 4: later than 2200 in all units
-    unit = min(int(np.median(unit_of[is_number])), len(UNITS) - 1)
+    unit = min(int(np.median(unit_of[size > 0])), len(UNITS) - 1) if size.any() else 0
     name, per_second = list(UNITS.items())[unit]
     bad = ~is_number | (unit_of != unit) & (size > 0)
     return Times(order, order / per_second, bad, f"{name} since 1970")
