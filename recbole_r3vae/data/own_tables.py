@@ -55,7 +55,7 @@ class OwnTablesSummary:
 
     def __str__(self) -> str:
         counts = f"{self.n_users:,} users, {self.n_items:,} items, {self.n_interactions:,} interactions"
-        repairs = [f"{n:,} {what}" for what, n in self.repairs.items()] or ["nothing to repair"]
+        repairs = [f"{what}: {n:,}" for what, n in self.repairs.items()] or ["nothing to repair"]
         return "\n".join([*self.columns, *repairs, f"{self.folder.name}: {counts}; in {self.folder}"])
 
 
@@ -115,7 +115,7 @@ def prepare_tables(
         core = k_core(*(pd.factorize(met[column])[0] for column in (found.user, found.item)), kcore)
         met = repairs.keep(met, core, f"events dropped outside of the {kcore}-core")
     if not len(met):
-        told = ", ".join(f"{n:,} {what}" for what, n in repairs.counts.items())
+        told = ", ".join(f"{what}: {n:,}" for what, n in repairs.counts.items()) or "none was there"
         raise UserError(f"no event of {event_table.path} is left ({told}); check the columns, or lower --kcore")
 
     settings = _settings(folder, found, len(names), stored is not None)

@@ -104,16 +104,29 @@ def test_times_closer_than_a_float_can_tell_stay_in_order(tmp_path):
 
 
 def test_seconds_beyond_float32_reach_recbole(tmp_path, monkeypatch):
+    """Neighbouring seconds, which are one float32 or two, are told apart: histories are in time order."""
     monkeypatch.setattr(sys, "argv", ["test"])
     summary = make(tmp_path, events_at(*(SECONDS + n for n in (4, 3, 2, 1, 0, 5))))
     assert [row[2] for row in written(summary, "inter")[1:]] == [str(SECONDS + n) for n in range(6)]
-    assert 2**24 < SECONDS
+    assert len({np.float32(SECONDS + n) for n in range(6)}) < 3
     config = Config("R3GR", "shop", [str(summary.settings)], arguments=["--device=cpu"])
     dataset = config.contract.dataset_class(config)
-    assert dataset.inter_num >= 4 and dataset.field2type["name"].value == "token_seq"
+    last = {
+        user: [*dataset.id2token("item_id", history[:length]), *dataset.id2token("item_id", [item])]
+        for user, history, length, item in zip(
+            dataset.id2token("user_id", dataset.inter_feat["user_id"]), dataset.inter_feat["item_id_list"].numpy(),
+            dataset.inter_feat["item_length"], dataset.inter_feat["item_id"],
+        )
+    }  # fmt: skip
+    assert last == {"u0": ["p2", "p3", "p1"], "u1": ["p1", "p2", "p3"]}
 
 
 # -- forms of files ------------------------------------------------------------------------------------------------------
+
+
+def test_a_comma_in_a_name_is_no_separator(tmp_path):
+    (tmp_path / "i.csv").write_text("sku;name, short;\np1;a hat, red;\np2;scarf;\n")
+    assert written(make(tmp_path, items=tmp_path / "i.csv"), "item")[:2] == [["item_id:token", "name_short:token_seq"], ["p1", "a hat, red"]]
 
 
 @pytest.mark.parametrize("separator, words", [(",", "commas"), (";", "semicolons"), ("\t", "tabs")])
@@ -233,12 +246,16 @@ def test_a_surer_name_and_what_a_column_holds_decide(tmp_path):
 
 
 def test_texts_are_told_from_numbers_links_times_and_nothing(tmp_path):
-    header = ("sku", "brand:of", "price", "image", "since", "none", "Title", "rating", "brand of")
-    rows = [(f"p{n}", "Acme", f"{n},5", f"https://x/{n}.jpg", "2020-01-01", "", f"hat {n}", "fine", "b") for n in (1, 2, 3)]
+    header = ("sku", "brand:of", "price", "image", "since", "none", "Title", "rating", "brand of", "vector", "rank", "sold", "pictures")
+    end = ("b", "[0.5, -1e3]", '{"hats": 3}', "True", '["https://x/1.jpg"]')
+    rows = [(f"p{n}", "Acme", f"{n},5", f"https://x/{n}.jpg", "2020-01-01", "", f"hat {n}", "fine", *end) for n in (1, 2, 3)]
     summary = make(tmp_path, items=[header, *rows])
     fields = ["title", "brand_of", "rating_text", "brand_of_text"]
     assert written(summary, "item")[0] == ["item_id:token", *(f"{field}:token_seq" for field in fields)]
-    assert summary.columns[-1] == "no text, left out: price: numbers, image: links, since: times, none: empty"
+    assert summary.columns[-1] == (
+        "no text, left out: price: numbers, image: links, since: times, none: empty, vector: lists of numbers, rank: mappings, "
+        "sold: yes or no, pictures: links"
+    )
     assert yaml.safe_load(summary.settings.read_text())["item_text_fields"] == fields
 
 
@@ -288,7 +305,7 @@ def test_every_repair_is_counted(tmp_path):
     assert summary.n_interactions == 6 and [row[0] for row in written(summary, "item")[1:]] == ["p1", "p2", "p3", "p4", "p9"]
     assert written(summary, "item")[4:] == [["p4", 'quoted" & long', "grey or black"], ["p9", "", ""]]
     for what, n in summary.repairs.items():
-        assert f"{n} {what}" in str(summary).splitlines()
+        assert f"{what}: {n}" in str(summary).splitlines()
 
 
 @pytest.mark.parametrize("row, expected", [

@@ -38,7 +38,12 @@ _NAMES: dict[str, tuple[set[str], ...]] = {
 }  # fmt: skip
 """A role to the names that its column may have, without case and punctuation; those of an earlier set are surer."""
 
-_LINK = r"(?:https?|ftp)://\S+"
+_NO_TEXT = {
+    "links": r"""[\["'\s]*(?:https?|ftp)://\S+""", "lists of numbers": r"\[[-+.,\s\deE]+\]", "mappings": r"(?s:[\[\s]*\{.*)",
+    "yes or no": r"(?i:true|false|yes|no)",
+}  # fmt: skip
+"""What is no text to what its cells look like."""
+
 _LOOKED_AT = 1000  # cells by which a column is judged
 _FIRST_TEXTS = ("title", "name")
 _RECENT = 6e8  # seconds, in 1989
@@ -187,14 +192,12 @@ def _texts(items: Table, item_id: str, given: Sequence[str] | None) -> tuple[tup
 
 
 def _no_text(cells: pd.Series) -> str:
-    there = _sample(cells)
+    """Why a column is no text; empty where it is."""
+    there = _sample(cells[cells != "[]"])
     if there.empty:
         return "empty"
-    if _is_number(there):
-        return "numbers"
-    if there.str.fullmatch(_LINK).mean() > 0.5:
-        return "links"
-    return "times" if _is_time(there) else ""
+    kinds = (reason for reason, pattern in _NO_TEXT.items() if there.str.fullmatch(pattern).mean() > 0.5)
+    return "numbers" if _is_number(there) else next(kinds, "times" if _is_time(there) else "")
 
 
 def list_of(text: str) -> list[Any] | None:

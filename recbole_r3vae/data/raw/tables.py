@@ -108,21 +108,32 @@ def _read_delimited(path: Path, compressed: bool, skip_bad_lines: bool, show_pro
 
 
 def _separator(path: Path, lines: list[str]) -> str:
-    """What stands between cells: that which cuts the first line into most names and the second into no more cells."""
-    widths = {}
-    for separator in SEPARATORS:
-        rows = list(islice(csv.reader(lines, delimiter=separator), 2))
-        widths[separator] = [len(row) for row in rows]
-    best = max(SEPARATORS, key=lambda separator: (widths[separator] or [0])[0])
-    if not lines or widths[best][0] < 2:
+    """What stands between cells: that which cuts most lines into as many cells as the first has names, and then into most."""
+    widths = {separator: _widths(lines, separator) for separator in SEPARATORS}
+    best = max(SEPARATORS, key=lambda separator: _fit(widths[separator]))
+    if _fit(widths[best]) == (0, 0):
         raise UserError(
             f"{path}: the first line {shown(lines[0] if lines else '')} names no two columns; separate cells by commas, semicolons or "
             "tabs, and begin with a line of names"
         )
-    if len(widths[best]) > 1 and widths[best][1] > widths[best][0]:
-        n_names, n_cells = widths[best]
+    if len(widths[best]) > 1 and widths[best][1] > widths[best][0]:  # pandas would take the first cells for numbers of rows
+        n_names, n_cells = widths[best][:2]
         raise UserError(f"{path}: the first line names {n_names} columns and the second has {n_cells} cells; name every column")
     return best
+
+
+def _widths(lines: list[str], separator: str) -> list[int]:
+    try:
+        return [len(cells) for cells in csv.reader(lines, delimiter=separator)]
+    except csv.Error:  # a cell of more than 131,072 characters, since quotation marks pair otherwise with this separator
+        return []
+
+
+def _fit(widths: list[int]) -> tuple[float, int]:
+    """How well a separator fits: the share of lines as wide as the first, and how wide that is."""
+    if not widths or widths[0] < 2:
+        return 0, 0
+    return sum(width == widths[0] for width in widths) / len(widths), widths[0]
 
 
 def _line_of(path: Path, separator: str, row: int) -> int:
