@@ -73,7 +73,7 @@ def prepare_tables(
 ) -> OwnTablesSummary:
     """Turn a table of events and one of items into ``<output>/<name>/<name>.inter``, ``.item`` and ``.yaml``.
 
-    Events are written in time order, those of one time in the order of the file. Items of events that the catalogue lacks are kept, with
+    Events keep their time and the order of the table. Items of events that the catalogue lacks are kept, with
     blank text; so are items that nobody met. With vectors, an item without one is left out and its events with it.
 
     Args:
@@ -238,7 +238,7 @@ def _reasons(found: Columns) -> str:
 
 
 def _column_lines(events: Table, items: Table, found: Columns, met: pd.DataFrame, form: str) -> list[str]:
-    first, last = (_day(seconds) for seconds in met[SECONDS].iloc[[0, -1]])
+    first, last = (_day(seconds) for seconds in (met[SECONDS].min(), met[SECONDS].max()))
     lines = [f"{table.path}: {len(table.cells):,} rows, {table.form}" for table in (events, items)]
     for name, column in (("user_id", found.user), ("item_id", found.item)):
         lines.append(f"{name} <- {column} ({met[column].nunique():,} values)")

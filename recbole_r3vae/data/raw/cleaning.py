@@ -58,7 +58,7 @@ class Repairs:
 
 
 def clean_events(table: Table, found: Columns, repairs: Repairs) -> tuple[pd.DataFrame, str]:
-    """The events in time order, with ``order`` and ``seconds`` beside the columns that were found; and what the times are."""
+    """The events in the order of the table, with their times as :data:`ORDER` and :data:`SECONDS`; and what the times are, in words."""
     wanted = [column for column in (found.user, found.item, found.time, found.rating) if column is not None]
     rows = table.cells[wanted].apply(lambda cells: cells.str.strip())
     for column in wanted[:3]:
@@ -76,7 +76,9 @@ def clean_events(table: Table, found: Columns, repairs: Repairs) -> tuple[pd.Dat
         repairs.add("events kept without a rating", blank.sum())
     same = [found.user, found.item, ORDER, *wanted[3:]]
     rows = repairs.keep(rows, ~rows.duplicated(same), "events dropped that another repeats exactly")
-    return rows.sort_values(ORDER, kind="stable"), times.form
+    if rows[SECONDS].nunique() < rows[ORDER].nunique():  # nanoseconds that a float64 does not tell apart: the file's order will
+        rows = rows.sort_values(ORDER, kind="stable")
+    return rows, times.form
 
 
 def clean_catalogue(table: Table, found: Columns, repairs: Repairs) -> Rows:
