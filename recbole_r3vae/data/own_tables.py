@@ -16,10 +16,10 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from recbole_r3vae.config.sources import properties, recbole_properties
+from recbole_r3vae.config.sources import recbole_properties
 from recbole_r3vae.data.atomic_files import publish, write_interactions, write_rows
 from recbole_r3vae.data.content.vectors import VectorFile
-from recbole_r3vae.data.prepare import k_core
+from recbole_r3vae.data.prepare import DATASETS, k_core
 from recbole_r3vae.data.raw.cleaning import SECONDS, Repairs, clean_catalogue, clean_events
 from recbole_r3vae.data.raw.columns import Columns, find_columns
 from recbole_r3vae.data.raw.format import Interactions, Rows
@@ -174,7 +174,7 @@ def _open_vectors(path: Path, items: Table, found: Columns) -> VectorFile:
 def _check_name(name: str) -> None:
     if not _NAME.fullmatch(name):
         raise UserError(f"--name is {shown(name)}; take letters, digits, '_', '-' and '.', such as shop")
-    if any((folder / "dataset" / f"{name}.yaml").is_file() for folder in (properties(), recbole_properties())):
+    if name in DATASETS or (recbole_properties() / "dataset" / f"{name}.yaml").is_file():
         raise UserError(f"--name is {name!r}, a public data set with settings of its own; take another name")
 
 
