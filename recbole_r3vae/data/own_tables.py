@@ -93,6 +93,8 @@ def prepare_tables(
     """
     folder, repairs = Path(output).expanduser() / name, Repairs(skip_bad_lines)
     _check_name(name)
+    if kcore < 0:
+        raise UserError(f"kcore is {kcore}; expected 0 (no filter) or more")
     _refuse_existing(folder, overwrite)
     event_table, item_table = (read_table(Path(path).expanduser(), skip_bad_lines, show_progress) for path in (events, items))
     given = {role: [names] if isinstance(names, str) else list(names) for role, names in (columns or {}).items()}
@@ -114,6 +116,9 @@ def prepare_tables(
     if kcore > 1 and len(met):
         core = k_core(*(pd.factorize(met[column])[0] for column in (found.user, found.item)), kcore)
         met = repairs.keep(met, core, f"events dropped outside of the {kcore}-core")
+        there = set(met[found.item])
+        repairs.add(f"items left out of the {kcore}-core", sum(item not in there for item in names))
+        names = [item for item in names if item in there]
     if not len(met):
         told = ", ".join(f"{what}: {n:,}" for what, n in repairs.counts.items()) or "none was there"
         raise UserError(f"no event of {event_table.path} is left ({told}); check the columns, or lower --kcore")

@@ -364,19 +364,19 @@ def test_ratings_are_numbers_or_blank(tmp_path):
     rows = [(*event, rating) for event, rating in zip(EVENTS, ("rating", "4,5", "", "3.5", "5"))]
     summary = make(tmp_path, table(tmp_path / "e.csv", rows, ";"))
     assert [row[2] for row in written(summary, "inter")[1:]] == ["4.5", "nan", "3.5", "5"]
-    many = [
-        ("customer", "sku", "bought_at", "rating"),
-        *(("ann", "p1", f"2021-03-{day:02}", "3") for day in range(1, 30)),
-        ("ann", "p1", "2021-04-01", "good"),
-    ]
-    with pytest.raises(UserError, match="line 31: rating is 'good'; expected a number"):
-        make(tmp_path, many, name="second")
+    many = [("customer", "sku", "bought_at", "rating"), *(("ann", "p1", f"2021-03-{day:02}", "3") for day in range(1, 30))]
+    for n, rating in enumerate(("good", "1e999")):
+        with pytest.raises(UserError, match=f"line 31: rating is '{rating}'; expected a finite number"):
+            make(tmp_path, [*many, ("ann", "p1", "2021-04-01", rating)], name=f"many-{n}")
 
 
 def test_a_core_is_a_wish(tmp_path):
     assert make(tmp_path, kcore=0).n_interactions == 4
     summary = make(tmp_path, [*EVENTS, ("bob", "p1", "2021-04-01"), ("cid", "p1", "2021-04-01")], kcore=2, name="core")
     assert summary.n_interactions == 4 and summary.n_users == 2 and summary.repairs["events dropped outside of the 2-core"] == 2
+    assert [row[0] for row in written(summary, "item")[1:]] == ["p1", "p2"] and summary.repairs["items left out of the 2-core"] == 1
+    with pytest.raises(UserError, match="kcore is -1; expected 0"):
+        make(tmp_path, kcore=-1, name="none")
     with pytest.raises(UserError, match="no event of .* is left .*lower --kcore"):
         make(tmp_path, kcore=5, name="none")
 
@@ -487,36 +487,29 @@ def test_random_tables_come_back(tmp_path, data, separator, as_json):
 # -- command line and a run ----------------------------------------------------------------------------------------------
 
 
-def test_what_was_made_trains(tmp_path, capsys, monkeypatch):
-    """Items with spaces in their ids, an item that nobody bought, one that the catalogue lacks: the command that is told runs."""
+@pytest.mark.parametrize("with_vectors", [False, True])
+def test_what_was_made_trains(with_vectors, tmp_path, capsys):
+    """Items with spaces in their ids, one that the catalogue lacks, texts that are lists: the command that is told runs."""
     random = np.random.default_rng(0)
-    items = [
-        ("id", "title", "tags"),
-        *((f"item {n}", f"{kind} number {n}", f"['{kind}', 'all kinds']") for n in range(40) for kind in [("hat", "tea")[n % 2]]),
-    ]
+    kinds = ["hat", "tea"] * 20
+    items = [("id", "title", "tags"), *((f"item {n}", f"{kind} number {n}", f"['{kind}', 'all kinds']") for n, kind in enumerate(kinds))]
     bought = [(f"u {user}", f"item {random.integers(0, 41)}", SECONDS + 60 * step + user) for user in range(30) for step in range(6)]
     table(tmp_path / "e.csv", [("customer", "product", "when"), *bought])
     table(tmp_path / "i.csv", items, ";")
-    assert main(["prepare", "csv", "--events", "e.csv", "--items", "i.csv", "--name=shop", "--columns", "user=customer", "time=when"]) == 0
+    np.save("v.npy", random.normal(size=(40, 8)).astype("float32"))
+    words = ["--events", "e.csv", "--items", "i.csv", "--name=shop", "--columns", "user=customer", "time=when"]
+    assert main(["prepare", "csv", *words, *(["--vectors=v.npy"] if with_vectors else [])]) == 0
     *_, following = capsys.readouterr().out.splitlines()
     assert following == "next: recbole-r3vae run --model=R3GR --dataset=shop --config_files dataset/shop/shop.yaml"
+    assert "hat number 0\that all_kinds" in Path("dataset/shop/shop.item").read_text()
     assert yaml.safe_load(Path("dataset/shop/shop.yaml").read_text()) == {
         "data_path": "dataset", "load_col": {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id", "title", "tags"]},
         "item_text_fields": ["title", "tags"], "codebook_sizes": [4, 4, 4],
+        **({"content_encoder": "file", "content_file": "dataset/shop/shop.npy"} if with_vectors else {}),
     }  # fmt: skip
-    assert "hat number 0\that all_kinds" in Path("dataset/shop/shop.item").read_text()
-    small = {
-        "epochs": 1,
-        "tokenizer_epochs": 1,
-        "hidden_size": 16,
-        "inner_size": 16,
-        "n_heads": 1,
-        "device": "cpu",
-        "show_progress": False,
-        "content_dim": 16,
-    }
-    result = run_recbole_r3vae("R3GR", "shop", ["dataset/shop/shop.yaml"], config_dict=small)
-    assert set(result["test"]) >= {"left_out", "stay"}
+    small = {"epochs": 1, "tokenizer_epochs": 1, "hidden_size": 16, "inner_size": 16, "n_heads": 1, "content_dim": 16}
+    result = run_recbole_r3vae("R3GR", "shop", ["dataset/shop/shop.yaml"], config_dict={**small, "device": "cpu", "show_progress": False})
+    assert set(result["test"]) >= {"left_out", "stay"} and result["test"]["left_out"]["recall@20"] > 0
 
 
 @pytest.mark.parametrize("words, expected", [

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from recbole_r3vae.data.atomic_check import MISSING, PADDING
-from recbole_r3vae.data.raw.columns import DECIMAL, Columns, list_of
+from recbole_r3vae.data.raw.columns import Columns, list_of
 from recbole_r3vae.data.raw.files import clean_text, name_sequence
 from recbole_r3vae.data.raw.format import Rows
 from recbole_r3vae.data.raw.tables import Table
@@ -32,14 +32,16 @@ class Repairs:
 
     Args:
         skip_bad_lines: Whether what cannot be read is dropped.
+        counts: Kind of repair to how often it was made.
     """
 
     skip_bad_lines: bool
     counts: dict[str, int] = field(default_factory=dict)
 
     def add(self, what: str, n: int) -> None:
+        """Count a repair that was made ``n`` times."""
         if n:
-            self.counts[what] = self.counts.get(what, 0) + int(n)
+            self.counts[what] = int(n)
 
     def keep(self, rows: pd.DataFrame, kept: np.ndarray | pd.Series, what: str) -> pd.DataFrame:
         """The rows that are ``kept``, bool ``[n]``; the others are counted."""
@@ -47,7 +49,11 @@ class Repairs:
         return rows[kept]
 
     def drop_bad(self, table: Table, rows: pd.DataFrame, bad: np.ndarray, column: str, expected: str) -> pd.DataFrame:
-        """Rows without those that are ``bad``, bool ``[n]``; their index says where they stand in the table."""
+        """Rows without those that are ``bad``, bool ``[n]``; their index says where they stand in the table.
+
+        Raises:
+            UserError: some are bad, and bad lines are not skipped; the message names file, line and value.
+        """
         if bad.any() and not self.skip_bad_lines:
             first = int(bad.argmax())
             raise UserError(
@@ -69,11 +75,11 @@ def clean_events(table: Table, found: Columns, repairs: Repairs) -> tuple[pd.Dat
     rows = rows.assign(**{ORDER: times.order, SECONDS: times.seconds})
     rows = repairs.drop_bad(table, rows, times.bad, found.time, f"a time in {times.form}")
     if found.rating is not None:
-        blank = rows[found.rating].isin(_NONE)
-        rows = repairs.drop_bad(table, rows, ~(blank | rows[found.rating].str.fullmatch(DECIMAL)), found.rating, "a number")
-        blank = rows[found.rating].isin(_NONE)
-        rows[found.rating] = rows[found.rating].where(~blank, "nan").str.replace(",", ".", regex=False).astype(float)
-        repairs.add("events kept without a rating", blank.sum())
+        number = pd.to_numeric(rows[found.rating].str.replace(",", ".", regex=False), errors="coerce")
+        bad = ~np.isfinite(number) & ~rows[found.rating].isin(_NONE)
+        rows = repairs.drop_bad(table, rows, bad.to_numpy(), found.rating, "a finite number")
+        rows = rows.assign(**{found.rating: number[rows.index]})
+        repairs.add("events kept without a rating", rows[found.rating].isna().sum())
     same = [found.user, found.item, ORDER, *wanted[3:]]
     rows = repairs.keep(rows, ~rows.duplicated(same), "events dropped that another repeats exactly")
     if rows[SECONDS].nunique() < rows[ORDER].nunique():  # nanoseconds that a float64 does not tell apart: the file's order will

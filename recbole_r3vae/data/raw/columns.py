@@ -48,8 +48,7 @@ _LOOKED_AT = 1000  # cells by which a column is judged
 _FIRST_TEXTS = ("title", "name")
 _RECENT = 6e8  # seconds, in 1989
 _EXAMPLE = "--columns user=customer item=sku time=bought_at"
-DECIMAL = r"[-+]?(?:\d+[.,]?\d*|[.,]\d+)(?:[eE][-+]?\d+)?"
-"""A number, with a point or, as beside semicolons, a comma."""
+_DECIMAL = r"[-+]?(?:\d+[.,]?\d*|[.,]\d+)(?:[eE][-+]?\d+)?"  # with a comma too, as beside semicolons
 
 
 @dataclass(frozen=True)
@@ -166,7 +165,7 @@ def _sample(cells: pd.Series) -> pd.Series:
 
 def _is_number(cells: pd.Series) -> bool:
     there = _sample(cells)
-    return len(there) > 0 and bool(there.str.fullmatch(DECIMAL).mean() > 0.9)
+    return len(there) > 0 and bool(there.str.fullmatch(_DECIMAL).mean() > 0.9)
 
 
 def _is_time(cells: pd.Series) -> bool:
