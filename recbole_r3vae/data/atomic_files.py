@@ -51,7 +51,7 @@ def refuse_to_overwrite(folder: Path) -> None:
             )
 
 
-def publish(temporary: Path, folder: Path) -> None:
+def publish(temporary: Path, folder: Path, others: Sequence[str] = ()) -> None:
     """Move the finished files into place: one rename where the folder is new, else an exchange.
 
     ``.inter`` leaves first and arrives last, so a machine that dies in between leaves a folder that RecBole
@@ -60,6 +60,7 @@ def publish(temporary: Path, folder: Path) -> None:
     Args:
         temporary: Folder of the finished files, on the same file system.
         folder: The data set's folder, whose name is the stem of its files.
+        others: More files that may be among the finished ones; one that is not leaves an old one of its name alone.
 
     Raises:
         OSError: a file could not be moved; what was there before is there again.
@@ -67,7 +68,7 @@ def publish(temporary: Path, folder: Path) -> None:
     if not folder.exists():
         os.replace(temporary, folder)
         return
-    names = _atomic_names(folder)
+    names = [*_atomic_names(folder), *(name for name in others if (temporary / name).exists())]
     old = temporary / "old"
     old.mkdir()
     removed, placed = [], []

@@ -127,7 +127,8 @@ def prepare(
     """
     if dataset not in DATASETS:
         raise UserError(
-            f"unknown dataset {dataset!r}{nearest(dataset, DATASETS)}; prepare knows {', '.join(DATASETS)}"
+            f"unknown dataset {dataset!r}{nearest(dataset, DATASETS)}; prepare knows {', '.join(DATASETS)}, and csv for "
+            "tables of your own"
         )
     raw = DATASETS[dataset].raw
     kcore = DATASETS[dataset].kcore if kcore is None else kcore
@@ -239,7 +240,7 @@ def _names(numbered: dict[str, int], kept: np.ndarray) -> dict[str, None]:
 
 def add_prepare_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``recbole-r3vae prepare``."""
-    parser.add_argument("dataset", help=f"one of {', '.join(DATASETS)}")
+    parser.add_argument("dataset", help=f"one of {', '.join(DATASETS)}; or csv, for tables of your own")
     roles = {name: role for spec in DATASETS.values() for name, role in spec.raw.roles.items()}
     for name, role in roles.items():
         parser.add_argument(f"--{name}", nargs="+", action="extend", metavar="FILE", help=f"file or URL: {role.help}")
@@ -252,9 +253,9 @@ def add_prepare_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--kcore",
         type=int,
-        help="least interactions of every user and item; 0 keeps all (default: 5, as in the papers)",
+        help="least interactions of every user and item; 0 keeps all (default: 5, as in the papers; of your own tables 0)",
     )
-    parser.add_argument("--force", action="store_true", help="replace files of an earlier call")
+    parser.add_argument("--force", "--overwrite", dest="force", action="store_true", help="replace files of an earlier call")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
 
 
