@@ -19,6 +19,7 @@ RUNS = ROOT / "results" / "runs" / "amazon-beauty"
 ROWS: dict[str, tuple[str, dict[str, object]]] = {
     "32 codes of its text and the text's vector": ("R3GR-dense[OPQ]", {"content_encoder": "file"}),
     "32 random codes and the text's vector": ("R3GR-dense[Random]", {}),
+    "its id": ("WindowSASRec", {}),
 }
 """What an item is to the model, in the order of the table, to the name of the result and keys of its configuration that tell it apart."""
 
