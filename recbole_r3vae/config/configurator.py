@@ -223,18 +223,14 @@ class Config(RecBoleConfig):
             return close or (f"; tokenizer {tokenizer} has no key {key.removeprefix(PREFIX)}: correct it, or leave it out")
         return ""
 
-    @property
-    def _is_recboles(self) -> bool:
-        return self.model_class.__module__.startswith("recbole.")
-
     def _check_types(self):
         general = {key for name, keys in self.parameters.items() if name != "Model" for key in keys}
         for key, value in self.external_config_dict.items():
             default = self.internal_config_dict.get(key)
             self._check_size(key, value)
             types = TYPES_BESIDE_THE_DEFAULTS.get(key) or ((type(default),) if type(default) in INSTANCES else ())
-            if types == (int,) and key not in general and self._is_recboles:
-                types = (float,)  # RecBole's models write whole numbers for weights and rates too
+            if types == (int,) and key not in general and not self.contract.whole_means_int:
+                types = (float,)
             self.external_config_dict[key] = value = _whole_numbers(value, default)
             optional = default is None or (types[:1] in ((str,), (dict,)) and key not in REQUIRED) or key == "item_text_fields"
             if not types or (value is None and optional) or (types == (str,) and str(default)[:1] in ("[", "{")):

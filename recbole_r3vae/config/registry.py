@@ -76,7 +76,7 @@ def get_tokenizer(name: str) -> type:
     """
     tokenizers = own_models(MODEL_ROOMS[0])
     found = tokenizers.get(name) if ":" not in name else _outside_model(name)
-    if found is None or not hasattr(found, "quantize"):
+    if found is None or contract_of(found).task != "tokenize":
         hint = nearest(name, tokenizers, otherwise="choose one of these, or one of your own as package.module:Class")
         raise UserError(f"there is no tokenizer {shown(name)}, only {', '.join(sorted(tokenizers))}{hint}")
     return found

@@ -72,6 +72,7 @@ class Contract:
         ranks_lists: whether it hands over its best items alone instead of a score for every item.
         self_contained: whether its constructor reads nothing of its dataset but the numbers and ids of users and items, and ``sources``, so
             that a checkpoint alone suffices to recommend.
+        whole_means_int: whether a whole number in its YAML says that the key takes whole numbers alone.
         layers: names of YAML files between ``overall.yaml`` and the model's own.
         more_metrics: what its validation measures beside RecBole's metrics.
         selected_by: what its validation measures instead of them, and whether more of it is better.
@@ -87,6 +88,7 @@ class Contract:
     ranks_catalogues: ClassVar[bool] = True
     ranks_lists: ClassVar[bool] = False
     self_contained: ClassVar[bool] = True
+    whole_means_int: ClassVar[bool] = True
     layers: ClassVar[tuple[str, ...]] = ()
     more_metrics: ClassVar[tuple[str, ...]] = ()
     selected_by: ClassVar[Mapping[str, bool] | None] = None

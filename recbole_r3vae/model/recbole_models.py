@@ -35,6 +35,8 @@ class RecBoleContract:
     """
 
     task = RANK
+    whole_means_int = False
+    """RecBole's models write whole numbers for weights and rates too."""
     layers: tuple[str, ...] = ()
     trainer_class = None
     more_metrics: tuple[str, ...] = ()
