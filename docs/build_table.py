@@ -17,16 +17,15 @@ ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "README.md"
 RUNS = ROOT / "results" / "runs" / "amazon-beauty"
 ROWS: dict[str, tuple[str, dict[str, object]]] = {
-    "32 codes of its text and the text's vector": ("R3GR-dense[OPQ]", {"content_encoder": "file"}),
-    "32 random codes and the text's vector": ("R3GR-dense[Random]", {}),
+    "32 text codes, text vector": ("R3GR-dense[OPQ]", {"content_encoder": "file"}),
+    "32 random codes, text vector": ("R3GR-dense[Random]", {}),
     "its id": ("WindowSASRec", {}),
 }
 """What an item is to the model, in the order of the table, to the name of the result and keys of its configuration that tell it apart."""
 
 METRICS = ("recall@10", "ndcg@10")
-HEAD = (
-    "an item is", "model", "seeds", "met items left out: Recall@10 / NDCG@10", "met items stay: Recall@10 / NDCG@10", "parameters", "minutes",
-)  # fmt: skip
+HEAD = ("an item is", "model", "seeds", "left out", "stay", "parameters", "minutes")
+NO_BREAK = "\u00a0"
 BEGIN, END = "<!-- table -->\n", "<!-- /table -->\n"
 
 
@@ -54,7 +53,7 @@ def figures(records: Sequence[Record], rule: str) -> str:
         values = [record.test[rule][metric] for record in records]
         deviation = f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else ""
         cells.append(f"{np.mean(values):.4f}{deviation}".replace("0.", "."))
-    return " / ".join(cells)
+    return " / ".join(cells).replace(" ", NO_BREAK)
 
 
 def minutes(records: Sequence[Record]) -> str:
@@ -77,7 +76,7 @@ def table() -> str:
     if len({(record.users["split"], record.precision) for *_, found in rows for record in found}) > 1:
         raise ValueError(f"the rows of {RUNS} are of different splits or precisions; take those out of ROWS that do not compare")
     cells = [
-        (item, name, str(len(found)), *(figures(found, rule) for rule in RULES), f"{found[0].n_parameters:,}", minutes(found))
+        (item.replace(" ", NO_BREAK), name, str(len(found)), *(figures(found, rule) for rule in RULES), f"{found[0].n_parameters:,}", minutes(found))
         for name, item, found in rows
     ]
     return "\n".join(markdown_table(HEAD, cells)) + "\n"

@@ -91,7 +91,7 @@ def test_the_table_shows_means_over_seeds_and_budgets():
     for line, (item, (name, keys)) in zip(lines, table.ROWS.items()):
         runs = [json.loads(path.read_text(encoding="utf-8")) for path in table.RUNS.glob(f"{glob.escape(name)}-*.json")]
         runs = [run for run in runs if "schema" in run and all(run["config"].get(key) == keys[key] for key in keys)]
-        _, shown_item, model, seeds, left_out, stay, parameters, minutes, _ = (cell.strip() for cell in line.split("|"))
+        _, shown_item, model, seeds, left_out, stay, parameters, minutes, _ = (cell.replace(table.NO_BREAK, " ").strip() for cell in line.split("|"))
         assert (shown_item, model) == (item, name) and int(seeds) == len({run["seed"] for run in runs}) == len(runs)
         for rule, cell in (("left_out", left_out), ("stay", stay)):
             for metric, shown in zip(("recall@10", "ndcg@10"), cell.split("/")):
