@@ -76,7 +76,7 @@ def table() -> str:
     if len({(record.users["split"], record.precision) for *_, found in rows for record in found}) > 1:
         raise ValueError(f"the rows of {RUNS} are of different splits or precisions; take those out of ROWS that do not compare")
     cells = [
-        (item.replace(" ", NO_BREAK), name, str(len(found)), *(figures(found, rule) for rule in RULES), f"{found[0].n_parameters:,}", minutes(found))
+        (item, name, str(len(found)), *(figures(found, rule) for rule in RULES), f"{found[0].n_parameters / 1e6:.2f}{NO_BREAK}M", minutes(found))
         for name, item, found in rows
     ]
     return "\n".join(markdown_table(HEAD, cells)) + "\n"

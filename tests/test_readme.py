@@ -100,7 +100,7 @@ def test_the_table_shows_means_over_seeds_and_budgets():
         spent = [run["seconds"]["training"] + (run["seconds"]["tokenizer"] or 0) for run in runs]
         assert int(minutes.split(",")[0]) == round(sum(spent) / len(spent) / 60)
         assert ("stopped" in minutes) == any(run["stopped_at_budget"] for run in runs)
-        assert int(parameters.replace(",", "")) == runs[0]["n_parameters"]
+        assert parameters == f"{runs[0]['n_parameters'] / 1e6:.2f} M"
 
 
 def test_of_several_configurations_the_one_of_most_seeds_is_shown():
