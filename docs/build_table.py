@@ -17,7 +17,8 @@ ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "README.md"
 RUNS = ROOT / "results" / "runs" / "amazon-beauty"
 ROWS: dict[str, tuple[str, dict[str, object]]] = {
-    "32 text codes, text vector": ("R3GR-dense[OPQ]", {"content_encoder": "file"}),
+    "32 text codes, text vector (mpnet)": ("R3GR-dense[OPQ]", {"content_encoder": "file"}),
+    "the same of TF-IDF": ("R3GR-dense[OPQ]", {"content_encoder": "tfidf-svd"}),
     "32 random codes, text vector": ("R3GR-dense[Random]", {}),
     "its id": ("WindowSASRec", {}),
 }
