@@ -136,3 +136,13 @@ def causal_blocks(
     if encoder == "transformer":
         return nn.ModuleList(TransformerBlock(size, n_heads, inner_size, dropout) for _ in range(n_layers))
     return nn.ModuleList(HSTUBlock(size, n_heads, max_length, dropout) for _ in range(n_layers))
+
+
+def initialise(module: nn.Module) -> None:
+    """For ``Module.apply``: weights from a normal distribution of deviation 0.02, biases and the padding item at zero."""
+    if isinstance(module, (nn.Linear, nn.Embedding)):
+        nn.init.normal_(module.weight, std=0.02)
+    if isinstance(module, nn.Linear):
+        nn.init.zeros_(module.bias)
+    if isinstance(module, nn.Embedding) and module.padding_idx is not None:
+        nn.init.zeros_(module.weight[module.padding_idx])

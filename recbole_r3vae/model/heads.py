@@ -164,12 +164,8 @@ class AutoregressiveHead:
         return score, None if beam_states is None else beam_states(state, parents)
 
 
-class ParallelHead:
-    """Ranks items by the sum of their digits' log-probabilities, exactly: every item is scored.
-
-    Args:
-        model: says ``digit_log_probs(reading)``, ``[B, m, K]`` or m of ``[B, K_l]``; its ``codes`` are ``[n_items, m]``.
-    """
+class ExactHead:
+    """What heads have in common that score every item."""
 
     rows_at_once = 2**31
 
@@ -180,6 +176,14 @@ class ParallelHead:
     def most_items(self) -> int:
         """The catalogue."""
         return self.model.n_items - 1
+
+
+class ParallelHead(ExactHead):
+    """Ranks items by the sum of their digits' log-probabilities, exactly: every item is scored.
+
+    Args:
+        model: says ``digit_log_probs(reading)``, ``[B, m, K]`` or m of ``[B, K_l]``; its ``codes`` are ``[n_items, m]``.
+    """
 
     def rank(self, reading: Any, k: int, rules: Sequence[Allowed] = (None,), strict: bool = True) -> list[Ranking]:
         """A score is the log-probability of the item's code tuple, its digits being independent."""
@@ -193,22 +197,12 @@ class ParallelHead:
         return scores if bias is None else scores + bias.gather(1, items[:, None]).squeeze(1)
 
 
-class DenseHead:
+class DenseHead(ExactHead):
     """Ranks items by the product of the history's vector with each item's, exactly.
 
     Args:
         model: says ``user_vectors(reading)``, ``[B, d]``, and ``item_vectors()``, ``[n_items, d]`` with any row 0.
     """
-
-    rows_at_once = 2**31
-
-    def __init__(self, model: Any):
-        self.model = model
-
-    @property
-    def most_items(self) -> int:
-        """The catalogue."""
-        return self.model.n_items - 1
 
     def rank(self, reading: Any, k: int, rules: Sequence[Allowed] = (None,), strict: bool = True) -> list[Ranking]:
         """A score is the product of the two vectors."""

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from recbole_r3vae.data.sequences import TARGET_LIST_FIELD
 from recbole_r3vae.errors import UserError, nearest, shown
-from recbole_r3vae.model.blocks import ENCODERS, TransformerBlock, causal_blocks
+from recbole_r3vae.model.blocks import ENCODERS, TransformerBlock, causal_blocks, initialise
 from recbole_r3vae.model.contract import Needs, Sources
 from recbole_r3vae.model.generator.decoding.rules import Allowed, check_found
 from recbole_r3vae.model.generator.levels import LevelCache, attend_levels
@@ -142,16 +142,7 @@ class R3GR(SIDGenerator):
             self.heads["dense"] = DenseHead(self)
         self.prior = RepeatPrior(self.max_seq_length, config["repeat_penalty"]) if config["repeat_prior"] else None
         self.register_buffer("_catalogue", None, persistent=False)  # vectors of all items, kept while nothing is trained
-        self.apply(self._initialise)
-
-    @staticmethod
-    def _initialise(module: nn.Module) -> None:
-        if isinstance(module, (nn.Linear, nn.Embedding)):
-            nn.init.normal_(module.weight, std=0.02)
-        if isinstance(module, nn.Linear):
-            nn.init.zeros_(module.bias)
-        if isinstance(module, nn.Embedding) and module.padding_idx is not None:
-            nn.init.zeros_(module.weight[module.padding_idx])
+        self.apply(initialise)
 
     # -- the history ---------------------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from recbole_r3vae.data.sequences import TARGET_LIST_FIELD
 from recbole_r3vae.errors import UserError
-from recbole_r3vae.model.blocks import ENCODERS, causal_blocks
+from recbole_r3vae.model.blocks import ENCODERS, causal_blocks, initialise
 from recbole_r3vae.model.heads import DenseHead
 from recbole_r3vae.model.losses import catalogue_cross_entropy, sampled_cross_entropy
 from recbole_r3vae.model.packing import Packing, pack
@@ -75,20 +75,11 @@ class WindowSASRec(Ranker):
         self.register_buffer("log_q", log_q, persistent=False)  # [n_items - 1], of being drawn, items from 1 on
         self.heads["dense"] = DenseHead(self)
         self.prior = RepeatPrior(self.max_seq_length, config["repeat_penalty"]) if config["repeat_prior"] else None
-        self.apply(self._initialise)
+        self.apply(initialise)
 
     def _log_frequency(self, dataset: Any, power: float) -> Tensor:
         counts = dataset.counter(self.ITEM_ID)  # of each item as a training target
         return (torch.tensor([1.0 + counts[item] for item in range(1, self.n_items)]).log() * power).log_softmax(0)
-
-    @staticmethod
-    def _initialise(module: nn.Module) -> None:
-        if isinstance(module, (nn.Linear, nn.Embedding)):
-            nn.init.normal_(module.weight, std=0.02)
-        if isinstance(module, nn.Linear):
-            nn.init.zeros_(module.bias)
-        if isinstance(module, nn.Embedding) and module.padding_idx is not None:
-            nn.init.zeros_(module.weight[module.padding_idx])
 
     def encode(self, interaction: Interaction) -> tuple[Tensor, Packing]:
         """Histories as vectors, one for each position; padding costs nothing.
