@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 from recbole.data.dataset import Dataset
 
+from recbole_r3vae.benchmark.tables import markdown_table
 from recbole_r3vae.config import Config, tokenizer_config, tokenizer_defaults
 from recbole_r3vae.config.registry import get_model, settings_file
 from recbole_r3vae.config.sources import load_yaml, parse_arguments, properties
@@ -310,9 +311,7 @@ def markdown(report: dict[str, Any]) -> str:
         "",
         f"Chosen: `{describe(report['trials'][0]['settings'])}`",
         "",
-        f"| {' | '.join(HEAD)} |",
-        f"|{'---|' * len(HEAD)}",
-        *(f"| {' | '.join(_cells(row))} |" for row in report["trials"]),
+        *markdown_table(HEAD, map(_cells, report["trials"])),
         "",
         "SC, PD (both of the item vectors) and usage are means over the levels where they are defined.",
         "",

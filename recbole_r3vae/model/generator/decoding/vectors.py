@@ -22,7 +22,8 @@ def rank_by_vectors(
 ) -> Ranking:
     """The k items whose vectors have the largest inner product with the user's; exact.
 
-    Products are taken in the vectors' type and ranked in float32. Equal scores are ordered by item number.
+    Products are taken in the vectors' type and ranked in float32. Equal scores are ordered by item number; those of equal vectors may
+    differ in the last bit, as columns of a matrix product do, and then that decides.
 
     Args:
         users: Floats ``[B, d]``.
