@@ -178,8 +178,8 @@ class Record:
         """The record of a run that ended well.
 
         Args:
-            config: the run's, asked for ``dataset``, ``model``, ``seed``, ``max_minutes``, ``valid_rule``, ``collision_policy``,
-                ``metrics`` and ``topk``.
+            config: the run's, asked for ``dataset``, ``model``, ``seed``, ``max_minutes``, ``valid_rule``, ``metrics`` and
+                ``topk``.
             made: of :func:`recbole_r3vae.provenance.provenance`.
             trainer: the one that ``fit`` the model; asked for what a resumable trainer knows, which one of RecBole's own may not.
             tokenizer: ``tokenizer.json`` of its tokenizer, if it has one.
@@ -202,7 +202,6 @@ class Record:
         found = {
             **{key: config[key] for key in ("dataset", "model", "seed", "max_minutes", "valid_rule")},
             "tokenizer": tokenizer.get("name"),
-            "collision_policy": config["collision_policy"] if tokenizer else None,
             "content": content,
             "text_encoder": content["kind"] if content else None,
             "users": users,

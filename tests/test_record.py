@@ -216,7 +216,7 @@ def test_both_rules_are_of_the_same_users():
 
 CONFIG = {
     "dataset": "toy", "model": "R3GR", "seed": 7, "max_minutes": None, "valid_rule": "left_out",
-    "collision_policy": "suffix", "topk": [5, 20], "metrics": ["NDCG", "Precision"],
+    "topk": [5, 20], "metrics": ["NDCG", "Precision"],
 }  # fmt: skip
 MADE = {"config": {"seed": 7}, "versions": {"torch": "2"}, "commit": "now", "hardware": {"machine": "x86", "threads": 1, "device": "cpu"}}
 TOKENIZER = {
@@ -248,7 +248,8 @@ def of_run(config=CONFIG, trainer=TRAINER, tokenizer=TOKENIZER, held_out=HELD_OU
 
 
 def test_the_record_of_a_run(tmp_path):
-    found = of_run(precision="bfloat16", content={"kind": "file"})  # of which the model reads a part, the tokenizer all
+    what = {"precision": "bfloat16", "collision_policy": "suffix"}
+    found = of_run(**what, content={"kind": "file"})  # of which the model reads a part, the tokenizer all
     found.write(tmp_path / "result.json")
     assert Record.read(tmp_path / "result.json") == found
     assert found.seconds == {"tokenizer": 3.0, "training": 2.0, "evaluation": 0.5, "per_user_ms": 10.0}

@@ -17,7 +17,7 @@ from recbole_r3vae.config.sources import load_yaml
 from recbole_r3vae.config.stages import without_unread_keys
 from recbole_r3vae.errors import UserError, nearest
 from recbole_r3vae.io import beside
-from recbole_r3vae.model.contract import RANK, TOKENIZE
+from recbole_r3vae.model.contract import RANK, TOKENIZE, collisions_of
 from recbole_r3vae.model.recbole_models import contract_of
 from recbole_r3vae.quick_start.lookup import dataset_folder
 from recbole_r3vae.quick_start.provide import check_stages
@@ -41,6 +41,7 @@ class Unit:
         family: ``generative``, ``sequential`` (models of item ids) or ``general`` (all others).
         seed: of everything, the tokenizer included.
         max_minutes: budget of the training; ``None`` is no limit.
+        collision_policy: of the semantic IDs; ``None`` without them.
         tuning_trials: settings that were tried on this dataset before these were chosen, as the YAML file states.
         settings: what the run is given.
         config: all keys that decide the result, those of the tokenizer stage as ``tokenizer_X`` where they differ from X.
@@ -54,6 +55,7 @@ class Unit:
     family: str
     seed: int
     max_minutes: float | None
+    collision_policy: str | None
     tuning_trials: int
     settings: dict[str, Any]
     config: dict[str, Any]
@@ -78,12 +80,11 @@ class Unit:
 
     def identity(self) -> dict[str, Any]:
         """What its record holds whether it failed or not."""
-        keys = ("dataset", "name", "model", "tokenizer", "family", "seed", "hash", "config", "data", "max_minutes", "tuning_trials")
-        return {
-            **{key: getattr(self, key) for key in keys},
-            "valid_rule": self.config["valid_rule"],
-            "collision_policy": self.config.get("collision_policy") if self.tokenizer else None,
-        }
+        keys = (
+            "dataset", "name", "model", "tokenizer", "family", "seed", "hash", "config", "data", "max_minutes", "tuning_trials",
+            "collision_policy",
+        )  # fmt: skip
+        return {**{key: getattr(self, key) for key in keys}, "valid_rule": self.config["valid_rule"]}
 
 
 def units_of(grid: dict[str, Any], where: dict[str, str]) -> list[Unit]:
@@ -182,6 +183,7 @@ def _cell(dataset, model, tokenizer, innermost, levels, valid_rule, where) -> tu
         "name": result_name(config),
         "family": "generative" if tokenizer else config.contract.family,
         "max_minutes": innermost.get("max_minutes"),
+        "collision_policy": collisions_of(config.contract.needs(config), config),
         "tuning_trials": innermost.get("tuning_trials", 0),
         "settings": settings,
         "config": json.loads(json.dumps(decisive(config), default=str)),

@@ -43,6 +43,11 @@ class Needs:
     interactions: bool = False
 
 
+def collisions_of(needs: Needs, config: Any) -> str | None:
+    """What becomes of items of equal codes: ``share`` where the model takes codes as the tokenizer gave them; ``None`` without any."""
+    return {UNIQUE: config["collision_policy"], SHARED: "share"}.get(needs.semantic_ids)
+
+
 @dataclass(frozen=True)
 class Sources:
     """What was asked for, in the dataset's item order.

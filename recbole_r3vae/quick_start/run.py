@@ -20,7 +20,7 @@ from recbole_r3vae.data.entrance import check_split
 from recbole_r3vae.data.fingerprint import data_fingerprint, known_ids
 from recbole_r3vae.data.split import held_out, met_before, told_repeats
 from recbole_r3vae.errors import UserError, refused
-from recbole_r3vae.model.contract import TOKENIZE, Sources
+from recbole_r3vae.model.contract import TOKENIZE, Sources, collisions_of
 from recbole_r3vae.provenance import peak_memory_mb, provenance
 from recbole_r3vae.quick_start.init_from import SEMANTIC_IDS, EarlierRun, earlier_run
 from recbole_r3vae.quick_start.lookup import create_dataset, data_preparation, dataset_folder, get_trainer
@@ -125,6 +125,7 @@ def _run_model(config: Config, data, saved: bool, earlier: EarlierRun | None) ->
     record = Record.of_run(
         config, provenance(config), trainer, provided.tokenizer and provided.tokenizer.description, users, getattr(trainer, "ranks", None),
         name=name, model=config.declared["model"], family=config.contract.family, loss=loss, n_parameters=n_parameters,
+        collision_policy=collisions_of(config.contract.needs(config), config),
         config=folder.identity["settings"], data={"loaded": known["data"], **provided.hashes}, hash=fingerprint(folder.identity),
         precision=precision(config), content=provided.sources.content and provided.sources.content.encoder,
         continues=folder.continues or (earlier and earlier.words), valid=best_valid_result, test=_by_rule(trainer),

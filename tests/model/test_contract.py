@@ -15,6 +15,7 @@ import recbole_r3vae
 from recbole_r3vae.cli import main
 from recbole_r3vae.config.registry import get_model
 from recbole_r3vae.errors import UserError
+from recbole_r3vae.model.contract import SHARED, UNIQUE, Needs, collisions_of
 from recbole_r3vae.quick_start import run_recbole_r3vae
 
 # The package offers a function of the module's name.
@@ -228,3 +229,8 @@ def test_settings_are_checked_before_and_data_is_read_after(tiny_settings, monke
     settings = {"tokenizer": "RKMeans", "tokenizer_epochs": 0, "epochs": 1, "state": "error"}
     run_recbole_r3vae("R3GR", "tiny", config_dict={**tiny_settings, **settings})
     assert order[: order.index("data")] == ["R3GR", "RKMeans"]
+
+
+def test_what_becomes_of_items_of_equal_codes():
+    known = {kind: collisions_of(Needs(kind), {"collision_policy": "reassign"}) for kind in (UNIQUE, SHARED, None)}
+    assert known == {UNIQUE: "reassign", SHARED: "share", None: None}
