@@ -234,8 +234,8 @@ def test_long_codes_on_beauty():
     assert len(found) == len(known)
     for item, name, valid, *figures, parameters, _ in found:
         row = known[name, "TF-IDF" in item]
-        assert valid == shown([row["valid"]["ndcg@10"]["mean"]]), item
-        assert figures == [shown([row["test"][rule][metric]["mean"]]) for rule in RULES for metric in ("recall@10", "ndcg@10")], item
+        assert valid == shown(row["valid"]["ndcg@10"]["values"]), item
+        assert figures == [shown(row["test"][rule][metric]["values"]) for rule in RULES for metric in ("recall@10", "ndcg@10")], item
         assert int(parameters.replace(",", "")) == row["n_parameters"], item
     page = words_of("docs/results.md")
     assert f"{12_101 * 256:,} parameters" in page and f"has {32 * 256 * 256:,}" in page
