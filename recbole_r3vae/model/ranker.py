@@ -17,6 +17,7 @@ from recbole_r3vae.model.contract import SHARED, UNIQUE, Contract, Needs, Source
 from recbole_r3vae.model.generator.decoding.rules import Allowed
 from recbole_r3vae.model.heads import EXACT, AutoregressiveHead, Head, Ranking, joined, of_rows
 from recbole_r3vae.model.parameters import Choice, Either, Flag, Number, Whole
+from recbole_r3vae.model.repeat_prior import RepeatPrior
 from recbole_r3vae.sid.collisions import POLICIES
 
 LIST_METRICS = {"recall", "ndcg", "mrr", "hit", "map", "precision"}
@@ -40,6 +41,7 @@ class Ranker(Contract, SequentialRecommender):
 
     Attributes:
         heads: name to head.
+        prior: on repeats, of models that learn one: their :meth:`read` returns a :class:`~recbole_r3vae.model.repeat_prior.Reading`.
         sources: what the model asked for.
         codes: ``[n_items, L]`` int64 codes of the semantic IDs, row 0 is -1; only where the model asked for them.
         tokens: ``[n_items, L]`` int64 tokens of one vocabulary of all levels' codes, row 0 is 0; likewise.
@@ -58,6 +60,7 @@ class Ranker(Contract, SequentialRecommender):
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
         self.heads: dict[str, Head] = {}
+        self.prior: RepeatPrior | None = None
         self._know(getattr(dataset, "sources", Sources()))
 
     def _know(self, sources: Sources) -> None:
@@ -177,6 +180,10 @@ class Ranker(Contract, SequentialRecommender):
         items, scores = self.recommend(interaction, self.most_items, strict=False)
         full = torch.full((len(items), self.n_items), -torch.inf, device=items.device)
         return full.scatter_(1, items, scores)
+
+    def item_bias(self, reading: Any) -> Tensor | None:
+        """What is added to the score of every item, ``[B, n_items]``: the prior on repeats; ``None`` without one."""
+        return None if self.prior is None else self.prior.bias(reading.items, reading.lengths, self.n_items)
 
     @property
     def most_items(self) -> int:

@@ -280,10 +280,6 @@ class R3GR(SIDGenerator):
         self._catalogue = None
         return super().load_state_dict(*given, **named)
 
-    def item_bias(self, reading: Reading) -> Tensor | None:
-        """The prior on repeats, ``[B, n_items]``; ``None`` without one."""
-        return None if self.prior is None else self.prior.bias(reading.items, reading.lengths, self.n_items)
-
     # -- both --------------------------------------------------------------------------------------------------------------
 
     def rank(self, reading: Reading, k: int, rules: Sequence[Allowed] = (None,), strict: bool = True) -> list[Ranking]:

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.model.layers import FeedForward
-from recbole.utils import InputType
 from torch import Tensor, nn
 
 from recbole_r3vae.data.sequences import PrefixDataset
 from recbole_r3vae.errors import UserError
-from recbole_r3vae.model.contract import Contract
+from recbole_r3vae.model.heads import DenseHead
 from recbole_r3vae.model.losses import catalogue_cross_entropy
-from recbole_r3vae.model.parameters import SHARE, Choice, Either, Number, Whole
+from recbole_r3vae.model.parameters import SHARE, Choice, Either, Flag, Number, Whole
+from recbole_r3vae.model.ranker import Ranker
+from recbole_r3vae.model.repeat_prior import Reading, RepeatPrior
 
 if TYPE_CHECKING:
     from recbole.config import Config
@@ -108,7 +108,7 @@ class Block(nn.Module):
         return self.feed_forward(mixed)
 
 
-class BSARec(Contract, SequentialRecommender):
+class BSARec(Ranker):
     """Item-id recommender with one target a training row.
 
     The attention is causal, the Fourier transform is not: it mixes every position with later ones. Training on all positions of a history
@@ -126,7 +126,6 @@ class BSARec(Contract, SequentialRecommender):
         dataset: training dataset.
     """
 
-    input_type = InputType.POINTWISE
     dataset_class = PrefixDataset
     hyperparameters = {
         "hidden_size": Whole(),
@@ -141,6 +140,8 @@ class BSARec(Contract, SequentialRecommender):
         "alpha": Number(at_least=0, at_most=1),
         "c": Whole(),
         "loss_type": Either("CE"),
+        "repeat_prior": Flag(),
+        "repeat_penalty": Number(at_least=0),
     }
 
     def __init__(self, config: Config, dataset: Any):
@@ -151,6 +152,8 @@ class BSARec(Contract, SequentialRecommender):
         self.norm = nn.LayerNorm(size, eps=config["layer_norm_eps"])
         self.dropout = nn.Dropout(config["hidden_dropout_prob"])
         self.blocks = nn.ModuleList(Block(config) for _ in range(config["n_layers"]))
+        self.heads["dense"] = DenseHead(self)
+        self.prior = RepeatPrior(self.max_seq_length, config["repeat_penalty"]) if config["repeat_prior"] else None
         self.std = config["initializer_range"]
         self.apply(self._initialise)
 
@@ -190,15 +193,26 @@ class BSARec(Contract, SequentialRecommender):
         Args:
             interaction: rows of a :class:`~recbole_r3vae.data.sequences.PrefixDataset`.
         """
-        return catalogue_cross_entropy(self.forward(interaction), self.item_embedding.weight[1:], interaction[self.ITEM_ID] - 1)
+        x, items, target = self.forward(interaction), self.item_embedding.weight[1:], interaction[self.ITEM_ID] - 1
+        if self.prior is None:
+            return catalogue_cross_entropy(x, items, target)
+        row, met, steps = self.prior.cells(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])  # [C] each
+        extra = row, met - 1, self.prior.log_odds[steps]
+        return catalogue_cross_entropy(x, items, target, extra=extra) + self.prior.regularization()
 
-    def predict(self, interaction: Interaction) -> Tensor:
-        """Scores ``[B]`` of ``item_id``."""
-        return (self.forward(interaction) * self.item_embedding(interaction[self.ITEM_ID])).sum(-1)
+    # -- ranking -----------------------------------------------------------------------------------------------------------
 
-    def full_sort_predict(self, interaction: Interaction) -> Tensor:
-        """Scores of all items, ``[B, n_items]``."""
-        return self.forward(interaction) @ self.item_embedding.weight.T
+    def read(self, interaction: Interaction) -> Reading:
+        """Histories as vectors."""
+        return Reading(self.forward(interaction), interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
+
+    def user_vectors(self, reading: Reading) -> Tensor:
+        """``[B, d]``."""
+        return reading.user
+
+    def item_vectors(self) -> Tensor:
+        """``[n_items, d]``."""
+        return self.item_embedding.weight
 
     @classmethod
     def check(cls, config: Config) -> None:

@@ -205,10 +205,6 @@ class HSTU(Ranker):
         """``[n_items, d]``, of length 1."""
         return F.normalize(self.item_embedding.weight, dim=-1)
 
-    def item_bias(self, reading: Reading) -> Tensor | None:
-        """The prior on repeats, ``[B, n_items]``; ``None`` without one."""
-        return None if self.prior is None else self.prior.bias(reading.items, reading.lengths, self.n_items)
-
     @classmethod
     def check(cls, config: Config) -> None:
         """Refuse settings that it cannot be made with.

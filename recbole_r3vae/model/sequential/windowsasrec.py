@@ -138,10 +138,6 @@ class WindowSASRec(Ranker):
         """``[n_items, d]``."""
         return self._compared(self.item_embedding.weight)
 
-    def item_bias(self, reading: Reading) -> Tensor | None:
-        """The prior on repeats, ``[B, n_items]``; ``None`` without one."""
-        return None if self.prior is None else self.prior.bias(reading.items, reading.lengths, self.n_items)
-
     @classmethod
     def check(cls, config: Config) -> None:
         """Refuse settings that it cannot be made with.

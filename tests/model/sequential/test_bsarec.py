@@ -90,6 +90,24 @@ def test_scores_read_nothing_but_the_history(build):
     assert torch.allclose(model.calculate_loss(rows), expected, atol=1e-5)
 
 
+def test_the_prior_is_on_what_each_row_has_met(build):
+    model, train, _, test = build("BSARec", repeat_prior=True)
+    plain, *_ = build("BSARec")
+    rows = test.inter_feat[list(range(16))]
+    with torch.no_grad():
+        model.prior.scaled.copy_(torch.linspace(-0.02, 0.03, len(model.prior.scaled)))
+    expected = plain.full_sort_predict(rows)
+    for row, (history, length) in enumerate(zip(rows["item_id_list"].tolist(), rows["item_length"].tolist())):
+        for item in set(history[:length]):
+            steps = length - max(place for place in range(length) if history[place] == item)
+            expected[row, item] += model.prior.log_odds[math.ceil(math.log2(steps))]
+    assert torch.allclose(model.full_sort_predict(rows)[:, 1:], expected[:, 1:], atol=1e-6)
+    loss = -expected[:, 1:].log_softmax(-1).gather(1, rows["item_id"][:, None] - 1).mean() + model.prior.regularization()
+    assert torch.allclose(model.calculate_loss(rows), loss, atol=1e-5)
+    model.calculate_loss(rows).backward()
+    assert model.prior.scaled.grad.any()
+
+
 def test_alpha_chooses_between_the_filter_and_attention(build):
     x, mask = torch.randn(2, 10, 16), torch.zeros(2, 1, 10, 10)
     parts = {}
