@@ -123,6 +123,10 @@ class Layer(nn.Module):
         self.inner, self.outer = projection(size, inner_size), projection(inner_size, size)
         self.dropout = nn.Dropout(dropout)
 
+    def scale_queries(self, by: float) -> None:
+        """Multiply the weights that make queries."""
+        self.qkv.weight[: self.qkv.out_features // 3] *= by
+
     def _add_history_reader(self, size: int, attention_size: int) -> None:
         """A decoder's layer has more weights; they are drawn before those of the feed-forward network, which they stand in front of."""
 
@@ -161,6 +165,11 @@ class DecoderLayer(Layer):
         self.cross_norm = RMSNorm(size)
         self.cross_query, self.cross_kv = projection(size, attention_size), projection(size, 2 * attention_size)
         self.cross_out = projection(attention_size, size)
+
+    def scale_queries(self, by: float) -> None:
+        """Multiply the weights that make queries, those to the history among them."""
+        super().scale_queries(by)
+        self.cross_query.weight *= by
 
     def forward(self, x: Tensor, bias: Tensor, history: list[Tensor]) -> Tensor:
         """All levels at once.
@@ -208,3 +217,23 @@ class DecoderLayer(Layer):
         query = self.attention.heads(self.cross_query(self.cross_norm(x)), 1)[:, :, 0]  # [B, W, H, A/H]
         x = x + self.dropout(self.cross_out(self.attention(query, history.key, history.value, history.mask)))
         return self.feed_forward(x)
+
+
+@torch.no_grad()
+def initialise_t5(model: nn.Module, size: int, head_size: int) -> None:
+    """T5's initial weights: linear layers keep a variance of one, embeddings are N(0, 1) as torch makes them, and the weights of queries
+    hold what the attention logits are not divided by.
+
+    Args:
+        model: whose layers are those of this file.
+        size: width d.
+        head_size: dimension of a head.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            module.weight.normal_(std=module.in_features**-0.5)
+        elif isinstance(module, RelativePositionBias):
+            module.table.weight.normal_(std=size**-0.5)
+    for module in model.modules():
+        if isinstance(module, Layer):
+            module.scale_queries(head_size**-0.5)

@@ -19,16 +19,33 @@ from recbole_r3vae.data.sequences import PrefixDataset
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.model.contract import UNIQUE, Needs
 from recbole_r3vae.model.generator.levels import LevelCache
-from recbole_r3vae.model.generator.t5 import DecoderLayer, EncoderLayer, History, RelativePositionBias, RMSNorm
+from recbole_r3vae.model.generator.t5 import DecoderLayer, EncoderLayer, History, RelativePositionBias, RMSNorm, initialise_t5
 from recbole_r3vae.model.packing import Packing, pack
 from recbole_r3vae.model.parameters import SHARE, Number, Whole
 from recbole_r3vae.model.ranker import SIDGenerator
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from recbole.config import Config
     from recbole.data.interaction import Interaction
 
 HEAD_ROWS = 512  # beams whose logits over the whole vocabulary exist at a time; all of them at once would leave every cache
+
+
+def user_tokens(names: Sequence[str], n_buckets: int, first: int) -> Tensor:
+    """A token for each user, by a hash of his id.
+
+    Args:
+        names: ``[n_users]`` external ids, RecBole's padding user first.
+        n_buckets: how many tokens there are; 0 for none.
+        first: the first of them.
+
+    Returns:
+        int64 ``[n_users]``; 0, which is none, for the padding user and where there are no tokens.
+    """
+    tokens = [first + zlib.crc32(str(name).encode()) % n_buckets if n_buckets else 0 for name in names]
+    return torch.tensor([0, *tokens[1:]])
 
 
 @dataclass
@@ -79,7 +96,8 @@ class TIGER(SIDGenerator):
         size, n_heads, head_size, dropout = (config[key] for key in ("hidden_size", "n_heads", "head_size", "dropout"))
         self.n_heads, self.temperature = n_heads, config["loss_temperature"]
         self.first_token = [1 + sum(self.codebook_sizes[:level]) for level in range(self.n_levels)]  # of each level's code 0
-        self.register_buffer("user_tokens", self._user_tokens(config, dataset), persistent=False)  # [n_users]
+        users = user_tokens(dataset.field2id_token[self.USER_ID], config["n_user_buckets"], self.n_tokens)
+        self.register_buffer("user_tokens", users, persistent=False)  # [n_users]
         self.embedding = nn.Embedding(self.n_tokens + config["n_user_buckets"], size)  # token 0 starts the decoder
         self.dropout = nn.Dropout(dropout)
         layer = (size, n_heads, head_size, config["inner_size"], dropout)
@@ -88,26 +106,7 @@ class TIGER(SIDGenerator):
         bias = (n_heads, config["n_position_buckets"], config["max_position_distance"])
         self.encoder_bias, self.decoder_bias = RelativePositionBias(*bias, causal=False), RelativePositionBias(*bias, causal=True)
         self.encoder_norm, self.decoder_norm = RMSNorm(size), RMSNorm(size)
-        self._initialise(size, head_size)
-
-    def _user_tokens(self, config: Config, dataset: Any) -> Tensor:
-        """Each user's token, ``[n_users]``; 0, which is none, for RecBole's padding user and where there are no buckets."""
-        n_buckets, names = config["n_user_buckets"], dataset.field2id_token[self.USER_ID]
-        tokens = [self.n_tokens + zlib.crc32(str(name).encode()) % n_buckets if n_buckets else 0 for name in names]
-        return torch.tensor([0, *tokens[1:]])
-
-    @torch.no_grad()
-    def _initialise(self, size: int, head_size: int) -> None:
-        """T5's: embeddings N(0, 1), outputs of unit variance; the queries' weights hold what the attention logits are not divided by."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                module.weight.normal_(std=module.in_features**-0.5)
-            elif isinstance(module, RelativePositionBias):
-                module.table.weight.normal_(std=size**-0.5)
-        for layer in (*self.encoder, *self.decoder):
-            layer.qkv.weight[: self.n_heads * head_size] *= head_size**-0.5
-        for layer in self.decoder:
-            layer.cross_query.weight *= head_size**-0.5
+        initialise_t5(self, size, head_size)
 
     # -- the history ---------------------------------------------------------------------------------------------------
 
