@@ -75,9 +75,15 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
         grad_values = torch.empty_like(values) if of_values else None
         bounds = torch.searchsorted(rows, torch.arange(0, n_rows + chunk, chunk, device=rows.device)).tolist() if len(rows) else None
         loss = torch.zeros((), dtype=wide, device=x.device)
+        # Written again and again: a chunk's own arrays would be pages that the system has to hand over anew each time.
+        products = torch.empty(min(chunk, n_rows), len(items), dtype=precision, device=x.device)
+        floats = products if precision == wide else torch.empty_like(products, dtype=wide)
         for part, begin in enumerate(range(0, n_rows, chunk)):
             here = slice(begin, begin + chunk)
-            logits = (x_[here] @ items_.T).to(wide)  # [c, n]
+            product, logits = (array[: n_rows - begin] for array in (products, floats))  # [c, n]
+            torch.mm(x_[here], items_.T, out=product)
+            if logits is not product:
+                logits.copy_(product)
             if scale != 1:
                 logits *= scale
             if bounds:
@@ -95,11 +101,11 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
             slope.scatter_add_(1, wanted, slope.new_full((), -1 / n_rows).expand(wanted.shape))
             if of_values and bounds:
                 grad_values[cells] = slope[named].to(values.dtype)
-            slope = slope.to(precision)
+            slope = product.copy_(slope) if logits is not product else slope
             if of_x:
                 grad_x[here] = (slope @ items_) * scale
             if of_items:
-                grad_items += (slope.T @ x_[here]) * scale
+                grad_items.add_(slope.T @ x_[here], alpha=scale)
         ctx.save_for_backward(grad_x, grad_items, grad_values)
         return loss / n_rows
 
