@@ -47,6 +47,8 @@ def test_the_template_of_the_readme(record, text):
     ("{{{title}}} {{}}", {"title": "Soap"}, "{Soap} {}"),
     ("{ title } costs {price}", {"title": "Soap", "price": 1e-7}, "Soap costs 0.0000001"),
     ("{title} costs {price}", {"title": "Soap", "price": float("nan")}, "Soap"),
+    ("- {title} - {brand}", {"title": "Soap"}, "- Soap"),
+    (" {title}: {brand} ", {"brand": "OPI"}, "OPI"),
     ("{title}\n{title}", {"title": "Soap"}, "Soap\nSoap"),
     ("{title.__class__}{title[0]}{title!r}", {"title": "Soap", "title[0]": "", "title.__class__": "a name"}, "a name"),
     ("{title}: {brand}", {"title": "{brand}", "brand": "{title}"}, "{brand}: {title}"),  # values are no templates

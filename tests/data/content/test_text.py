@@ -107,6 +107,11 @@ def test_one_name_in_ten_makes_a_list(make_dataset, marked, n, joined):
     assert texts[list(dataset.field2id_token["item_id"]).index("a")] == joined
 
 
+def test_a_field_that_nobody_has_is_no_list(make_dataset):
+    dataset, _ = make_dataset(items="a\t\nb\t", header="item_id:token\tnames:token_seq", filter_inter_by_user_or_item=False)
+    assert str(text_template(dataset, TextTemplate.parse("{names}"))) == "{names: }"
+
+
 def test_a_field_that_is_no_sequence_is_no_list(make_dataset):
     dataset, _ = make_dataset(items="a\tOPI_Paris 'Nails'", header="item_id:token\tbrand:token", filter_inter_by_user_or_item=False)
     assert str(text_template(dataset, TextTemplate.parse("{brand}"))) == "{brand: }"
