@@ -80,6 +80,8 @@ def test_a_run_from_the_command_line(words, caplog):
     (["--model=R3GR", "--dataset=tiny", "--codebook_sizes=[8,400,8]"], ["codebook_sizes", "148 items"]),
     (["--model=R3GR", "--dataset=tiny", "--codebook_sizes=many"], ["codebook_sizes is 'many'"]),
     (["--model=R3GR", "--dataset=tiny", "--item_text_fields=[color]"], ["color", "movie_title", "item_text_fields"]),
+    (["--model=R3GR", "--dataset=tiny", "--item_text_template={movie_titel} {class}"], ["'movie_titel'", "'movie_title'", "item_text_template"]),
+    (["--model=R3GR", "--dataset=tiny", "--item_text_template={movie_title"], ["'{' at character 1 has no partner"]),
     (["--model=R3GR", "--dataset=tiny", "--content_encoder=bert"], ["content_encoder 'bert'", "tfidf-svd"]),
     (["--model=R3GR", "--dataset=tiny", "--collision_policy=hope"], ["hope", "suffix"]),
     (["--model=R3GR", "--dataset=tiny", "--device=gpu"], ["device 'gpu'", "cpu"]),

@@ -121,7 +121,8 @@ def parse_value(key: str, text: str) -> Any:
     """Turn a command-line string into a value by YAML's rules; nothing is ever evaluated.
 
     Args:
-        key: The key it is meant for. RecBole's ``*_interval`` keys are strings such as ``[5,inf)`` and stay as they are.
+        key: The key it is meant for. RecBole's ``*_interval`` keys are strings such as ``[5,inf)`` and stay as they are; so does an
+            ``item_text_template`` such as ``{title}``, which YAML would take for a mapping.
         text: What the user wrote.
 
     Returns:
@@ -129,8 +130,11 @@ def parse_value(key: str, text: str) -> Any:
     """
     if key.endswith("_interval"):
         return text
-    if text == "None":
+    template = key.endswith("item_text_template")
+    if text == "None" or (template and text in ("~", "null")):
         return None
+    if template:
+        return text
     try:
         return _plain(text)
     except yaml.YAMLError:

@@ -40,7 +40,7 @@ def read_space(path: str | os.PathLike) -> Space:
         key, kind, text, *_ = [*line.split(None, 2), "", ""]
         if key in space:
             raise UserError(f"{where}: {key} has a range already; leave one of the lines out")
-        values = parse_value(key, text if kind == "choice" else f"[{text}]")
+        values = parse_value("", text if kind == "choice" else f"[{text}]")  # a list of the key's values
         space[key] = _checked(key, kind, values, where)
     return _not_empty(space, f"search space {path}")
 

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 PREFIX = "tokenizer_"
 """Before a key, it says that the key is meant for the tokenizer."""
 
-CONTENT_KEYS = ("item_text_fields", "content_encoder", "content_dim", "content_file", "content_ids", "content_cache_dir")
+CONTENT_KEYS = (
+    "item_text_fields", "item_text_template", "content_encoder", "content_dim", "content_file", "content_ids", "content_cache_dir",
+)  # fmt: skip
 """Keys that say what item content is; a model that needs neither it nor semantic IDs does not depend on them."""
 
 

@@ -29,6 +29,21 @@ def test_intervals_stay_strings():
     assert parse_value("user_inter_num_interval", "[5,10]") == "[5,10]"
 
 
+@pytest.mark.parametrize("text", ["{title}", "Text: {title}", "{title}. Categories: {categories}", "[{title}]", "3", "{title"])
+def test_templates_stay_strings(text):
+    for key in ("item_text_template", "tokenizer_item_text_template"):
+        assert parse_value(key, text) == text and parse_arguments([f"--{key}={text}"]) == {key: text}
+    config = Config("R3GR", "ml-100k", config_dict={"item_text_template": text}, arguments=["--tokenizer_item_text_template", text])
+    assert config["item_text_template"] == config["tokenizer_item_text_template"] == text
+
+
+@pytest.mark.parametrize("text", ["~", "null", "None"])
+def test_no_template_is_none(text):
+    assert parse_value("item_text_template", text) is None
+    with pytest.raises(UserError, match=r"item_text_template is \{'title': None\} \(dict\), it must be str"):
+        Config("R3GR", "ml-100k", config_dict={"item_text_template": {"title": None}})
+
+
 def test_both_spellings_of_an_argument():
     words = ["--epochs=3", "--learning_rate", "1e-2", "--resume", "--name=a=b", "--epochs", "3"]
     assert parse_arguments(words) == {"epochs": 3, "learning_rate": 0.01, "resume": True, "name": "a=b"}

@@ -24,14 +24,15 @@ def test_places_and_loudness_are_no_part_of_it(settings):
     {"dropout": 0.45}, {"seed": 1}, {"epochs": 3}, {"stopping_step": 9}, {"max_minutes": 5}, {"num_beams": 60}, {"valid_num_beams": 30},
     {"eval_batch_size": 7}, {"enable_amp": True}, {"MAX_ITEM_LIST_LENGTH": 7}, {"valid_rule": "stay"}, {"topk": [5, 10]},
     {"tokenizer_epochs": 2}, {"codebook_sizes": [8, 8]}, {"tokenizer": "RKMeans"}, {"content_dim": 16}, {"collision_policy": "reassign"},
-    {"user_inter_num_interval": "[5,inf)"}, {"rm_dup_inter": "first"},
+    {"user_inter_num_interval": "[5,inf)"}, {"rm_dup_inter": "first"}, {"item_text_template": "{title}"},
+    {"tokenizer_item_text_template": "{title}"},
 ])  # fmt: skip
 def test_whatever_can_change_a_result_is(settings):
     assert name(**settings) != name()
 
 
 def test_keys_of_stages_that_a_model_does_not_have_are_none_of_it():
-    assert name("SASRec", content_dim=16) == name("SASRec")
+    assert name("SASRec", content_dim=16, item_text_template="{title}") == name("SASRec")
     assert name(item_inputs=["codes"], sid_file="x.sid", content_dim=16, tokenizer_epochs=3) == name(item_inputs=["codes"], sid_file="y.sid")
 
 

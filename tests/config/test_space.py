@@ -16,10 +16,12 @@ def test_a_file_is_read_as_settings_are(tmp_path):
     path.write_text(
         "# all kinds\nlearning_rate loguniform -7,-5\n\ndropout uniform 0.1, 0.5\nhidden_size quniform 32,64,32\n"
         "tokenizer_codebook_sizes choice ['[8,8]', [6, 6]]\nname choice ['BPR', None]\nrate choice [1e-3,2]\n"
+        "item_text_template choice ['{title}', '{title} by {brand}']\nuser_inter_num_interval choice ['[5,inf)', '[9,inf)']\n"
     )
     assert read_space(path) == {
         "learning_rate": ("loguniform", [-7, -5]), "dropout": ("uniform", [0.1, 0.5]), "hidden_size": ("quniform", [32, 64, 32]),
         "tokenizer_codebook_sizes": ("choice", [[8, 8], [6, 6]]), "name": ("choice", ["BPR", "None"]), "rate": ("choice", [0.001, 2]),
+        "item_text_template": ("choice", ["{title}", "{title} by {brand}"]), "user_inter_num_interval": ("choice", ["[5,inf)", "[9,inf)"]),
     }  # fmt: skip
     as_dict = {"choice": {"n_layers": (1, 2), "sizes": ["[4]"]}, "uniform": {"dropout": [0, 1]}}
     assert space_of(as_dict) == {"n_layers": ("choice", [1, 2]), "sizes": ("choice", [[4]]), "dropout": ("uniform", [0, 1])}

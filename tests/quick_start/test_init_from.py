@@ -204,6 +204,7 @@ def test_it_trains_on_and_is_gone_on_with(runs, grown):
     ("R3GR", {"tokenizer": "Random"}, "asks for tokenizer 'Random' instead of 'RKMeans'"),
     ("R3GR", {"collision_policy": "share"}, "asks for collision_policy 'share' instead of"),
     ("R3GR", {"item_text_fields": ["class"]}, "asks for tokenizer_item_text_fields"),
+    ("R3GR", {"item_text_template": "{class}"}, "asks for tokenizer_item_text_template '{class}' instead of None"),
     ("R3GR", {"hidden_size": 32}, r"has the shape \[.*\] there and \[.*\] here; give the settings of that run"),
     ("R3GR", {"n_layers": 5}, "only one of the two models has"),
     ("BPR", {"embedding_size": 32}, "user_embedding.weight has the shape"),

@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from recbole_r3vae.cli import main
+from recbole_r3vae.data.content import load_encoder
 from recbole_r3vae.data.content.vectors import VectorFile
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.quick_start import run_recbole_r3vae
-from recbole_r3vae.quick_start.semantic_ids import load_tokenizer
+from recbole_r3vae.quick_start.semantic_ids import ENCODER, load_tokenizer
 from recbole_r3vae.quick_start.serve import Recommender
 from recbole_r3vae.quick_start.serve_tokenize import tokenize_items
 from recbole_r3vae.sid.table import SemanticIDs
@@ -49,6 +50,25 @@ def test_new_items_get_their_twins_codes(checkpoint, twins, tmp_path, monkeypatc
     assert recommender.add_items(tmp_path / "new.sid") == 10
     after = recommender.recommend([["50"]], k=158).set_index("item")["score"]
     assert np.allclose(after[before["item"]], before["score"], atol=1e-5) and set(sids.item_ids[1:]) <= set(after.index)
+
+
+def test_new_items_get_the_template_of_the_old_ones(checkpoint, twins, tmp_path):
+    template = "{movie_title}. Genres: {class:, }"
+    folder = checkpoint(item_text_template=template)
+    made = tokenize_items(folder, twins, tmp_path / "new.sid").sids
+    encoder = load_encoder(folder / "tokenizer" / ENCODER)
+    assert str(encoder.template) == "{movie_title: }. Genres: {class:, }"
+    items = pd.read_csv(twins, sep="\t", dtype=str, keep_default_na=False)
+    rows = (items.iloc[at] for at in range(10))
+    texts = [f"{row['movie_title:token_seq']}. Genres: {', '.join(row['class:token_seq'].split())}" for row in rows]
+    assert np.allclose(np.load(tmp_path / "new.npy"), encoder.encoder.transform(texts), atol=1e-6)
+    old = Recommender(folder).served
+    names = [name.removeprefix("new ") for name in made.item_ids[1:]]
+    assert np.allclose(np.load(tmp_path / "new.npy"), old.model.sources.content.embeddings[[old.row_of[name] for name in names]], atol=1e-5)
+    items.drop(columns="class:token_seq").to_csv(tmp_path / "untagged.item", sep="\t", index=False)
+    tokenize_items(folder, tmp_path / "untagged.item", tmp_path / "untagged.sid")
+    titles = items["movie_title:token_seq"][:10].tolist()
+    assert np.allclose(np.load(tmp_path / "untagged.npy"), encoder.encoder.transform(titles), atol=1e-6)
 
 
 def test_vectors_instead_of_texts(checkpoint, twins, tmp_path):

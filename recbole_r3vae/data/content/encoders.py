@@ -12,8 +12,10 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from recbole_r3vae.data.content.text import FieldValue, record_text
+from recbole_r3vae.data.content.template import TextTemplate
+from recbole_r3vae.data.content.text import record_text
 from recbole_r3vae.data.content.tfidf import TfidfSvdEncoder
+from recbole_r3vae.data.content.words import FieldValue
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.io import atomic_write
 
@@ -116,10 +118,12 @@ class ItemEncoder:
     Attributes:
         encoder: The fitted encoder.
         fields: The fields of an item, in the order in which they are joined to its text.
+        template: What they are filled into instead, with all joiners said; ``None`` where there is none.
     """
 
     encoder: TextEncoder
     fields: tuple[str, ...]
+    template: TextTemplate | None = None
 
     def encode(self, items: Sequence[Mapping[str, FieldValue]]) -> np.ndarray:
         """Encode items that were not there when the encoder was fitted.
@@ -138,12 +142,13 @@ class ItemEncoder:
                 raise UserError(
                     f"item {position} has none of the text fields {list(self.fields)}; it has {list(item)}"
                 )
-        return self.encoder.transform([record_text(item, self.fields) for item in items])
+        return self.encoder.transform([record_text(item, self.fields, self.template) for item in items])
 
     def state_dict(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Tensors, and everything else as plain JSON."""
         tensors, meta = self.encoder.state_dict()
-        return tensors, {**meta, "fields": list(self.fields)}
+        form = {} if self.template is None else {"template": str(self.template)}
+        return tensors, {**meta, "fields": list(self.fields), **form}
 
     @classmethod
     def from_state(cls, tensors: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> ItemEncoder:
@@ -152,7 +157,8 @@ class ItemEncoder:
         Raises:
             KeyError, TypeError, ValueError: something is missing, or tensors and the rest do not belong together.
         """
-        return cls(_BY_KIND[meta["kind"]].from_state(tensors, meta), tuple(meta["fields"]))
+        template = TextTemplate.parse(meta["template"]) if "template" in meta else None
+        return cls(_BY_KIND[meta["kind"]].from_state(tensors, meta), tuple(meta["fields"]), template)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from recbole_r3vae.data.content.cache import CacheEntry, hash_json
 from recbole_r3vae.data.content.encoders import ItemEncoder, ModalityEncoders, load_item_encoder, save_item_encoder
 from recbole_r3vae.data.content.item_content import ItemContent, PartSource, content_of, encoder_of, hash_of, row_blocks
 from recbole_r3vae.data.content.modalities import CONTENT_KEYS, Modality, modalities
-from recbole_r3vae.data.content.text import item_texts, text_fields
+from recbole_r3vae.data.content.text import item_texts, text_fields, text_template
 from recbole_r3vae.data.content.vectors import VectorFile
 from recbole_r3vae.errors import UserError
 
@@ -167,9 +167,12 @@ def _encoder_files(folder: Path) -> tuple[Path, Path]:
 
 def _text_content(modality: Modality, dataset: Dataset, item_ids: list[str], cache_dir, show_progress: bool) -> ItemContent:
     """Vectors of the items' texts."""
-    encoder, fields = modality.encoder, text_fields(dataset, modality.fields)
-    texts = item_texts(dataset, fields)[1:]
-    content_hash = hash_json([encoder.settings(), fields, item_ids, texts])
+    encoder, fields = modality.encoder, text_fields(dataset, modality.fields, modality.template)
+    template = None if modality.template is None else text_template(dataset, modality.template)
+    texts = item_texts(dataset, fields, template)[1:]
+    # Two templates may give these items the same texts and new ones others, so it counts by itself.
+    form = {} if template is None else {"template": str(template)}
+    content_hash = hash_json([encoder.settings(), fields, *form.values(), item_ids, texts])
 
     def encode() -> _Source:
         empty = sum(not text for text in texts)
@@ -179,8 +182,8 @@ def _text_content(modality: Modality, dataset: Dataset, item_ids: list[str], cac
         starts = range(0, len(texts), _TEXTS_PER_BLOCK)
         starts = tqdm(starts, desc="Encode item text", ncols=100, disable=not show_progress)
         blocks = (encoder.transform(texts[start : start + _TEXTS_PER_BLOCK]) for start in starts)
-        item_encoder = ItemEncoder(encoder, tuple(fields))
-        return _Source(blocks, {**encoder.settings(), "fields": fields}, item_encoder, content_hash)
+        item_encoder = ItemEncoder(encoder, tuple(fields), template)
+        return _Source(blocks, {**encoder.settings(), "fields": fields, **form}, item_encoder, content_hash)
 
     return _load_or_make(cache_dir, content_hash, item_ids, encode)
 

@@ -10,20 +10,23 @@ from typing import TYPE_CHECKING, Any
 
 from recbole_r3vae.data.content.encoders import SentenceTransformerEncoder, TextEncoder, TfidfSvdEncoder
 from recbole_r3vae.data.content.item_content import TEXT
+from recbole_r3vae.data.content.template import TextTemplate
 from recbole_r3vae.data.content.vectors import VectorFile
 from recbole_r3vae.errors import UserError, nearest, shown
 
 if TYPE_CHECKING:
     from recbole.config import Config
 
-CONTENT_KEYS = ("content_encoder", "content_dim", "content_file", "content_ids", "item_text_fields", "content_cache_dir")
+CONTENT_KEYS = (
+    "content_encoder", "content_dim", "content_file", "content_ids", "item_text_fields", "item_text_template", "content_cache_dir",
+)  # fmt: skip
 """Every key that item content depends on, and where it is kept."""
 
 FILE = "file"
 _KINDS = (TfidfSvdEncoder.kind, FILE, f"{SentenceTransformerEncoder.kind}/<name>")
 _SETTINGS = {
-    TfidfSvdEncoder.kind: ("encoder", "fields", "dim"),
-    SentenceTransformerEncoder.kind: ("encoder", "fields"),
+    TfidfSvdEncoder.kind: ("encoder", "fields", "template", "dim"),
+    SentenceTransformerEncoder.kind: ("encoder", "fields", "template"),
     FILE: ("encoder", "file", "ids", "missing"),
 }
 """What may be said of a modality, by its kind of encoder."""
@@ -37,6 +40,7 @@ class Modality:
         name: What its columns are called.
         encoder: Encodes texts, not fitted yet; ``None`` for vectors from a file.
         fields: Fields of the ``.item`` file that are joined to an item's text; those that the dataset lacks are skipped.
+        template: What fields are filled into instead, all of which the dataset must have; ``None`` where they are joined.
         vectors: The file, opened and checked; ``None`` for text.
         optional: Whether items that the file lacks get zeros instead of an error.
     """
@@ -44,6 +48,7 @@ class Modality:
     name: str
     encoder: TextEncoder | None = None
     fields: tuple[str, ...] = ()
+    template: TextTemplate | None = None
     vectors: VectorFile | None = None
     optional: bool = False
 
@@ -56,9 +61,9 @@ def modalities(config: Config) -> list[Modality]:
     * ``tfidf-svd``, ``sentence-transformers/<name>`` or ``file``: one modality, called ``text``;
     * a list of those, ``[tfidf-svd, file]``: vectors of texts are called ``text``, those of a file by the file's name without its ending;
     * a mapping of names to those or to their own settings: ``{text: tfidf-svd, image: {encoder: file, file: image.npy, missing: zero}}``.
-      Settings are ``fields`` and ``dim`` of a text encoder, ``file``, ``ids`` and ``missing`` (``error``, the default, or ``zero``: items
-      that the file lacks get zeros) of a file. What is not said is taken from ``item_text_fields``, ``content_dim``, ``content_file`` and,
-      for that file, ``content_ids``.
+      Settings are ``fields`` or ``template``, and ``dim``, of a text encoder, ``file``, ``ids`` and ``missing`` (``error``, the default, or
+      ``zero``: items that the file lacks get zeros) of a file. What is not said is taken from ``item_text_fields``, ``content_dim``,
+      ``content_file`` and, for that file, ``content_ids``; from ``item_text_template`` where neither fields nor a template are said.
 
     Args:
         config: A RecBole ``Config``, or anything that gives ``None`` for a key it does not have.
@@ -113,12 +118,17 @@ def _modality(name: str, settings: Mapping[str, Any], config: Config) -> Modalit
     fields = (fields,) if isinstance(fields, str) else fields
     if not isinstance(fields, (list, tuple)) or not all(isinstance(field, str) for field in fields):
         raise UserError(f"fields is {shown(fields)}; give a list of fields of the .item file")
+    # A template that was given for the fields of the dataset is not one for fields of a modality's own.
+    template = settings.get("template", None if "fields" in settings else config["item_text_template"])
+    if template is not None and "fields" in settings:
+        raise UserError(f"fields is {shown(settings['fields'])} and template {shown(template)}; give one of them: a template names its fields")
+    template = None if template is None else TextTemplate.parse(template)
     if kind == SentenceTransformerEncoder.kind:
         text_encoder = SentenceTransformerEncoder(encoder, device=str(config["device"]) if config["device"] else None)
     else:
         dim = settings.get("dim", config["content_dim"])
         text_encoder = TfidfSvdEncoder() if dim is None else TfidfSvdEncoder(dim)
-    return Modality(name, text_encoder, tuple(fields))
+    return Modality(name, text_encoder, tuple(fields), template)
 
 
 def _vector_file(settings: Mapping[str, Any], config: Config) -> VectorFile:

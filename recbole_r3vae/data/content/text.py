@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -11,67 +10,50 @@ import numpy as np
 import torch
 from recbole.utils import FeatureType
 
-from recbole_r3vae.errors import UserError, nearest
+from recbole_r3vae.data.content.template import TextTemplate
+from recbole_r3vae.data.content.words import FieldValue, clean_text, lists_names
+from recbole_r3vae.errors import UserError, nearest, shown
 
 if TYPE_CHECKING:
     from recbole.data.dataset import Dataset
 
-FieldValue = str | Sequence[str] | float
-
-# RecBole's own Amazon files write a set of names as Python prints it: 'Hair Care', "Women's", 'Beauty'
-_QUOTED_NAMES = re.compile(r"""(['"]).+['"]""", re.DOTALL)
-_BETWEEN_NAMES = re.compile(r"""(?<=['"]),\s*(?=['"])""")
+NAMES_SHARE = 0.1
+"""A sequence is a list of names where at least this share of the items that have it show so; a title has a stray ``_`` now and then."""
 
 
-def clean_text(value: FieldValue) -> str:
-    """One field of one item as plain words.
-
-    The words of a sequence are joined by spaces. ``_``, which stands for a space inside one category or tag,
-    becomes one, and comma-quoted lists of names lose their quotes and commas: ``Hair_Care Nails`` and
-    ``'Hair Care', 'Nails'`` are two spellings of the same categories and give the same text.
+def record_text(record: Mapping[str, FieldValue], fields: Sequence[str], template: TextTemplate | None = None) -> str:
+    """The text of one item: its fields in the given order, cleaned and joined by ``". "``, or a template filled with them.
 
     Args:
-        value: A string, a sequence of words, or a number (written plainly: ``19.99``, not ``1.999e+01``).
-
-    Returns:
-        The text, without white space around it or runs of it inside; empty for an empty field.
-    """
-    if isinstance(value, (float, int, np.number)):
-        return "" if np.isnan(value) else np.format_float_positional(np.float32(value), trim="-")
-    text = value if isinstance(value, str) else " ".join(value)
-    text = text.strip()
-    if _QUOTED_NAMES.fullmatch(text):
-        text = " ".join(name.strip("'\"") for name in _BETWEEN_NAMES.split(text))
-    return " ".join(text.replace("_", " ").split())
-
-
-def record_text(record: Mapping[str, FieldValue], fields: Sequence[str]) -> str:
-    """The text of one item: its fields in the given order, cleaned and joined by ``". "``.
-
-    Args:
-        record: Field name to value, see :func:`clean_text`.
-        fields: The fields to use, in order; missing and empty ones are left out.
+        record: Field name to value, see :func:`~recbole_r3vae.data.content.words.clean_text`.
+        fields: The fields to use, in order; missing and empty ones are left out. Not read where there is a template.
+        template: As :func:`text_template` gives it.
 
     Returns:
         The text, empty when the item has none of the fields.
     """
+    if template is not None:
+        return template.fill(record)
     parts = (clean_text(record[field]) for field in fields if field in record)
     return ". ".join(part for part in parts if part)
 
 
-def text_fields(dataset: Dataset, fields: Sequence[str]) -> list[str]:
-    """Those of ``fields`` that the items of a dataset really have, in the order asked for.
+def text_fields(dataset: Dataset, fields: Sequence[str], template: TextTemplate | None = None) -> list[str]:
+    """Those of ``fields`` that the items of a dataset really have, in the order asked for; or those of a template, which must all exist.
 
     Args:
         dataset: A loaded RecBole dataset.
-        fields: Field names, as the key ``item_text_fields`` gives them.
+        fields: Field names, as the key ``item_text_fields`` gives them. Not read where there is a template.
+        template: As the key ``item_text_template`` gives it.
 
     Returns:
         The fields to use; at least one.
 
     Raises:
-        UserError: no ``.item`` file, or it was not loaded, has none of the fields, or one is a vector.
+        UserError: no ``.item`` file, or it was not loaded, has none of the fields or lacks one of the template, or one is a vector.
     """
+    key = "item_text_fields" if template is None else "item_text_template"
+    fields = fields if template is None else template.fields
     name, features = dataset.dataset_name, dataset.item_feat
     if features is None:
         path = os.path.join(dataset.dataset_path, f"{name}.item")
@@ -82,33 +64,57 @@ def text_fields(dataset: Dataset, fields: Sequence[str]) -> list[str]:
             )
         raise UserError(
             f"dataset '{name}' has no item text: {path} does not exist; add that file with the fields of "
-            "item_text_fields, or give item vectors with content_encoder: file"
+            f"{key}, or give item vectors with content_encoder: file"
         )
+    available = [field for field in features if field != dataset.iid_field]
     present = [field for field in fields if field in features]
-    if not present:
-        available = [field for field in features if field != dataset.iid_field]
+    if not present and template is None:
         hint = nearest(fields[0], available) if fields else ""
         raise UserError(
             f"dataset '{name}' has none of the text fields {list(fields)}; its items have {available}{hint}; "
             "set item_text_fields"
         )
+    missing = next((field for field in fields if field not in features), None)
+    if template is not None and missing is not None:
+        hint = nearest(missing, available, otherwise="correct it, or let load_col read it")
+        raise UserError(f"item_text_template names the field {shown(missing)}; the items of dataset '{name}' have {available}{hint}")
     for field in present:
         if dataset.field2type[field] == FeatureType.FLOAT_SEQ:
             raise UserError(
-                f"item_text_fields: field '{field}' of dataset '{name}' is a list of numbers, not text; "
+                f"{key}: field '{field}' of dataset '{name}' is a list of numbers, not text; "
                 "take it out, or give the vectors with content_encoder: file"
             )
     return present
 
 
-def item_texts(dataset: Dataset, fields: Sequence[str]) -> list[str]:
+def text_template(dataset: Dataset, template: TextTemplate) -> TextTemplate:
+    """A template for the items of a dataset, with what stands between the members of each field said.
+
+    Files write titles and lists of categories alike, as sequences. A sequence is taken for a list of names, joined by ``", "``, where the
+    members show it in :data:`NAMES_SHARE` of its items: by ``_`` for a space inside a name, or by quotes. All others are joined by spaces.
+
+    Args:
+        dataset: A loaded RecBole dataset with all fields of the template, see :func:`text_fields`.
+        template: As the key ``item_text_template`` gives it.
+    """
+    lists = set()
+    for field in template.fields:
+        if dataset.field2type[field] == FeatureType.TOKEN_SEQ:
+            filled = [value for value in _column(dataset, field) if value]
+            if filled and sum(map(lists_names, filled)) >= NAMES_SHARE * len(filled):
+                lists.add(field)
+    return template.resolved(lists)
+
+
+def item_texts(dataset: Dataset, fields: Sequence[str], template: TextTemplate | None = None) -> list[str]:
     """The text of every item of a RecBole dataset, in RecBole's internal order.
 
     Args:
         dataset: A loaded RecBole dataset, before or after ``build()``. ``token`` and ``token_seq`` fields are
             turned back into words, ``float`` fields into plain numbers (after RecBole's normalisation, where
             configured).
-        fields: The fields to join, in order; those that the dataset lacks are skipped.
+        fields: The fields to join, in order; those that the dataset lacks are skipped. Not read where there is a template.
+        template: As :func:`text_template` gives it.
 
     Returns:
         ``n_items`` texts. Row 0, RecBole's padding item, and items without any text have ``""``.
@@ -116,13 +122,13 @@ def item_texts(dataset: Dataset, fields: Sequence[str]) -> list[str]:
     Raises:
         UserError: no usable text field, see :func:`text_fields`.
     """
-    fields = text_fields(dataset, fields)
+    fields = text_fields(dataset, fields, template)
     columns = [_column(dataset, field) for field in fields]
     texts = [""] * dataset.num(dataset.iid_field)
     rows = _plain(dataset.item_feat[dataset.iid_field]).astype(np.int64)
     for position, row in enumerate(rows):
         if row != 0:
-            texts[row] = record_text({f: column[position] for f, column in zip(fields, columns)}, fields)
+            texts[row] = record_text({f: column[position] for f, column in zip(fields, columns)}, fields, template)
     return texts
 
 

@@ -17,6 +17,7 @@ from recbole_r3vae.data.content.encoders import (
     load_item_encoder,
     save_item_encoder,
 )
+from recbole_r3vae.data.content.template import TextTemplate
 from recbole_r3vae.errors import UserError
 
 TEXTS = ["Red lipstick. Beauty", "Blue soap. Beauty", "Red hair dye. Hair Care", "Blue hair dye. Hair Care"]
@@ -71,8 +72,26 @@ def test_save_and_load(item_encoder, tmp_path):
     assert np.array_equal(again.encode(items), item_encoder.encode(items))
 
 
+def test_a_template_travels_with_its_encoder(item_encoder, tmp_path):
+    template = TextTemplate.parse("{title: } ({brand: }). Categories: {categories:, }")
+    fitted = TfidfSvdEncoder(dim=3).fit([text.replace(". ", ". Categories: ") for text in TEXTS])
+    encoder = ItemEncoder(fitted, template.fields, template)
+    paths = tmp_path / "x.safetensors", tmp_path / "x.json"
+    save_item_encoder(encoder, *paths)
+    again = load_item_encoder(*paths)
+    assert again.template == template and again.fields == ("title", "brand", "categories")
+    new = [{"title": "Red dye", "categories": "Beauty Hair_Care"}, {"brand": "Blue", "title": ""}]
+    assert not np.allclose(fitted.transform(["Red dye. Beauty Hair Care"]), fitted.transform(["Red dye. Categories: Beauty, Hair Care"]))
+    want = fitted.transform(["Red dye. Categories: Beauty, Hair Care", "(Blue)"])
+    assert np.array_equal(encoder.encode(new), want) and np.array_equal(again.encode(new), want)
+    with pytest.raises(UserError, match=r"item 0 has none of the text fields \['title', 'brand', 'categories'\]"):
+        again.encode([{"tags": "x"}])
+    save_item_encoder(item_encoder, *paths)  # without one, nothing is written of it
+    assert "template" not in json.loads(paths[1].read_text()) and load_item_encoder(*paths).template is None
+
+
 @pytest.mark.parametrize(
-    "damage", ["missing", "truncated tensors", "truncated json", "other vocabulary", "unknown kind"]
+    "damage", ["missing", "truncated tensors", "truncated json", "other vocabulary", "unknown kind", "half a template"]
 )
 def test_damaged_files_are_one_clear_error(item_encoder, tmp_path, damage):
     tensors, meta = tmp_path / "x.safetensors", tmp_path / "x.json"
@@ -84,7 +103,8 @@ def test_damaged_files_are_one_clear_error(item_encoder, tmp_path, damage):
     elif damage == "truncated json":
         meta.write_bytes(meta.read_bytes()[:-10])
     else:
-        change = {"vocabulary": ["red"]} if damage == "other vocabulary" else {"kind": "other"}
+        changes = {"other vocabulary": {"vocabulary": ["red"]}, "unknown kind": {"kind": "other"}, "half a template": {"template": "{ti"}}
+        change = changes[damage]
         meta.write_text(json.dumps({**json.loads(meta.read_text()), **change}))
     with pytest.raises(UserError, match=r"cannot read .*x\.safetensors with x\.json: .+") as error:
         load_item_encoder(tensors, meta)

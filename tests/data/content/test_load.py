@@ -409,3 +409,104 @@ def test_a_loader_hashes_and_encodes_once(make_dataset, several, monkeypatch):
     whole = loader.load(stage)
     assert loader.load(stage, ["image"]).parts == {"image": slice(0, 4)} and loader.load(stage, ()) is whole
     assert counts["fit"] == 2 and ContentLoader(dataset).load(config) is not first and counts["fit"] == 3
+
+
+# -- by a template ------------------------------------------------------------------------------------------------------------------
+
+TEMPLATE = "{title}. Categories: {categories}"
+BEFORE = "dfe7a0f9a026f4daf00b578b0536d72ca95fcf2feb5af08da62c38cc20d4e90a"
+"""Hash of the shop's content before there were templates."""
+
+
+def test_a_template_decides_texts_hash_and_description(make_dataset, cache):
+    keys = {"content_dim": 3, "content_cache_dir": str(cache), "item_text_fields": FIELDS}
+    joined = load_content(*make_dataset(**keys))
+    assert load_content(*make_dataset(**keys, item_text_template=None)).content_hash == joined.content_hash
+    dataset, config = make_dataset(**keys, item_text_template=TEMPLATE)
+    content = load_content(dataset, config)
+    assert content.encoder["template"] == "{title: }. Categories: {categories:, }" and content.encoder["fields"] == ["title", "categories"]
+    texts = ["Blue hair dye. Categories: Beauty, Women's Hair", "Red lipstick by L'Oréal. Categories: Beauty, Hair Care"]
+    texts += ["Nail polish, red. Categories: Beauty, Nail Polish", "Nail polish, blue. Categories: Beauty, Nail Polish", ""]
+    assert np.array_equal(content.embeddings[1:], TfidfSvdEncoder(3).fit(texts).transform(texts))  # of e, a, b, c, d
+    again = load_content(*make_dataset(**keys, item_text_template=TEMPLATE))
+    assert again.item_encoder.template == content.item_encoder.template is not None and again.content_hash == content.content_hash
+    new = [{"title": "Blue lipstick", "categories": "Beauty Women's_Hair"}, {"title": "Blue lipstick", "categories": ["Beauty", "Women's Hair"]}]
+    want = content.item_encoder.encoder.transform(["Blue lipstick. Categories: Beauty, Women's Hair"])
+    assert np.array_equal(again.item_encoder.encode(new), np.concatenate([want, want]))
+    others = {load_content(*make_dataset(**keys, item_text_template=text)).content_hash for text in ("{title}. In: {categories}", "{title}")}
+    assert len({joined.content_hash, content.content_hash, *others}) == 4
+
+
+def test_templates_that_differ_for_new_items_alone_are_two(make_dataset, cache):
+    keys = {"content_dim": 2, "content_cache_dir": str(cache), "items": "\n".join(f"{item}\tred {item}\t\t\t1" for item in "abcde")}
+    one, two = (load_content(*make_dataset(**keys, item_text_template=text)) for text in ("{title}. By {brand}", "{title}. Of {brand}"))
+    assert np.array_equal(one.embeddings, two.embeddings) and one.content_hash != two.content_hash
+    assert [str(content.item_encoder.template) for content in (one, two)] == ["{title: }. By {brand: }", "{title: }. Of {brand: }"]
+
+
+def test_without_a_template_hashes_are_those_of_before_there_were_any(make_dataset):
+    """Vectors that lie in a cache stay those of the same texts, fields and encoder."""
+    dataset, config = make_dataset(item_text_fields=FIELDS, content_dim=3)
+    content = load_content(dataset, config)
+    assert content.content_hash == BEFORE
+    assert "template" not in content.encoder and "template" not in content.item_encoder.state_dict()[1]
+
+
+def test_a_loader_tells_templates_apart(make_dataset):
+    dataset, config = make_dataset(item_text_fields=FIELDS, content_dim=2)
+    _, other = make_dataset(item_text_fields=FIELDS, content_dim=2, item_text_template=TEMPLATE)
+    loader = ContentLoader(dataset)
+    assert loader.load(config).content_hash != loader.load(other).content_hash
+
+
+def test_modalities_with_templates_of_their_own(make_dataset, tmp_path):
+    encoders = {name: {"encoder": "tfidf-svd", "template": text, "dim": 2} for name, text in (("a", TEMPLATE), ("b", "{brand} {title}"))}
+    content = load_content(*make_dataset(content_encoder={**encoders, "c": {"encoder": "tfidf-svd", "fields": "title", "dim": 2}}))
+    save_encoder(tmp_path, content)
+    encoder = load_encoder(tmp_path)
+    assert encoder.fields == ("title", "categories", "brand")
+    record = {"title": "Nail polish, blue", "categories": "Beauty Nail_Polish", "brand": "OPI"}
+    row = content.embeddings[content.item_ids.index("c")]
+    assert np.allclose(encoder.encode([record])[0], row, atol=1e-6) and row.shape == (6,)
+    assert content.encoder["parts"]["b"]["template"] == "{brand: } {title: }" and "template" not in content.encoder["parts"]["c"]
+
+
+@pytest.fixture
+def tiny_transformer(tmp_path):
+    """A sentence encoder of random weights, whose words are averaged: its folder, its tokenizer and its model."""
+    pytest.importorskip("sentence_transformers")
+    import torch
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    folder = tmp_path / "tiny-model"
+    folder.mkdir()
+    words = "[PAD] [UNK] [CLS] [SEP] [MASK] . , : red blue nail polish lipstick hair dye beauty care categories women ' s".split()
+    (folder / "vocab.txt").write_text("\n".join(words))
+    tokenizer = BertTokenizerFast(str(folder / "vocab.txt"))
+    torch.manual_seed(0)
+    model = BertModel(BertConfig(
+        vocab_size=len(words), hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, max_position_embeddings=32,
+    )).eval()  # fmt: skip
+    tokenizer.save_pretrained(folder)
+    model.save_pretrained(folder)
+    return folder, tokenizer, model
+
+
+def test_a_transformer_reads_the_templates_texts(make_dataset, tiny_transformer, tmp_path):
+    import torch
+
+    folder, tokenizer, model = tiny_transformer
+    dataset, config = make_dataset(
+        content_encoder=f"sentence-transformers/{folder}", item_text_template=TEMPLATE, content_cache_dir=str(tmp_path / "cache"), device="cpu"
+    )
+    content = load_content(dataset, config)
+    for item, text in (("c", "Nail polish, blue. Categories: Beauty, Nail Polish"), ("e", "Blue hair dye. Categories: Beauty, Women's Hair")):
+        with torch.no_grad():
+            states = model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0]  # [words, 16]
+        mean = states.mean(0).numpy()
+        assert np.allclose(content.embeddings[content.item_ids.index(item)], mean / np.linalg.norm(mean), atol=1e-5)
+    save_encoder(tmp_path / "encoder", content)
+    record = {"title": "Nail polish, blue", "categories": "Beauty Nail_Polish", "brand": "OPI"}
+    again = load_encoder(tmp_path / "encoder").encode([record, {**record, "categories": ""}])
+    row = content.embeddings[content.item_ids.index("c")]
+    assert np.allclose(again[0], row, atol=1e-5) and not np.allclose(again[1], row, atol=1e-2)

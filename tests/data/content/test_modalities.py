@@ -74,9 +74,13 @@ def test_a_mapping_has_settings_of_its_own(files):
     ({1: "tfidf-svd"}, "calls a modality 1; give it a name"),
     ({"": "tfidf-svd"}, "calls a modality ''; give it a name"),
     ({"text": {"encoder": "tfidf-svd", "dims": 3}}, "modality 'text': unknown setting 'dims' of encoder tfidf-svd.*did you mean 'dim'"),
-    ({"text": {"encoder": "tfidf-svd", "missing": "zero"}}, "unknown setting 'missing' of encoder tfidf-svd; it has encoder, fields, dim"),
+    ({"text": {"encoder": "tfidf-svd", "missing": "zero"}}, "unknown setting 'missing' of encoder tfidf-svd; it has encoder, fields, template, dim"),
     ({"text": {"encoder": "sentence-transformers/x", "dim": 3}}, "unknown setting 'dim'"),
     ({"text": {"encoder": "tfidf-svd", "dim": 0}}, "modality 'text': content_dim is 0; it must be a positive whole number"),
+    ({"text": {"encoder": "tfidf-svd", "template": "{title"}}, "modality 'text': item_text_template .* has no partner"),
+    ({"text": {"encoder": "tfidf-svd", "template": {"title": None}}}, r"item_text_template is \{'title': None\} \(dict\); .* in quotes"),
+    ({"text": {"encoder": "tfidf-svd", "template": "{title}", "fields": "brand"}}, "fields is 'brand' and template .*; give one of them"),
+    ({"image": {"encoder": "file", "file": "image.npy", "template": "{title}"}}, "unknown setting 'template' of encoder file"),
     ({"text": {"encoder": "tfidf-svd", "fields": 3}}, "fields is 3; give a list"),
     ({"image": "file"}, "modality 'image': content_encoder: file needs content_file; give"),
     ({"image": {"encoder": "file", "file": "none.npy"}}, "modality 'image': .*none.npy does not exist; give"),
@@ -93,3 +97,19 @@ def test_mistakes(files, encoder, message):
 def test_two_files_of_one_list(files):
     with pytest.raises(UserError, match="two modalities called 'image'"):
         asked(["file", "file"], content_file="image.npy")
+
+
+def test_templates_of_modalities(files):
+    encoders = {
+        "text": "tfidf-svd",
+        "own": {"encoder": "tfidf-svd", "template": "{title} by {brand}"},
+        "joined": {"encoder": "sentence-transformers/x", "fields": ["brand", "title"]},  # the key's template is not of these fields
+        "none": {"encoder": "tfidf-svd", "template": None},
+        "image": {"encoder": "file", "file": "image.npy"},
+    }
+    found = asked(encoders, item_text_template="{title}!")
+    assert [part.template and str(part.template) for part in found] == ["{title}!", "{title} by {brand}", None, None, None]
+    assert found[2].fields == ("brand", "title") and found[3].fields == ("title",)
+    assert str(asked("sentence-transformers/x", item_text_template="{title}!")[0].template) == "{title}!"
+    with pytest.raises(UserError, match="item_text_template '}' names|has no partner"):
+        asked("tfidf-svd", item_text_template="}")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from recbole_r3vae.data.content.text import clean_text, item_texts, record_text
+from recbole_r3vae.data.content.template import TextTemplate
+from recbole_r3vae.data.content.text import item_texts, record_text, text_fields, text_template
 from recbole_r3vae.errors import UserError
 
 EXPECTED = {
@@ -36,26 +37,6 @@ def test_item_without_a_row_has_no_text(make_dataset):
     dataset, _ = make_dataset(items="a\tRed lipstick\tBeauty\tOPI\t1", filter_inter_by_user_or_item=False)
     texts = dict(zip(dataset.field2id_token["item_id"], item_texts(dataset, ["title", "brand"])))
     assert texts == {"[PAD]": "", "a": "Red lipstick. OPI", "b": "", "c": "", "d": "", "e": ""}
-
-
-@pytest.mark.parametrize(
-    "value, text",
-    [
-        ("'Beauty', 'Hair Care'", "Beauty Hair Care"),
-        (["'Hair", "Care',", "\"Women's\",", "'Nails'"], "Hair Care Women's Nails"),
-        (["Hair_Care", "Nails"], "Hair Care Nails"),
-        ("Children's toys, 'boxed' set", "Children's toys, 'boxed' set"),
-        ("  two   spaces\tand tab ", "two spaces and tab"),
-        ("'", "'"),
-        ([], ""),
-        (19.99, "19.99"),
-        (3, "3"),
-        (1e-7, "0.0000001"),
-        (float("nan"), ""),
-    ],
-)
-def test_clean_text(value, text):
-    assert clean_text(value) == text
 
 
 def test_record_text_is_the_dataset_text():
@@ -92,3 +73,64 @@ def test_vectors_are_no_text(make_dataset):
     dataset, _ = make_dataset(items="a\t0.1 0.2\nb\t0.3 0.4", header="item_id:token\temb:float_seq")
     with pytest.raises(UserError, match="'emb' of dataset 'shop' is a list of numbers"):
         item_texts(dataset, ["emb"])
+
+
+# -- by a template ----------------------------------------------------------------------------------------------------------------
+
+TEMPLATE = TextTemplate.parse("{title}. Categories: {categories}. Brand: {brand}, {price}")
+
+
+@pytest.mark.parametrize("build", [False, True])
+def test_texts_by_a_template(make_dataset, build):
+    dataset, _ = make_dataset(build=build)
+    template = text_template(dataset, TEMPLATE)
+    assert str(template) == "{title: }. Categories: {categories:, }. Brand: {brand: }, {price: }"
+    texts = item_texts(dataset, [], template)
+    assert dict(zip(dataset.field2id_token["item_id"], texts)) == {
+        "[PAD]": "",
+        "a": "Red lipstick by L'Oréal. Categories: Beauty, Hair Care. Brand: Maybe Line, 19.99",
+        "b": "Nail polish, red. Categories: Beauty, Nail Polish, 5",
+        "c": "Nail polish, blue. Categories: Beauty, Nail Polish. Brand: OPI, 7.5",
+        "d": "1250000",
+        "e": "Blue hair dye. Categories: Beauty, Women's Hair. Brand: OPI, 12",
+    }
+    record = {"title": "Nail polish, blue", "categories": "Beauty Nail_Polish", "brand": "OPI", "price": 7.5}
+    assert record_text(record, [], template) == texts[list(dataset.field2id_token["item_id"]).index("c")]
+
+
+@pytest.mark.parametrize("marked, n, joined", [(1, 10, "x 0, y"), (1, 11, "x 0 y"), (0, 10, "x0 y"), (10, 10, "x 0, y")])
+def test_one_name_in_ten_makes_a_list(make_dataset, marked, n, joined):
+    rows = [f"{item}\tx{'_' if at < marked else ''}{at} y" for at, item in enumerate("abcdefghijk"[:n])]
+    rows += [f"{item}\t" for item in "lmnopqrstuvwxyz"]  # those without any do not count
+    dataset, _ = make_dataset(items="\n".join(rows), header="item_id:token\tnames:token_seq", filter_inter_by_user_or_item=False)
+    texts = item_texts(dataset, [], text_template(dataset, TextTemplate.parse("{names}")))
+    assert texts[list(dataset.field2id_token["item_id"]).index("a")] == joined
+
+
+def test_a_field_that_nobody_has_is_no_list(make_dataset):
+    dataset, _ = make_dataset(items="a\t\nb\t", header="item_id:token\tnames:token_seq", filter_inter_by_user_or_item=False)
+    assert str(text_template(dataset, TextTemplate.parse("{names}"))) == "{names: }"
+
+
+def test_a_field_that_is_no_sequence_is_no_list(make_dataset):
+    dataset, _ = make_dataset(items="a\tOPI_Paris 'Nails'", header="item_id:token\tbrand:token", filter_inter_by_user_or_item=False)
+    assert str(text_template(dataset, TextTemplate.parse("{brand}"))) == "{brand: }"
+    assert str(text_template(dataset, TextTemplate.parse("{brand:/}"))) == "{brand:/}"
+
+
+def test_every_field_of_a_template_must_exist(make_dataset):
+    dataset, _ = make_dataset()
+    assert text_fields(dataset, ["absent"], TEMPLATE) == ["title", "categories", "brand", "price"]
+    with pytest.raises(UserError, match=r"item_text_template names the field 'categorie'; .*'shop' have \['title'.*'categories'\?") as error:
+        text_fields(dataset, ["title"], TextTemplate.parse("{title}. {categorie}"))
+    assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match="'title.__class__'; .*did you mean 'title'"):
+        text_fields(dataset, ["title"], TextTemplate.parse("{title.__class__}"))
+    with pytest.raises(UserError, match="'zzz'; .*; correct it, or let load_col read it"):
+        text_fields(dataset, ["title"], TextTemplate.parse("{zzz}"))
+    dataset, _ = make_dataset(items="a\t0.1 0.2\nb\t0.3 0.4", header="item_id:token\temb:float_seq")
+    with pytest.raises(UserError, match="item_text_template: field 'emb' .* is a list of numbers"):
+        text_fields(dataset, ["title"], TextTemplate.parse("{emb}"))
+    dataset, _ = make_dataset(load_col={"inter": ["user_id", "item_id", "timestamp"]})
+    with pytest.raises(UserError, match=r"load_col .*item: \[item_id, title, categories, brand, price\]"):
+        text_fields(dataset, [], TEMPLATE)
