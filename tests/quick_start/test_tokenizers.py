@@ -17,6 +17,7 @@ from recbole_r3vae.errors import UserError
 from recbole_r3vae.quick_start import run_recbole_r3vae, semantic_ids
 from recbole_r3vae.quick_start.lookup import create_dataset
 from recbole_r3vae.quick_start.semantic_ids import load_tokenizer, train_tokenizer
+from recbole_r3vae.sid.prefix_tree import prefix_tree_of
 from recbole_r3vae.sid.table import SemanticIDs
 
 TRAINED = {
@@ -73,6 +74,20 @@ def test_collision_policies_work_with_every_tokenizer(tiny_settings, content, na
         assert torch.equal(sids.codes[:, :-1], trained.raw.codes[:, :-1])
 
 
+def test_a_parallel_layout_says_everywhere_that_its_codes_have_no_order(tiny_settings, content):
+    config = Config("R3VAE", "tiny", config_dict={**tiny_settings, "epochs": 2, "layout": "parallel"})
+    trained = train_tokenizer(config, content, show_progress=False)
+    again = load_tokenizer(trained.folder)
+    assert not any(one.raw.ordered or one.model.ordered for one in (trained, again))
+    assert trained.description["quality"]["by"] == "digit"
+    [(_, x)] = ItemVectors(content).batches(1000)
+    assert torch.equal(again.model.tokenize(x), again.raw.codes[1:])
+    with pytest.raises(ValueError, match="no prefix tree"):
+        prefix_tree_of(again.raw)
+    sids, _ = trained.resolved(ItemVectors(content), "sinkhorn")
+    assert 0 < sids.meta["collisions"]["moved_items"] and torch.equal(sids.codes[:, :-1], trained.raw.codes[:, :-1])
+
+
 @pytest.mark.parametrize("name", ["RKMeans", "HierarchicalKMeans", "GAOQ", "OPQ", "Random"])
 def test_a_killed_fit_is_taken_up_where_it_stopped(tiny_settings, content, monkeypatch, name):
     """Killed while the catalogue was scored; the checkpoint of a fit without epochs holds all of it."""
@@ -95,7 +110,9 @@ def test_a_killed_fit_is_taken_up_where_it_stopped(tiny_settings, content, monke
 
 
 @pytest.mark.parametrize(
-    "name, often", [("RQVAE", {"restart_below": 0.5, "ema_decay": 0.5}), ("LETTER", {"cluster_every": 7})], ids=["RQVAE", "LETTER"]
+    "name, often",
+    [("RQVAE", {"restart_below": 0.5, "ema_decay": 0.5}), ("LETTER", {"cluster_every": 7}), ("R3VAE", {"layout": "parallel"})],
+    ids=["RQVAE", "LETTER", "R3VAE parallel"],
 )
 def test_what_a_tokenizer_keeps_between_batches_survives_a_kill(tiny_settings, dataset, content, monkeypatch, name, often):
     """Counts, sums and clusters, and the random state that restarts and positives draw from, go on where they were, to the same bits."""

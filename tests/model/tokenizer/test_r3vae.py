@@ -1,18 +1,14 @@
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
 
-from recbole_r3vae.config.sources import load_yaml, properties
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.model.tokenizer import base
-from recbole_r3vae.model.tokenizer.quantize.codebook import Codebook, kmeans
+from recbole_r3vae.model.tokenizer.quantize.codebook import kmeans
 from recbole_r3vae.model.tokenizer.quantize.regularizers import preference_discrimination, semantic_cohesion
-from recbole_r3vae.model.tokenizer.quantize.residual import ParallelQuantizer
-from recbole_r3vae.model.tokenizer.r3vae import R3VAE
+from recbole_r3vae.model.tokenizer.quantize.rotation import balanced_rotation
 
 MODES = ["top1", "softmax", "ste"]
 
@@ -308,40 +304,6 @@ def test_under_ste_the_reference_keeps_the_straight_through_gradient_of_the_regu
     torch.testing.assert_close(found, model.reference.grad)
 
 
-def test_a_parallel_layout_after_a_rotation_needs_its_stack_alone(catalogue, train):
-    class Rotated(ParallelQuantizer):
-        def __init__(self, levels, rotation):
-            super().__init__(levels)
-            self.register_buffer("rotation", rotation)
-
-        def forward(self, x):
-            out = super().forward(x @ self.rotation.T)
-            joined = out.joined @ self.rotation  # [B, d]
-            return dataclasses.replace(out, quantized=joined, joined=joined)
-
-        def initialise(self, x, iterations, seed):
-            super().initialise(x @ self.rotation.T, iterations, seed)
-
-    class Parallel(R3VAE):
-        ordered = False
-
-        def stack(self, generator):
-            rotation = torch.linalg.qr(torch.randn(self.dim, self.dim, generator=generator))[0]
-            part = self.dim // len(self.codebook_sizes)
-            return Rotated([self.level(Codebook(size, part, generator)) for size in self.codebook_sizes], rotation)
-
-    items = catalogue()
-    config = {**load_yaml(properties() / "model" / "R3VAE.yaml"), "codebook_sizes": [8] * 4, "device": torch.device("cpu"), "seed": 0}
-    model = Parallel(config, items)
-    model.initialise(items)
-    history = train(model, items, epochs=5)
-    assert history[-1] < history[0]
-    codes = model.tokenize(rows(items))
-    assert codes.shape == (600, 4)
-    for level in range(4):
-        assert torch.equal(model.level_distances(rows(items), level).argmin(-1), codes[:, level])
-
-
 @pytest.mark.parametrize("mode", MODES)
 def test_zero_and_repeated_embeddings_train_without_nan(catalogue, build, train, mode):
     items = catalogue(100)
@@ -365,6 +327,188 @@ def test_without_kmeans_rating_keeps_codes_alive_that_straight_through_loses(cat
     assert used["softmax"] > 0.75 and used["top1"] > 0.45 and used["ste"] < 0.3, used
 
 
+# -- parallel layout -----------------------------------------------------------------------------------------
+
+
+def parallel(build, items, **settings):
+    """A parallel R3VAE with parts of 4, 4, 4, 3 and 3 dimensions and codebooks of as many sizes."""
+    return build(items, **{"layout": "parallel", "codebook_sizes": [8, 7, 6, 5, 4], **settings})
+
+
+def digit_by_digit(model, x):
+    """The parallel layout item by item and digit by digit: codes, and what the codes and reference vectors give back ``[B, d]``."""
+    rotation = torch.eye(x.shape[1]) if model.rotation is None else model.rotation
+    codes, back = [], []
+    for item in x:
+        y, first, chosen, parts = rotation @ item, 0, [], []
+        for level in model.quantizer.levels:
+            codewords = level.codebook.weight.detach()
+            part = y[first : first + codewords.shape[1]]
+            along = torch.zeros_like(part)
+            if model.reference is not None:
+                r = model.reference.detach()[first : first + len(part)]
+                along = (part @ r) / (r @ r) * r
+            e = part - along
+            cosines = [float(e @ c / (e.norm() * c.norm())) for c in codewords]
+            if model.rating_mode == "ste":
+                code = min(range(len(codewords)), key=lambda k: float((e - codewords[k]).norm()))
+                q = codewords[code]
+            elif model.rating_mode == "top1":
+                code = max(range(len(codewords)), key=cosines.__getitem__)
+                q = cosines[code] * e.norm() * codewords[code] / codewords[code].norm()
+            else:
+                code = max(range(len(codewords)), key=cosines.__getitem__)
+                q = (torch.tensor(cosines) / model.temperature).softmax(0) @ codewords
+            chosen.append(code)
+            parts.append(along + q)
+            first += len(part)
+        codes.append(chosen)
+        back.append(rotation.T @ torch.cat(parts))
+    return torch.tensor(codes), torch.stack(back)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("settings", [{}, {"reference_vector": False}, {"rotation": "none"}], ids=str)
+def test_a_parallel_layout_is_its_digits_one_by_one(catalogue, build, train, mode, settings):
+    items = catalogue(120, 18)
+    model = parallel(build, items, rating_mode=mode, **settings)
+    model.initialise(items)
+    train(model, items, epochs=2)
+    assert model.ordered is False and [level.codebook.weight.shape[1] for level in model.quantizer.levels] == [4, 4, 4, 3, 3]
+    out = model.quantize(rows(items))
+    codes, back = digit_by_digit(model, rows(items))
+    assert torch.equal(out.codes, codes)
+    torch.testing.assert_close(out.reconstruction.detach(), back, atol=1e-5, rtol=1e-4)
+    for level in range(5):
+        assert torch.equal(model.level_distances(rows(items), level).argmin(-1), codes[:, level])
+
+
+def test_parallel_residuals_are_the_whole_remainder(catalogue, build):
+    """The space in which a report measures clusters of digits: one for all of them."""
+    items = catalogue(120, 18)
+    model = parallel(build, items)
+    model.initialise(items)
+    out, x = model.quantize(rows(items)), rows(items)
+    assert len(out.residuals) == 5
+    for residual in out.residuals:
+        torch.testing.assert_close(residual @ model.rotation, x - out.reference @ model.rotation, atol=1e-5, rtol=1e-4)
+
+
+def test_the_rotation_is_that_of_the_items_and_training_leaves_it_orthogonal(catalogue, build, train):
+    items = catalogue(300, 18)
+    model = parallel(build, items)
+    model.initialise(items)
+    start = model.rotation.clone()
+    torch.testing.assert_close(start, balanced_rotation(rows(items), [4, 4, 4, 3, 3]))
+    train(model, items, epochs=4, learning_rate=1e-2)
+    assert torch.equal(model.rotation, start)
+    torch.testing.assert_close(model.rotation @ model.rotation.T, torch.eye(18), atol=1e-5, rtol=0)
+
+
+def test_each_part_has_a_reference_vector_of_its_own_which_starts_at_its_mean(catalogue, build):
+    items = catalogue(300, 18)
+    model, x = parallel(build, items), rows(items)
+    model.initialise(items)
+    torch.testing.assert_close(model.reference.detach(), (x @ model.rotation.T).mean(0), atol=1e-5, rtol=1e-4)
+    _, rest = model.project(x)
+    for part, r in zip(rest.split([4, 4, 4, 3, 3], dim=1), model.reference.split([4, 4, 4, 3, 3])):
+        torch.testing.assert_close((part @ r).detach(), torch.zeros(300), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_parallel_gradient_reaches_every_reference_vector_and_codebook(catalogue, build, mode):
+    items = catalogue(300, 18)
+    model = parallel(build, items, rating_mode=mode)
+    model.initialise(items)
+    sum(model.calculate_loss({"item_emb": rows(items)})).backward()
+    assert all(part.abs().max() > 1e-7 for part in model.reference.grad.split([4, 4, 4, 3, 3]))
+    assert all((level.codebook.weight.grad.norm(dim=-1) > 1e-7).all() for level in model.quantizer.levels)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_one_part_without_a_rotation_is_one_level(catalogue, build, train, mode):
+    items, made = catalogue(), []
+    for layout in ("residual", "parallel"):
+        model = build(items, layout=layout, rotation="none", codebook_sizes=[16], rating_mode=mode)
+        model.initialise(items)
+        made.append((train(model, items, epochs=3), model.state_dict(), model.tokenize(rows(items)), model.quantize(rows(items))))
+    (history, weights, codes, out), (other_history, other_weights, other_codes, other_out) = made
+    assert history == other_history and torch.equal(codes, other_codes)
+    assert weights.keys() == other_weights.keys() and all(torch.equal(weights[key], other_weights[key]) for key in weights)
+    assert torch.equal(out.reconstruction, other_out.reconstruction)
+
+
+def test_parallel_regularisers_are_of_the_clusters_of_each_digit(catalogue, build):
+    items = catalogue(120, 18)
+    model, x = parallel(build, items, sc_weight=0.3, pd_weight=0.7), rows(items)
+    model.initialise(items)
+    terms, out = model.calculate_loss({"item_emb": x}), model.quantize(x)
+    cohesion = sum(base_cohesion(out.quantized.detach(), out.codes[:, [digit]]) for digit in range(5)) / 5
+    separation = sum(preference_discrimination(out.quantized, out.codes[:, [digit]])[0].item() for digit in range(5)) / 5
+    assert [terms[1].item(), terms[2].item()] == pytest.approx([-0.3 * cohesion, 0.7 * separation], rel=1e-4)
+    assert model.last_regularizer_counts["pd_clusters"].tolist() == [len(column.unique()) for column in out.codes.unbind(1)]
+
+
+def test_a_parallel_checkpoint_holds_the_rotation(catalogue, build, train):
+    items = catalogue(120, 18)
+    model = parallel(build, items)
+    model.initialise(items)
+    train(model, items, epochs=1)
+    copy = parallel(build, items)
+    copy.load_state_dict(model.state_dict())
+    assert torch.equal(copy.tokenize(rows(items)), model.tokenize(rows(items)))
+    assert "rotation" not in build(items).state_dict()  # a residual checkpoint is what it was
+
+
+# -- long codes ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layout", ["residual", "parallel"])
+def test_sixteen_codes_keep_their_codebooks_in_use(catalogue, build, train, layout):
+    items = catalogue(1000, 64)
+    model = build(items, layout=layout, codebook_sizes=[16] * 16)
+    model.initialise(items)
+    train(model, items, epochs=10)
+    assert min(usage(model, items)) == 1.0
+    for column in model.tokenize(rows(items)).unbind(1):
+        shares = torch.bincount(column, minlength=16) / 1000
+        assert (-(shares * shares.clamp_min(1e-12).log()).sum()).exp() > 0.6 * 16  # perplexity: no level falls to a few codes
+
+
+def test_longer_residual_codes_reconstruct_better(catalogue, build, train):
+    items, errors = catalogue(1000, 64), []
+    for n_levels in (4, 8, 16):
+        model = build(items, codebook_sizes=[16] * n_levels)
+        model.initialise(items)
+        train(model, items, epochs=5)
+        errors.append((rows(items) - model.quantize(rows(items)).reconstruction).square().sum(-1).mean().item())
+    assert errors[1] < 0.9 * errors[0] and errors[2] < 0.9 * errors[1]
+
+
+def test_metrics_rest_on_the_first_levels_alone(catalogue, build):
+    items = catalogue()
+    model, x = build(items, codebook_sizes=[8] * 6, sc_weight=0.3, pd_weight=0.7, metric_levels=2), rows(items)[:100]
+    model.initialise(items)
+    terms, out = model.calculate_loss({"item_emb": x}), model.quantize(x)
+    assert terms[1].item() == pytest.approx(-0.3 * semantic_cohesion(out.quantized, out.codes[:, :2])[0].item(), rel=1e-5)
+    assert terms[2].item() == pytest.approx(0.7 * preference_discrimination(out.quantized, out.codes[:, :2])[0].item(), rel=1e-5)
+    assert all(len(counts) == 2 for counts in model.last_regularizer_counts.values())
+
+
+@pytest.mark.parametrize("n_levels", [1, 3, 4])
+def test_short_codes_are_what_they_were(catalogue, build, train, n_levels):
+    """Bit for bit those of all levels' metrics; and of five levels, the fifth is left out."""
+    items, made = catalogue(), []
+    for more in ({}, {"metric_levels": 100}):
+        model = build(items, codebook_sizes=[8] * n_levels, **more)
+        model.initialise(items)
+        made.append((train(model, items, epochs=3), model.tokenize(rows(items))))
+    assert made[0][0] == made[1][0] and torch.equal(made[0][1], made[1][1])
+    model = build(items, codebook_sizes=[8] * 5)
+    model.calculate_loss({"item_emb": rows(items)})
+    assert len(model.last_regularizer_counts["sc_pairs"]) == 4
+
+
 # -- settings ------------------------------------------------------------------------------------------------
 
 
@@ -376,6 +520,12 @@ def test_without_kmeans_rating_keeps_codes_alive_that_straight_through_loses(cat
         ({"metric_space": "raw"}, ["metric_space", "quantized or projected"]),
         ({"pd_on": "centers"}, ["pd_on", "did you mean 'centres'"]),
         ({"decoder": "linear"}, ["decoder", "identity or mlp"]),
+        ({"layout": "product"}, ["layout", "residual or parallel"]),
+        ({"rotation": "opq"}, ["rotation", "balanced or none"]),
+        ({"metric_levels": 0}, ["metric_levels", "0"]),
+        ({"layout": "parallel", "prefix_grouped_batches": True}, ["prefix_grouped_batches", "parallel", "set it to False"]),
+        ({"layout": "parallel", "codebook_sizes": [8] * 6}, ["6 digits", "16 dimensions", "parts of 2", "at most 5"]),
+        ({"layout": "parallel", "codebook_sizes": [8] * 9, "reference_vector": False}, ["9 digits", "parts of 1", "at most 8"]),
         ({"rating_temperature": 0}, ["rating_temperature", "0", "above 0"]),
         ({"codebook_sizes": 256}, ["codebook_sizes", "256", "a list"]),
         ({"codebook_sizes": []}, ["codebook_sizes", "[]"]),

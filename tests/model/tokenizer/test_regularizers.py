@@ -76,6 +76,18 @@ def test_discrimination_is_the_log_mean_over_pairs_of_centres(seed, t):
     assert counts["clusters"].tolist() == [len(level) for level in groups]
 
 
+def test_by_digit_each_code_is_a_cluster_whatever_the_others():
+    x, codes = sample()
+    value, counts = semantic_cohesion(x, codes, ordered=False)
+    digits = [brute_cohesion(x, column[:, None]) for column in codes.unbind(1)]
+    assert value.item() == pytest.approx(sum(digit[0] for digit in digits) / 3, abs=1e-12)
+    assert list(zip(counts["clusters"].tolist(), counts["pairs"].tolist())) == [digit[1][0] for digit in digits]
+    value, counts = preference_discrimination(x, codes, 0.7, ordered=False)
+    groups = [clusters(column[:, None], 1) for column in codes.unbind(1)]
+    assert value.item() == pytest.approx(brute_discrimination([[unit(x)[g].mean(0) for g in digit] for digit in groups], 0.7), abs=1e-12)
+    assert counts["clusters"].tolist() == [3, 3, 4]
+
+
 @pytest.mark.parametrize("zeros", [0, 12])
 @pytest.mark.parametrize("seed", range(4))
 def test_both_are_the_numbers_that_judge_a_catalogue(seed, zeros):

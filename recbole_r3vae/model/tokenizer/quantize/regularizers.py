@@ -2,7 +2,8 @@
 
 The same two numbers judge a whole catalogue in :mod:`recbole_r3vae.sid.quality.clusters`; here they are terms of a
 loss. Items that share a code prefix of length ``l`` form a cluster of level ``l``, for every ``l`` from 1
-to the whole tuple. Formulas: the regularisers of R3-VAE, arXiv 2604.11440, averaged over levels.
+to the whole tuple; where codes have no order, those that share the ``l``-th code do. Formulas: the regularisers of
+R3-VAE, arXiv 2604.11440, averaged over levels.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ import torch
 from torch import Tensor
 
 from recbole_r3vae.model.tokenizer.quantize.codebook import unit
-from recbole_r3vae.sid.table import prefix_groups
+from recbole_r3vae.sid.quality.clusters import groups_of
 
 
-def semantic_cohesion(vectors: Tensor, codes: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+def semantic_cohesion(vectors: Tensor, codes: Tensor, ordered: bool = True) -> tuple[Tensor, dict[str, Tensor]]:
     r"""Mean pairwise cosine within clusters: how alike items with the same prefix are; larger is better.
 
     .. math:: SC = \mathrm{mean}_G \frac{2}{|G|^2 - |G|} \sum_{i<j \in G} \cos(v_i, v_j)
@@ -28,15 +29,16 @@ def semantic_cohesion(vectors: Tensor, codes: Tensor) -> tuple[Tensor, dict[str,
     Args:
         vectors: ``[B, d]``.
         codes: ``[B, L]``.
+        ordered: Whether clusters are made by prefix; otherwise by digit. Default True.
 
     Returns:
-        The scalar (0 if no two items share a prefix), and what it rests on: ``clusters`` of two or more
+        The scalar (0 if no cluster has two items), and what it rests on: ``clusters`` of two or more
         items and ``pairs`` of items within them, each ``[L]``, int64.
     """
     u = unit(vectors)
     lengths = u.square().sum(-1)  # [B]; 1, but 0 for a zero vector
     values, n_clusters, n_pairs = [], [], []
-    for cluster in _clusters(codes):
+    for cluster in _clusters(codes, ordered):
         size = torch.bincount(cluster)  # [M]
         shared = size >= 2
         sums = u.new_zeros(len(size), u.shape[1]).index_add(0, cluster, u)  # [M, d]
@@ -52,7 +54,7 @@ def semantic_cohesion(vectors: Tensor, codes: Tensor) -> tuple[Tensor, dict[str,
 
 
 def preference_discrimination(
-    vectors: Tensor, codes: Tensor, temperature: float = 2.0
+    vectors: Tensor, codes: Tensor, temperature: float = 2.0, ordered: bool = True
 ) -> tuple[Tensor, dict[str, Tensor]]:
     r"""How alike the centres of different clusters are; smaller is better.
 
@@ -65,13 +67,14 @@ def preference_discrimination(
         vectors: ``[B, d]``.
         codes: ``[B, L]``.
         temperature: :math:`t`.
+        ordered: As in :func:`semantic_cohesion`.
 
     Returns:
         The scalar (0 if all items share one code tuple), and the ``clusters`` of each level, ``[L]``, int64.
     """
     u = unit(vectors)
     values, n_clusters = [], []
-    for cluster in _clusters(codes):
+    for cluster in _clusters(codes, ordered):
         size = torch.bincount(cluster)  # [M]
         sums = u.new_zeros(len(size), u.shape[1]).index_add(0, cluster, u)  # [M, d]
         n_clusters.append(len(size))
@@ -98,9 +101,9 @@ def codeword_discrimination(
     return torch.stack(values).mean(), {"clusters": torch.tensor([len(codewords) for codewords in codebooks])}
 
 
-def _clusters(codes: Tensor) -> list[Tensor]:
+def _clusters(codes: Tensor, ordered: bool) -> list[Tensor]:
     """The cluster of each item at every level: ``L`` tensors ``[B]``, numbered from 0."""
-    return [group.to(codes.device) for group in prefix_groups(codes.cpu())]
+    return [group.to(codes.device) for group in groups_of(codes.cpu(), ordered)]
 
 
 def _discrimination(centres: Tensor, temperature: float) -> Tensor:
