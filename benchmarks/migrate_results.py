@@ -23,10 +23,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from recbole_r3vae.benchmark.grid_file import load_grid
-from recbole_r3vae.benchmark.units import Unit, units_of
 from recbole_r3vae.config import Config
 from recbole_r3vae.config.identity import fingerprint, identity
+from recbole_r3vae.experiments.grid import Unit, load_grid, units_of
 from recbole_r3vae.io import write_json
 from recbole_r3vae.record import SCHEMA, Record
 
@@ -42,7 +41,7 @@ AS_THEY_WERE = (
 
 
 def unit_hash(config: dict[str, Any], data: dict[str, str]) -> str:
-    """The hash that names a unit of a grid, as :attr:`recbole_r3vae.benchmark.units.Unit.hash` makes it."""
+    """The hash that names a unit of a grid, as :attr:`recbole_r3vae.experiments.grid.units.Unit.hash` makes it."""
     return fingerprint(identity(config, data))
 
 

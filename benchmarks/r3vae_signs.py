@@ -17,10 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from recbole_r3vae.benchmark.run_files import RULE_NAMES, grouped, read_runs, rules_of, split_of
-from recbole_r3vae.benchmark.statistics import users_test
-from recbole_r3vae.benchmark.tables import markdown_table
 from recbole_r3vae.errors import UserError
+from recbole_r3vae.experiments.leaderboard.records import RULE_NAMES, read_runs, rules_of, split_of
+from recbole_r3vae.experiments.leaderboard.rows import grouped
+from recbole_r3vae.experiments.statistics import users_test
+from recbole_r3vae.experiments.tables import markdown_table
 from recbole_r3vae.io import atomic_write
 from recbole_r3vae.record import RULES, Record, Rule, user_metric
 

@@ -80,7 +80,7 @@ def interrupted() -> dict[str, Any]:
 
 def cold_start() -> dict[str, Any]:
     """The cold-start study: its figures, without seconds."""
-    from recbole_r3vae.benchmark.coldstart import CANDIDATES, EPSILONS, run_coldstart
+    from recbole_r3vae.experiments.coldstart import CANDIDATES, EPSILONS, run_coldstart
 
     settings = {**COMMON, **GENERATOR, "valid_rule": "stay"}
     words = [f"--{key}={json.dumps(value)}" for key, value in settings.items()]
