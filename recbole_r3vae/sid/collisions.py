@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from recbole_r3vae.errors import UserError, nearest
+from recbole_r3vae.sid.codes import checked_codes, prefix_groups
 from recbole_r3vae.sid.sinkhorn import sinkhorn
-from recbole_r3vae.sid.table import checked_codes, prefix_groups
 
 POLICIES = ("suffix", "reassign", "sinkhorn", "share")
 _EPSILON, _ROUNDS = 0.003, 20  # of `sinkhorn`, as in LETTER's code

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from recbole_r3vae.model.tokenizer.quantize.codebook import unit
-from recbole_r3vae.sid.table import prefix_groups
+from recbole_r3vae.sid.codes import prefix_groups
 
 
 def semantic_cohesion(vectors: Tensor, codes: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

@@ -13,42 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from weakref import WeakKeyDictionary
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from recbole_r3vae.errors import UserError
-from recbole_r3vae.sid.table import SemanticIDs, checked_codes
-
-DENSE_CELLS = 2**24  # largest dense child table: 64 MB, and as much for its mask
-
-
-@dataclass(frozen=True, eq=False)
-class Restriction:
-    """The part of a tree that leads to allowed items; made by :meth:`PrefixTree.restrict`.
-
-    Attributes:
-        penalty: L of float32 ``[n_{l+1} + F_l - 1]``, 0 for each node of depth l + 1 that leads to an allowed
-            item, else ``-inf``; with a leading ``[B]`` where the users differ. The end is padding.
-        cell_penalty: L of float32 ``[n_l, K_l]``, the same for the cells of the tree's ``child_table``;
-            ``None`` where it has none or the users differ.
-        items_before: int32 ``[n_items]`` or ``[B, n_items]``, how many of the first p items in leaf order are
-            allowed.
-        n_nodes: ``L + 1`` numbers of open nodes, one a depth; of the user who has most.
-    """
-
-    penalty: tuple[Tensor, ...]
-    cell_penalty: tuple[Tensor | None, ...]
-    items_before: Tensor
-    n_nodes: tuple[int, ...]
-
-    @property
-    def n_users(self) -> int | None:
-        """For how many users it was made; ``None`` if it holds for any."""
-        return len(self.items_before) if self.items_before.dim() == 2 else None
+from recbole_r3vae.sid.codes import checked_codes
+from recbole_r3vae.sid.prefix_tree.layout import layout
+from recbole_r3vae.sid.prefix_tree.restriction import Restriction
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -107,34 +79,7 @@ class PrefixTree:
                 f"got {len(codes)} rows beginning with {codes[:1].tolist()}"
             )
         codes = checked_codes(codes[1:], sizes, names=range(1, len(codes)))  # [n, L]
-        n = len(codes)
-        order = _lexicographic_order(codes, sizes, seed)  # [n]
-
-        is_new = torch.zeros(n, dtype=torch.bool)  # does the prefix differ from that of the item before?
-        is_new[0] = True
-        starts = [torch.zeros(1, dtype=torch.int64)]  # for each depth d: [n_d], place of a node's first item
-        first_child, last_codes, tables, max_children = [], [], [], []
-        for level in range(len(sizes)):
-            column = codes[:, level].index_select(0, order)  # [n]
-            is_new[1:] |= column[1:] != column[:-1]
-            starts.append(is_new.nonzero().squeeze(1))  # [n_{l+1}]
-            node = is_new.cumsum(0, dtype=torch.int32) - 1  # [n], of depth l + 1, of each item
-            first_child.append(_closed(node[starts[level]], len(starts[-1])))  # [n_l + 1]
-            max_children.append(int(first_child[-1].diff().max()))
-            column = column[starts[-1]].int()  # [n_{l+1}]
-            tables.append(_child_table(first_child[-1], column, sizes[level]))
-            last_codes.append(F.pad(column, (0, max_children[-1] - 1)))
-        return cls(
-            codebook_sizes=sizes,
-            n_nodes=tuple(map(len, starts)),
-            max_children=tuple(max_children),
-            first_child=tuple(first_child),
-            codes=tuple(last_codes),
-            child_table=tuple(tables),
-            cell_penalty=tuple(None if table is None else _penalty(table >= 0) for table in tables),
-            leaf_start=_closed(starts[-1].int(), n),
-            leaf_items=(order + 1).int(),
-        )
+        return cls(codebook_sizes=sizes, **layout(codes, sizes, seed))
 
     def to(self, device: torch.device | str) -> PrefixTree:
         """The same tree on another device; itself if it is there already."""
@@ -292,22 +237,7 @@ class PrefixTree:
                 f"padding item's first; got {allowed.dtype} {list(allowed.shape)}"
             )
         allowed = allowed.to(self.leaf_items.device)
-        is_open = allowed.index_select(-1, self.leaf_items)  # [..., n], in leaf order
-        before = items_before = _counts_before(is_open)  # [..., n + 1]
-        penalty, n_nodes = [], []
-        for first, fan_out in zip((self.leaf_start, *self.first_child[:0:-1]), self.max_children[::-1]):
-            counts = before.index_select(-1, first)  # [..., n_d + 1] for d = L … 1
-            is_open = counts[..., 1:] > counts[..., :-1]  # [..., n_d]: is one of the node's children open?
-            before = _counts_before(is_open)
-            n_nodes.append(before[..., -1].max())
-            penalty.append(F.pad(_penalty(is_open), (0, fan_out - 1)))
-        penalty.reverse()
-        cells = [None] * self.n_levels
-        for level, table in enumerate(self.child_table):
-            if table is not None and allowed.dim() == 1:  # B tables would cost more than they save
-                cells[level] = penalty[level][table.long()].masked_fill_(table < 0, -torch.inf)
-        open_nodes = torch.stack(n_nodes[::-1]).tolist()
-        return Restriction(tuple(penalty), tuple(cells), items_before, (1, *open_nodes))
+        return Restriction.to_items(allowed, self.leaf_start, self.leaf_items, self.first_child, self.max_children, self.child_table)
 
     def expand(
         self, leaves: Tensor, alive: Tensor, k: int, restriction: Restriction | None = None, every: bool = False
@@ -340,83 +270,6 @@ class PrefixTree:
             place = torch.searchsorted(restriction.items_before, place + 1) - 1
         items = self.leaf_items[place.clamp(0, len(self.leaf_items) - 1)].long()
         return items.masked_fill_(rank >= total[:, -1:], 0), column
-
-
-_TREES: WeakKeyDictionary[SemanticIDs, PrefixTree] = WeakKeyDictionary()  # a table is immutable, and so is its tree
-
-
-def prefix_tree_of(sids: SemanticIDs) -> PrefixTree:
-    """The tree of all prefixes of a table: built the first time, kept as long as the table lives.
-
-    Args:
-        sids: Semantic IDs with ordered codes. The integer ``"seed"`` of their ``meta`` (default 0) seeds the order of
-            items within a leaf.
-
-    Returns:
-        The tree, on the CPU.
-
-    Raises:
-        ValueError: the codes have no order, so that a prefix means nothing: a model that generates codes level by level was
-            given parallel ones.
-    """
-    if not sids.ordered:
-        raise ValueError(
-            f"{sids!r} have no prefix tree: their codes are parallel, each independent of the others; rank items by the sum of their "
-            "digits' log-probabilities, or take a tokenizer whose codes are ordered"
-        )
-    if sids not in _TREES:
-        _TREES[sids] = PrefixTree.from_codes(sids.codes, sids.codebook_sizes, seed=int(sids.meta.get("seed", 0)))
-    return _TREES[sids]
-
-
-def _lexicographic_order(codes: Tensor, sizes: tuple[int, ...], seed: int) -> Tensor:
-    """int64 [n]: the rows sorted by their codes, equal ones by a hash of the item."""
-    order = torch.from_numpy(np.argsort(_hash(len(codes), seed)))
-    level = len(sizes)
-    while level:  # stable sorts from the last level to the first, each by as many codes as one integer holds
-        key, radix = torch.zeros(len(codes), dtype=torch.int64), 1
-        while level and radix * sizes[level - 1] < 2**63:
-            level -= 1
-            key.add_(codes[:, level], alpha=radix)
-            radix *= sizes[level]
-        order = order[key[order].argsort(stable=True)]
-    return order
-
-
-def _hash(n: int, seed: int) -> np.ndarray:
-    """uint64 [n]: pseudo-random, distinct, each from its row and the seed alone (SplitMix64's finaliser)."""
-    x = np.arange(n, dtype=np.uint64) + np.uint64(seed * 0x632BE59BD9B4E019 % 2**64)
-    x *= np.uint64(0x9E3779B97F4A7C15)
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        x ^= x >> np.uint64(shift)
-        x *= np.uint64(factor)
-    return x ^ (x >> np.uint64(31))
-
-
-def _child_table(first_child: Tensor, codes: Tensor, size: int) -> Tensor | None:
-    """int32 [n_l, K_l] of children by code, -1 for none; ``None`` where it would not pay."""
-    n_nodes = len(first_child) - 1
-    if not len(codes) < n_nodes * size <= min(2 * len(codes), DENSE_CELLS):
-        return None
-    table = torch.full((n_nodes, size), -1, dtype=torch.int32)
-    parents = torch.repeat_interleave(first_child.diff())  # [n_{l+1}]
-    table[parents, codes] = torch.arange(len(codes), dtype=torch.int32)
-    return table
-
-
-def _penalty(is_open: Tensor) -> Tensor:
-    """float32: log 1 = 0 where open, log 0 = -inf elsewhere. On a CPU, adding it beats a masked fill."""
-    return is_open.float().log_()
-
-
-def _closed(starts: Tensor, end: int) -> Tensor:
-    """int32 [n + 1]: starts of contiguous ranges, and the end of the last."""
-    return torch.cat([starts, starts.new_tensor([end])])
-
-
-def _counts_before(flags: Tensor) -> Tensor:
-    """int32 [..., n + 1]: how many of the first p flags are set."""
-    return F.pad(flags.cumsum(-1, dtype=torch.int32), (1, 0))
 
 
 def _windows(table: Tensor, first: Tensor, size: int) -> Tensor:

@@ -1,76 +1,25 @@
-"""What is kept of a run: one record. Runs write it, grids complete it, leaderboards read it; no other file knows its form.
-
-Both rules on items that users have met stand in it, of one and the same checkpoint: under ``stay`` they are candidates like all others,
-under ``left_out`` they are none.
-"""
+"""The form of a record: one dataclass, made of a run, written to a file, and read from one with everything checked."""
 
 from __future__ import annotations
 
-import base64
-import binascii
 import dataclasses
-import functools
 import json
-import math
 import os
-import types
-import typing
-import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any
 
 import numpy as np
 
 from recbole_r3vae.config import RULES
 from recbole_r3vae.data.split import HeldOut
 from recbole_r3vae.io import atomic_write
+from recbole_r3vae.record.parts import WAY_OUT, ByRule, Metrics, Precision, Rule, Seconds, UserRanks
+from recbole_r3vae.record.plain import annotated_kinds, load, plain, wrong_places
+from recbole_r3vae.record.ranks import DEEPEST, GAINS, ROUNDING, by_repeat, unpack, user_metric
 
 SCHEMA = 2
 """Version of the form. Files of version 1 become files of this one by ``benchmarks/migrate_results.py``."""
-
-Rule = Literal["left_out", "stay"]
-"""Whether items that a user has met in earlier parts of the split are no candidates, or stay some."""
-
-Precision = Literal["float32", "bfloat16"]
-Metrics = dict[str, float | None]
-"""Metric, such as ``ndcg@10``, to its mean over users; ``None`` where it is not defined."""
-
-DEEPEST = 255
-"""Longest list whose ranks are kept: a byte a user."""
-ROUNDING = 1e-4
-"""By how much a recorded metric may differ from that of the ranks where four decimals or more are recorded."""
-_WAY_OUT = "delete it and run again"
-
-
-class ByRule(TypedDict):
-    """Metrics under each rule; ``None`` where that rule was not measured."""
-
-    left_out: Metrics | None
-    stay: Metrics | None
-
-
-class UserRanks(TypedDict):
-    """At which rank each user's test target was.
-
-    ``split`` is the hash of users and targets, ``k`` the length of the lists. Under each rule stands the rank of every user, in the order
-    of external user ids, from 1; 0 where the target is not among the k; packed as by :func:`recbole_r3vae.data.split.pack`.
-    """
-
-    split: str
-    k: int
-    left_out: str | None
-    stay: str | None
-
-
-class Seconds(TypedDict):
-    """What took how long: training the tokenizer, training the model, the test of both rules, and that test a user in milliseconds."""
-
-    tokenizer: float | None
-    training: float | None
-    evaluation: float | None
-    per_user_ms: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,7 +171,7 @@ class Record:
             "commit": getattr(trainer, "commit", None) or made.get("commit"),
             **what,
         }
-        return cls(**_plain(found))
+        return cls(**plain(found))
 
     @classmethod
     def of(cls, values: Any) -> Record:
@@ -233,23 +182,21 @@ class Record:
                 other; the message says which.
         """
         if not isinstance(values, dict) or "schema" not in values:
-            raise ValueError(f"no record of a run; {_WAY_OUT}")
+            raise ValueError(f"no record of a run; {WAY_OUT}")
         if values["schema"] != SCHEMA:
-            way_out = "migrate it by benchmarks/migrate_results.py of the repository" if values["schema"] == 1 else _WAY_OUT
+            way_out = "migrate it by benchmarks/migrate_results.py of the repository" if values["schema"] == 1 else WAY_OUT
             raise ValueError(f"record of schema {values['schema']!r}, this version reads {SCHEMA}; {way_out}")
-        unknown = sorted(values.keys() - _kinds(cls).keys())
+        unknown = sorted(values.keys() - annotated_kinds(cls).keys())
         if unknown:
-            raise ValueError(f"record with {', '.join(unknown)}, which schema {SCHEMA} has not; {_WAY_OUT}")
+            raise ValueError(f"record with {', '.join(unknown)}, which schema {SCHEMA} has not; {WAY_OUT}")
         needed = [entry.name for entry in dataclasses.fields(cls) if entry.default is entry.default_factory is dataclasses.MISSING]
         missing = [key for key in needed if values.get(key) is None]
-        wrong = [
-            path for key, kind in _kinds(cls).items() if key in values and key not in missing for path in _wrong(values[key], kind, key)
-        ]
+        kinds = annotated_kinds(cls)
+        wrong = [place for key in kinds if key in values and key not in missing for place in wrong_places(values[key], kinds[key], key)]
         if missing or wrong:
-            told = [f"without {', '.join(missing)}"] * bool(missing) + [f"in which {', '.join(wrong)} is absent or of another kind"] * bool(
-                wrong
-            )
-            raise ValueError(f"record {' and '.join(told)}; {_WAY_OUT}")
+            faults = [f"without {', '.join(missing)}"] if missing else []
+            faults += [f"in which {', '.join(wrong)} is absent or of another kind"] if wrong else []
+            raise ValueError(f"record {' and '.join(faults)}; {WAY_OUT}")
         record = cls(**values)
         record._check_ranks()
         return record
@@ -265,7 +212,7 @@ class Record:
 
     def to_json(self) -> str:
         """As text; JSON has no NaN and no infinity: ``null`` in their place."""
-        return json.dumps(_plain(dataclasses.asdict(self)), indent=2, ensure_ascii=False) + "\n"
+        return json.dumps(plain(dataclasses.asdict(self)), indent=2, ensure_ascii=False) + "\n"
 
     def write(self, path: str | os.PathLike) -> None:
         """Write it, whole or not at all."""
@@ -288,9 +235,9 @@ class Record:
         ranks = {rule: self.ranks(rule) for rule in RULES}
         for rule, found in ranks.items():
             if (found is None) != (self.test[rule] is None):
-                raise ValueError(f"record with only one of test.{rule} and users.{rule}; {_WAY_OUT}")
+                raise ValueError(f"record with only one of test.{rule} and users.{rule}; {WAY_OUT}")
         if len({len(found) for found in ranks.values() if found is not None}) > 1:
-            raise ValueError(f"record with ranks of {' and '.join(str(len(found)) for found in ranks.values())} users; {_WAY_OUT}")
+            raise ValueError(f"record with ranks of {' and '.join(str(len(found)) for found in ranks.values())} users; {WAY_OUT}")
         places = self.config.get("metric_decimal_place")
         tolerance = max(ROUNDING, 0.5001 * 10.0**-places) if type(places) is int else ROUNDING
         for rule, found in ranks.items():
@@ -300,23 +247,7 @@ class Record:
                     continue
                 of_ranks = user_metric(found, metric).mean()
                 if abs(of_ranks - recorded) > tolerance:
-                    raise ValueError(f"its ranks give {metric} {of_ranks:.4f} ({rule}), it records {recorded:.4f}; {_WAY_OUT}")
-
-
-def load(path: str | os.PathLike) -> Any:
-    """The plain data in a file of JSON.
-
-    Raises:
-        ValueError: there is no such file, or it is no JSON; NaN and infinity are none.
-    """
-
-    def refuse(name: str) -> None:
-        raise ValueError(f"{name} is no number of JSON")
-
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=refuse)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"unreadable record: {error}; {_WAY_OUT}") from error
+                    raise ValueError(f"its ranks give {metric} {of_ranks:.4f} ({rule}), it records {recorded:.4f}; {WAY_OUT}")
 
 
 def quality_of(report: Mapping[str, Any]) -> Metrics:
@@ -335,123 +266,3 @@ def quality_of(report: Mapping[str, Any]) -> Metrics:
         "lowest_usage": min(level["usage"] for level in levels),
         "reconstruction": report["reconstruction"]["mse"],
     }
-
-
-# -- ranks -----------------------------------------------------------------------------------------------------------------------
-
-
-def unpack(text: str, dtype: str) -> np.ndarray:
-    """The inverse of :func:`recbole_r3vae.data.split.pack`.
-
-    Args:
-        text: base64 of zlib of a flat array.
-        dtype: ``uint8`` for ranks, ``int32`` for counts; stored little-endian.
-
-    Raises:
-        ValueError: it is not such a text.
-    """
-    try:
-        return np.frombuffer(zlib.decompress(base64.b64decode(text, validate=True)), dtype=np.dtype(dtype).newbyteorder("<"))
-    except (binascii.Error, zlib.error) as error:
-        raise ValueError(f"not base64 of zlib of {dtype}: {error}") from error
-
-
-GAINS = {
-    "recall": np.ones_like,
-    "ndcg": lambda ranks: 1 / np.log2(ranks + 1),
-    "mrr": lambda ranks: 1 / ranks,
-}
-"""What a target found at a rank counts, of the metrics that ranks give where a user has one target."""
-
-
-def user_metric(ranks: np.ndarray, metric: str) -> np.ndarray:
-    """A ranking metric of each user, who has one target; the mean is RecBole's figure.
-
-    Args:
-        ranks: ``[n_users]``, 1-based rank of the target in the user's list; 0 where it is not there.
-        metric: ``recall@k``, ``ndcg@k`` or ``mrr@k``.
-
-    Returns:
-        ``[n_users]``, float64.
-    """
-    name, _, k = metric.partition("@")
-    hit = (ranks > 0) & (ranks <= int(k))
-    first = np.maximum(ranks, 1).astype(np.float64)  # any value will do where there is no hit
-    return np.where(hit, GAINS[name](first), 0.0)
-
-
-def by_repeat(met_before: np.ndarray, ranks: Mapping[Rule, np.ndarray | None], config: Mapping[str, Any]) -> dict[str, ByRule] | None:
-    """Metrics of targets that their users had met before, and of the others.
-
-    Args:
-        met_before: bool ``[n]``.
-        ranks: rule to the rank of each target, ``[n]`` in the same order.
-        config: ``metrics`` and ``topk``; metrics that ranks do not give are left out.
-
-    Returns:
-        ``repeated`` and ``new`` to their metrics under each rule; ``None`` where no target, or every one, had been met.
-    """
-    if met_before.all() or not met_before.any():
-        return None
-    metrics = [f"{name.lower()}@{k}" for name in config["metrics"] if name.lower() in GAINS for k in config["topk"]]
-    return {
-        name: {
-            rule: None if ranks.get(rule) is None else {metric: float(user_metric(ranks[rule][kept], metric).mean()) for metric in metrics}
-            for rule in RULES
-        }
-        for name, kept in (("repeated", met_before), ("new", ~met_before))
-    }
-
-
-# -- plain data ------------------------------------------------------------------------------------------------------------------
-
-
-def _plain(value: Any) -> Any:
-    """Of what JSON knows: numpy's numbers as Python's, tuples as lists, ``None`` for NaN and infinity."""
-    if isinstance(value, Mapping):
-        return {key: _plain(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(entry) for entry in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-@functools.cache
-def _kinds(of: type) -> dict[str, Any]:
-    return typing.get_type_hints(of)
-
-
-def _wrong(value: Any, kind: Any, path: str) -> Iterator[str]:
-    """Where in a value something is not of the kind that the annotation states, such as ``test.stay.ndcg@10``."""
-    origin, parts = typing.get_origin(kind), typing.get_args(kind)
-    if kind is Any:
-        return
-    if origin in (typing.Union, types.UnionType):
-        if any(not any(True for _ in _wrong(value, part, path)) for part in parts):
-            return
-        structured = [part for part in parts if isinstance(value, (dict, list)) and _holds(part) is type(value)]
-        yield from _wrong(value, structured[0], path) if structured else [path]
-    elif origin is Literal:
-        if value not in parts:
-            yield path
-    elif typing.is_typeddict(kind):
-        if not isinstance(value, dict):
-            yield path
-            return
-        kinds = _kinds(kind)
-        yield from (f"{path}.{key}" for key in sorted(kinds.keys() ^ value.keys()))
-        for key in sorted(kinds.keys() & value.keys()):
-            yield from _wrong(value[key], kinds[key], f"{path}.{key}")
-    elif origin in (dict, list):
-        if not isinstance(value, origin):
-            yield path
-            return
-        for key, entry in value.items() if origin is dict else enumerate(value):
-            yield from _wrong(entry, parts[-1], f"{path}.{key}")
-    elif isinstance(value, bool) != (kind is bool) or not isinstance(value, (int, float) if kind is float else kind):
-        yield path
-
-
-def _holds(kind: Any) -> type | None:
-    return dict if typing.is_typeddict(kind) else typing.get_origin(kind)
