@@ -296,7 +296,7 @@ def test_quality_is_that_of_the_table():
 
 
 def test_the_committed_records_are_sound():
-    folder = Path(__file__).parents[1] / "results"
+    folder = Path(__file__).parents[2] / "results"
     paths = [path for path in folder.rglob("runs/*/*.json") if not path.name.startswith("split-")]
     records = [Record.read(path) for path in paths if "schema" in json.loads(path.read_text(encoding="utf-8"))]
     assert len(records) > 80 and all(one.error is None and one.test[one.valid_rule] for one in records)
