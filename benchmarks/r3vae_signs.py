@@ -102,12 +102,12 @@ def report(groups: list[list[Record]]) -> list[str]:
     seeds = [run.seed for run in base]
     figures, signs = [], []
     for name, runs in variants.items():
-        told = []
+        cells = []
         for part, metric in (("valid", "ndcg@10"), ("test", "recall@10"), ("test", "ndcg@10"), ("quality", "sc_raw"), ("quality", "pd_raw"),
                              ("quality", "unique_ratio")):  # fmt: skip
             values = [{"valid": run.valid, "test": run.test[rule], "quality": run.quality}[part][metric] for run in runs]
-            told.append(f"{np.mean(values):.4f}" + (f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else ""))
-        figures.append([name, *told])
+            cells.append(f"{np.mean(values):.4f}" + (f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else ""))
+        figures.append([name, *cells])
         if name != "default":
             signs.append([name, *(_cell(difference(name, metric, rule, runs, base)) for metric in METRICS)])
     records = [run for runs in variants.values() for run in runs]
@@ -136,8 +136,8 @@ def report(groups: list[list[Record]]) -> list[str]:
 
 
 def _cell(entry: dict[str, Any]) -> str:
-    told = f"{entry['found']:+.4f}" + (f", p {entry['p']:.2f}" if entry["p"] is not None else "")
-    return f"{told} ({entry['paper']:+.4f})" if entry["paper"] is not None else told
+    cell = f"{entry['found']:+.4f}" + (f", p {entry['p']:.2f}" if entry["p"] is not None else "")
+    return f"{cell} ({entry['paper']:+.4f})" if entry["paper"] is not None else cell
 
 
 def main() -> None:

@@ -119,9 +119,9 @@ def main(words: list[str] | None = None) -> int:
                 found[name] = CASES[name]()
                 old = before.get(name)
                 keys = ("ranks", "metrics")
-                told = "" if old is None else "same" if all(old[key] == found[name][key] for key in keys) else "DIFFERENT"
-                print(f"{name:12} ranks {found[name]['ranks']}  metrics {found[name]['metrics']}  {told}", flush=True)
-                if told == "DIFFERENT":
+                verdict = "" if old is None else "same" if all(old[key] == found[name][key] for key in keys) else "DIFFERENT"
+                print(f"{name:12} ranks {found[name]['ranks']}  metrics {found[name]['metrics']}  {verdict}", flush=True)
+                if verdict == "DIFFERENT":
                     print(f"{'':12} before {old['test']}\n{'':12} after  {found[name]['test']}", flush=True)
         finally:
             os.chdir(home)

@@ -196,9 +196,9 @@ def interaction_files(config: Config, folder: Path) -> list[Path]:
 def _say_what_parts_ignore(config: Config) -> None:
     keys = ("user_inter_num_interval", "item_inter_num_interval", "val_interval", "rm_dup_inter")
     given, defaults = config.external_config_dict, config.internal_config_dict
-    told = [key for key in keys if given.get(key) not in (None, defaults.get(key))]
-    if told:
-        logger.warning(f"benchmark_filename is given: its parts are taken as they are, and {', '.join(told)} does nothing")
+    without_effect = [key for key in keys if given.get(key) not in (None, defaults.get(key))]
+    if without_effect:
+        logger.warning(f"benchmark_filename is given: its parts are taken as they are, and {', '.join(without_effect)} does nothing")
 
 
 def check_split(config: Config, dataset: Dataset) -> None:

@@ -120,8 +120,8 @@ def prepare_tables(
         repairs.add(f"items left out of the {kcore}-core", sum(item not in there for item in names))
         names = [item for item in names if item in there]
     if not len(met):
-        told = ", ".join(f"{what}: {n:,}" for what, n in repairs.counts.items()) or "none was there"
-        raise UserError(f"no event of {event_table.path} is left ({told}); check the columns, or lower --kcore")
+        dropped = ", ".join(f"{what}: {n:,}" for what, n in repairs.counts.items()) or "none was there"
+        raise UserError(f"no event of {event_table.path} is left ({dropped}); check the columns, or lower --kcore")
 
     settings = _settings(folder, found, len(names), stored is not None)
     try:
@@ -169,8 +169,8 @@ def _open_vectors(path: Path, items: Table, found: Columns) -> VectorFile:
         try:
             return VectorFile(path, ids)
         except UserError as error:
-            told = str(error).replace(f"{folder}{os.sep}", "").partition("; ")[0]
-            raise UserError(f"{told}; write the item id of each vector into {beside(path, '.ids')}, one a line") from error
+            why = str(error).replace(f"{folder}{os.sep}", "").partition("; ")[0]
+            raise UserError(f"{why}; write the item id of each vector into {beside(path, '.ids')}, one a line") from error
 
 
 # -- writing -------------------------------------------------------------------------------------------------------------

@@ -106,8 +106,8 @@ def read_added_tokens(path: str | os.PathLike) -> tuple[int, ...]:
     values = _read_json(path)
     if isinstance(values, dict) and isinstance(values.get("added_tokens"), list):
         values = values["added_tokens"]
-    listed = values if isinstance(values, (list, dict)) else []
-    texts = [entry.get("content") if isinstance(entry, dict) else entry for entry in listed]
+    entries = values if isinstance(values, (list, dict)) else []
+    texts = [entry.get("content") if isinstance(entry, dict) else entry for entry in entries]
     matches = [match for match in (TOKEN.fullmatch(text) for text in texts if isinstance(text, str)) if match]
     sizes: dict[str, int] = {}
     for level, code in (match.groups() for match in matches):

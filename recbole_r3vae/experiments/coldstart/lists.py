@@ -40,9 +40,9 @@ def best(scores: np.ndarray, k: int) -> np.ndarray:
 
 def flags(lists: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """bool ``[n, 1 + n_items]``: whether an item is in the list."""
-    listed = np.zeros(shape, dtype=bool)
-    np.put_along_axis(listed, lists, True, axis=1)
-    return listed
+    in_list = np.zeros(shape, dtype=bool)
+    np.put_along_axis(in_list, lists, True, axis=1)
+    return in_list
 
 
 def slots(epsilon: float, k: int) -> np.ndarray:

@@ -50,12 +50,12 @@ def write_tables(path: Path, report: dict[str, Any]) -> None:
     lines += markdown_table(head, ([*_cells(row, "cold", names), _times(row, by_random, key)] for row in _ordered(rows)))
     lines += ["", f"## Warm targets ({split['warm_users']:,} users)", ""]
     head = ["method", "epsilon", *names, f"{key} against epsilon 0"]
-    shown, seen = [], set()
+    cells, seen = [], set()
     for row in _ordered(rows):
         if row["epsilon"] is None or row["epsilon"] not in seen:  # whoever fills the cold places: the warm ones are the same
-            shown.append([*_cells(row, "warm", names), _change(row["warm"][key], without)])
+            cells.append([*_cells(row, "warm", names), _change(row["warm"][key], without)])
             seen.add(row["epsilon"])
-    lines += markdown_table(head, shown)
+    lines += markdown_table(head, cells)
     if split["left_out"]:
         lines += ["", f"{split['left_out']:,} users are left out: fewer than two warm items come before their last."]
     with atomic_write(path) as file:

@@ -84,8 +84,8 @@ def run_ctr(
         with locked(lock, "checkpoint_dir"):  # another process may be filling other cells
             stored = [other for other in _stored(file) if other["hash"] != cell.hash]
             write_json(file, {"schema": SCHEMA, "dataset": dataset, "cells": [*stored, record]})
-        told = ", ".join(f"{name} {record['test'][name]:.4f}" for name in ("auc", "uauc") if name in record["test"])
-        print(f"[{number}/{len(cells)}] {cell}: test {told}, {record['seconds']['training']:.0f} s", flush=True)
+        figures = ", ".join(f"{name} {record['test'][name]:.4f}" for name in ("auc", "uauc") if name in record["test"])
+        print(f"[{number}/{len(cells)}] {cell}: test {figures}, {record['seconds']['training']:.0f} s", flush=True)
     page = file.with_suffix(".md")
     chosen = [cell for cell in _stored(file) if cell["given"] == given]
     if chosen:

@@ -179,9 +179,9 @@ def _differing(rows: list[dict[str, Any]]) -> list[str]:
     found = []
     settings = [_beside_the_tokenizer(row) for row in rows]
     for key in sorted(set().union(*settings)):
-        told = [json.dumps(one.get(key), sort_keys=True) for one in settings]
-        usual = Counter(told).most_common(1)[0][0]
-        others = {value: [row["name"] for row, own in zip(rows, told) if own == value] for value in sorted(set(told) - {usual})}
+        values = [json.dumps(one.get(key), sort_keys=True) for one in settings]
+        usual = Counter(values).most_common(1)[0][0]
+        others = {value: [row["name"] for row, own in zip(rows, values) if own == value] for value in sorted(set(values) - {usual})}
         found += [f"{key} is {value} in {', '.join(names)}, {usual} elsewhere" for value, names in others.items()]
     return found
 

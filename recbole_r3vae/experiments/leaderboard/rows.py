@@ -89,13 +89,13 @@ def variants(rows: list[dict[str, Any]]) -> list[str]:
     """What sets a row apart from the others of its name, ``sc_weight=0.1``; nothing where it is the only one."""
     variants = []
     for row in rows:
-        told = {}
+        differing = {}
         for part in (lambda row: row["config"], lambda row: {key: row[key] for key in (*CONDITIONS, "split", "data")}):
             peers = [part(other) for other in rows if other["name"] == row["name"]]
             for key in sorted(set().union(*peers)):
                 if any(peer.get(key) != part(row).get(key) for peer in peers):
-                    told[key] = part(row).get(key)
-        variants.append(describe(told) if told else "")
+                    differing[key] = part(row).get(key)
+        variants.append(describe(differing) if differing else "")
     return variants
 
 

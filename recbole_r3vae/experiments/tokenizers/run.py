@@ -73,10 +73,10 @@ def run_tokenizer_benchmark(
             folders[name] = folder = Path(result["run_dir"])
             row = row_of(json.loads((folder / DESCRIPTION).read_text(encoding="utf-8")), folder.name)
             how = "reused" if result["reused"] else "trained"
-            told = f"{how}, {row['seconds']:.0f} s, unique SIDs {row['unique_ratio']:.4f}, lowest usage {row['lowest_usage']:.4f}"
+            outcome = f"{how}, {row['seconds']:.0f} s, unique SIDs {row['unique_ratio']:.4f}, lowest usage {row['lowest_usage']:.4f}"
         else:
-            row, told = {"name": name, "error": error}, f"failed: {error}"
-        print(f"{place}: {told}", flush=True)
+            row, outcome = {"name": name, "error": error}, f"failed: {error}"
+        print(f"{place}: {outcome}", flush=True)
         rows.append(row)
 
     words = [f"--{key}={as_word(value)}" for key, value in given.items() if key not in PLACES]

@@ -79,9 +79,9 @@ def scatter(points: Sequence[Point], x_title: str, y_title: str, width: int, hei
         family = point.family if point.family in FAMILIES else "other"
         ends = (top(point.y - point.spread), top(point.y + point.spread))
         whisker = f'<path class="whisker" d="M{x:.1f} {ends[0]:.1f}V{ends[1]:.1f}"/>' if point.spread else ""
-        told = f"{point.name}: {y_title} {point.y:.4f}, {x_title} {point.x:,.4g}"
+        tip = f"{point.name}: {y_title} {point.y:.4f}, {x_title} {point.x:,.4g}"
         name = _name(point.name, x, y, taken, (LEFT, TOP, right, floor))
-        drawn = f"<title>{escape(told)}</title>{whisker}{mark(family, x, y)}{name}"
+        drawn = f"<title>{escape(tip)}</title>{whisker}{mark(family, x, y)}{name}"
         parts.append(f'<g class="point {family}" data-family="{family}">{drawn}</g>')
     title = escape(f"{y_title} against {x_title}")
     return f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{title}">{"".join(parts)}</svg>'
