@@ -11,7 +11,7 @@ from recbole.evaluator import metric_types
 from recbole.utils import EvaluatorType
 
 from recbole_r3vae.config.sources import KEY_BY_KEY
-from recbole_r3vae.errors import UserError, nearest, shown
+from recbole_r3vae.errors import UserError, did_you_mean, short_repr
 
 RULES = ("left_out", "stay")
 """What may become of items that a user has met: they are no candidates, or they are."""
@@ -48,8 +48,8 @@ def check_mappings(given: Mapping[str, Any]) -> None:
         value = given.get(key)
         unknown = next((name for name in value if name not in known), None) if isinstance(value, dict) else None
         if unknown is not None:
-            hint = nearest(unknown, known, otherwise=f"it holds {', '.join(known)}")
-            raise UserError(f"unknown key {shown(unknown)} in {key}{hint}")
+            hint = did_you_mean(unknown, known, otherwise=f"it holds {', '.join(known)}")
+            raise UserError(f"unknown key {short_repr(unknown)} in {key}{hint}")
 
 
 def check_values(given: dict[str, Any], defaults: Mapping[str, Any], general: Collection[str], whole_means_int: bool) -> None:
@@ -76,7 +76,7 @@ def check_values(given: dict[str, Any], defaults: Mapping[str, Any], general: Co
             continue
         if not any(isinstance(value, INSTANCES[kind]) and (kind is bool or not isinstance(value, bool)) for kind in types):
             wanted = " or ".join(kind.__name__ for kind in types)
-            raise UserError(f"{key} is {shown(value)} ({type(value).__name__}), it must be {wanted}; the default is {default!r}")
+            raise UserError(f"{key} is {short_repr(value)} ({type(value).__name__}), it must be {wanted}; the default is {default!r}")
         if isinstance(value, (list, tuple)) and isinstance(default, list) and default:
             _check_entries(key, value, default)
 
@@ -85,9 +85,9 @@ def _check_size(key: str, value: Any) -> None:
     """No setting is beyond what 64 bits hold, which torch says in its own words, or not finite, which nothing says."""
     for entry in value if isinstance(value, (list, tuple)) else [value]:
         if isinstance(entry, Real) and not -(2**63) < entry < 2**63:
-            raise UserError(f"{key} is {shown(value)}; give finite numbers of at most 18 digits")
+            raise UserError(f"{key} is {short_repr(value)}; give finite numbers of at most 18 digits")
         if isinstance(entry, Real) and entry < LEAST.get(key, entry):
-            raise UserError(f"{key} is {shown(value)}; give {LEAST[key]} or more")
+            raise UserError(f"{key} is {short_repr(value)}; give {LEAST[key]} or more")
 
 
 def _check_entries(key: str, value: Sequence, default: list) -> None:
@@ -97,7 +97,7 @@ def _check_entries(key: str, value: Sequence, default: list) -> None:
     for entry in value if kind in INSTANCES else ():
         if not isinstance(entry, INSTANCES[kind]) or (kind is not bool and isinstance(entry, bool)):
             raise UserError(
-                f"{key} is {shown(value)}: {shown(entry)} ({type(entry).__name__}) must be {kind.__name__}; the default is {default!r}"
+                f"{key} is {short_repr(value)}: {short_repr(entry)} ({type(entry).__name__}) must be {kind.__name__}; the default is {default!r}"
             )
 
 
@@ -120,8 +120,8 @@ def check_metrics(metrics: str | Sequence[str]) -> None:
     metrics = [metrics] if isinstance(metrics, str) else metrics
     unknown = next((metric for metric in metrics if metric.lower() not in metric_types), None)
     if not metrics or unknown is not None:
-        hint = nearest(unknown, metric_types) if metrics else ""
-        raise UserError(f"metrics is {shown(metrics)}, {shown(unknown)} is none{hint}; choose among {', '.join(metric_types)}")
+        hint = did_you_mean(unknown, metric_types) if metrics else ""
+        raise UserError(f"metrics is {short_repr(metrics)}, {short_repr(unknown)} is none{hint}; choose among {', '.join(metric_types)}")
 
 
 def check_valid_metric(final: dict[str, Any], contract: Any) -> None:
@@ -154,4 +154,4 @@ def check_rule(rule: object) -> None:
         UserError: it is not.
     """
     if rule not in RULES:
-        raise UserError(f"valid_rule is {rule!r}{nearest(str(rule), RULES)}; choose {' or '.join(RULES)}")
+        raise UserError(f"valid_rule is {rule!r}{did_you_mean(str(rule), RULES)}; choose {' or '.join(RULES)}")

@@ -19,7 +19,7 @@ from recbole_r3vae.config.sources import (
     KEY_BY_KEY, YamlLoader, given_settings, load_yaml, merged, parse_arguments, parse_value, plain_values, properties, recbole_properties,
 )  # fmt: skip
 from recbole_r3vae.config.stages import PREFIX, tokenizer_defaults, tokenizer_keys
-from recbole_r3vae.errors import UserError, nearest, refused, shown
+from recbole_r3vae.errors import UserError, as_user_error, did_you_mean, short_repr
 
 
 class Config(RecBoleConfig):
@@ -59,7 +59,7 @@ class Config(RecBoleConfig):
         arguments: Iterable[str] = (),
     ):
         self._arguments = list(arguments)
-        with refused("these settings cannot be used", "correct the key that this is about"):
+        with as_user_error("these settings cannot be used", "correct the key that this is about"):
             super().__init__(model, dataset, config_file_list, config_dict)
         self.contract.check(self)
 
@@ -93,7 +93,7 @@ class Config(RecBoleConfig):
         for key, value in (("model", model), ("dataset", dataset)):
             word, name = self.cmd_config_dict.get(key), getattr(value, "__name__", str(value))
             if None not in (word, value) and str(word) != name:
-                raise UserError(f"--{key}={shown(word)} contradicts {key} {name}, which this is about; leave it out")
+                raise UserError(f"--{key}={short_repr(word)} contradicts {key} {name}, which this is about; leave it out")
         model = model if model is not None else self.external_config_dict.get("model")
         dataset = dataset if dataset is not None else self.external_config_dict.get("dataset")
         if model is None:
@@ -145,7 +145,7 @@ class Config(RecBoleConfig):
         """
         known = self.known_keys()
         for key in sorted(set(keys) - known):
-            hint = self._whose(key) or nearest(key, known, otherwise="correct it, or leave it out")
+            hint = self._whose(key) or did_you_mean(key, known, otherwise="correct it, or leave it out")
             raise UserError(f"unknown key {dashes}{key} for model {self.model}{hint}")
 
     def _report_unknown_keys(self):
@@ -159,7 +159,7 @@ class Config(RecBoleConfig):
         for source, values in (("a configuration file", self.file_config_dict), ("config_dict", self.variable_config_dict)):
             unknown = sorted(set(values) - known)
             if unknown:
-                text = ", ".join(f"{key}{self._whose(key) or nearest(key, known, 1)}" for key in unknown)
+                text = ", ".join(f"{key}{self._whose(key) or did_you_mean(key, known, 1)}" for key in unknown)
                 if {**self.internal_config_dict, **self.external_config_dict}.get("strict_config"):
                     raise UserError(f"unknown keys in {source} for model {self.model}: {text}; correct them, or leave them out")
                 logging.getLogger().warning("unknown keys in %s, ignored: %s", source, text)
@@ -189,7 +189,7 @@ class Config(RecBoleConfig):
         tokenizer = self.external_config_dict.get("tokenizer") or self.internal_config_dict.get("tokenizer")
         if tokenizer and key.startswith(PREFIX):
             own = {f"{PREFIX}{name}" for name in tokenizer_keys(tokenizer)}
-            close = nearest(key, own) if key.removeprefix(PREFIX) not in self.internal_config_dict else ""
+            close = did_you_mean(key, own) if key.removeprefix(PREFIX) not in self.internal_config_dict else ""
             return close or (f"; tokenizer {tokenizer} has no key {key.removeprefix(PREFIX)}: correct it, or leave it out")
         return ""
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from recbole_r3vae.errors import UserError, shown
+from recbole_r3vae.errors import UserError, short_repr
 from recbole_r3vae.io import atomic_write
 from recbole_r3vae.sid import foreign
 
@@ -90,7 +90,7 @@ def _read_table(path: Path) -> tuple[list[str], Tensor]:
             if n_levels < 1 or header != _columns(n_levels):
                 raise UserError(
                     f"{path}, line 1: expected the tab-separated columns "
-                    f"{' '.join(_columns(max(n_levels, 1)))}, got {shown(' '.join(header))}; rename the "
+                    f"{' '.join(_columns(max(n_levels, 1)))}, got {short_repr(' '.join(header))}; rename the "
                     "columns, or make the file with `tokenize`"
                 )
             wanted = re.compile(r"([^\t]+)\t((?:[0-9]{1,9}\t){%d}[0-9]{1,9})\n?" % (n_levels - 1))
@@ -100,7 +100,7 @@ def _read_table(path: Path) -> tuple[list[str], Tensor]:
                 if own is None or len(own) != n_levels or not item:
                     raise UserError(
                         f"{path}, line {number}: expected an item id and {n_levels} codes (whole numbers "
-                        f"of at most nine digits, or tokens <a_12> <b_3> …), separated by tabs, got {shown(line.rstrip())}; correct the "
+                        f"of at most nine digits, or tokens <a_12> <b_3> …), separated by tabs, got {short_repr(line.rstrip())}; correct the "
                         "line or tokenize again"
                     )
                 item_ids.append(item)
@@ -130,7 +130,7 @@ def _read_sidecar(path: Path) -> dict:
         if not isinstance(sidecar.get(key), kind):
             raise UserError(f"{path}: {key!r} must be a {kind.__name__}, got {sidecar.get(key)!r}; {remedy}")
     if not isinstance(sidecar.get("ordered", True), bool):
-        raise UserError(f"{path}: 'ordered' must be true or false, got {shown(sidecar['ordered'])}; {remedy}")
+        raise UserError(f"{path}: 'ordered' must be true or false, got {short_repr(sidecar['ordered'])}; {remedy}")
     if not all(isinstance(size, int) for size in sidecar["codebook_sizes"]):
         sizes = sidecar["codebook_sizes"]
         raise UserError(f"{path}: 'codebook_sizes' must hold integers, got {sizes}; {remedy}")

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from recbole.utils import FeatureType
 
-from recbole_r3vae.errors import UserError, nearest
+from recbole_r3vae.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
     from recbole.data.dataset import Dataset
@@ -87,7 +87,7 @@ def text_fields(dataset: Dataset, fields: Sequence[str]) -> list[str]:
     present = [field for field in fields if field in features]
     if not present:
         available = [field for field in features if field != dataset.iid_field]
-        hint = nearest(fields[0], available) if fields else ""
+        hint = did_you_mean(fields[0], available) if fields else ""
         raise UserError(
             f"dataset '{name}' has none of the text fields {list(fields)}; its items have {available}{hint}; "
             "set item_text_fields"

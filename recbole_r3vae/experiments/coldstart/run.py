@@ -20,7 +20,7 @@ from recbole_r3vae.config.registry import get_model, settings_file
 from recbole_r3vae.config.sources import given_settings, load_yaml, properties
 from recbole_r3vae.config.stages import deal, refuse_unknown
 from recbole_r3vae.data.cold import check_share
-from recbole_r3vae.errors import UserError, nearest
+from recbole_r3vae.errors import UserError, did_you_mean
 from recbole_r3vae.experiments.coldstart.lists import measure, random_expectation
 from recbole_r3vae.experiments.coldstart.methods import lists_of_generator, ranked
 from recbole_r3vae.experiments.coldstart.split import make_split
@@ -173,7 +173,7 @@ def _check(config: Config, cold_share: float, cold_by: str, epsilons: Sequence[f
     """Refuse what the protocol cannot do before anything is trained."""
     check_share(cold_share)
     if cold_by not in KINDS:
-        raise UserError(f"cold_by is {cold_by!r}{nearest(str(cold_by), KINDS)}; choose {' or '.join(KINDS)}")
+        raise UserError(f"cold_by is {cold_by!r}{did_you_mean(str(cold_by), KINDS)}; choose {' or '.join(KINDS)}")
     for epsilon in epsilons:
         if not isinstance(epsilon, (int, float)) or not 0 <= epsilon <= 1:
             raise UserError(f"epsilon has {epsilon!r}; give shares of places from 0 to 1, such as 0,0.1,0.2")

@@ -10,7 +10,7 @@ from recbole_r3vae.config import Config, fingerprint
 from recbole_r3vae.config.registry import get_model
 from recbole_r3vae.config.stages import PREFIX, deal, decisive, without_unread_keys
 from recbole_r3vae.data.file_hash import sha256_of
-from recbole_r3vae.errors import UserError, nearest
+from recbole_r3vae.errors import UserError, did_you_mean
 from recbole_r3vae.model.contract import CLICK
 from recbole_r3vae.model.recbole_models import SID_FEATURES, contract_of
 from recbole_r3vae.quick_start.lookup import dataset_folder
@@ -66,7 +66,7 @@ def cells_of(
             raise UserError(f"{name} does not predict clicks; take context-aware models such as DeepFM and DCNV2, and DIN")
     for name in features:
         if name not in FEATURES:
-            raise UserError(f"features has {name!r}{nearest(str(name), FEATURES)}; choose among {', '.join(FEATURES)}")
+            raise UserError(f"features has {name!r}{did_you_mean(str(name), FEATURES)}; choose among {', '.join(FEATURES)}")
     for seed in seeds:
         if type(seed) is not int:
             raise UserError(f"seeds has {seed!r}; give whole numbers, such as 2020,2021,2022")

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from recbole_r3vae.config.sources import load_yaml
-from recbole_r3vae.errors import UserError, nearest
+from recbole_r3vae.errors import UserError, did_you_mean
 from recbole_r3vae.record import RULES
 
 _ELSEWHERE = {
@@ -101,7 +101,7 @@ def _level(values: Any, where: str, more: tuple[str, ...]) -> dict[str, Any]:
             raise UserError(f"mask_history of {where} is no key any more, as {gone}; write `valid_rule: stay` for False, left_out for True")
         if key not in (*LEVEL_KEYS, *more):
             hint = "; it belongs under `settings:`" if key not in _ELSEWHERE else ""
-            close = "" if str(key).startswith("tokenizer_") else nearest(str(key), (*LEVEL_KEYS, *more))
+            close = "" if str(key).startswith("tokenizer_") else did_you_mean(str(key), (*LEVEL_KEYS, *more))
             raise UserError(f"unknown key {key} of {where}{close or hint}")
     for key, kind in (("datasets", str), ("seeds", int)):
         if key in values:

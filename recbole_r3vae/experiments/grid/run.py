@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from recbole_r3vae.config.sources import parse_arguments
-from recbole_r3vae.errors import UserError, nearest
+from recbole_r3vae.errors import UserError, did_you_mean
 from recbole_r3vae.experiments.grid.file import load_grid
 from recbole_r3vae.experiments.grid.progress import progress_line
 from recbole_r3vae.experiments.grid.units import Unit, units_of
@@ -52,7 +52,7 @@ def run_grid(config: str | os.PathLike, output: str | os.PathLike = "results", a
     options = parse_arguments(arguments)
     for key in options:
         if key not in OPTIONS:
-            raise UserError(f"unknown option --{key} of a grid{nearest(key, OPTIONS)}; settings of models stand in {config}")
+            raise UserError(f"unknown option --{key} of a grid{did_you_mean(key, OPTIONS)}; settings of models stand in {config}")
     workers = options.get("workers", 1)
     if type(workers) is not int or workers < 1:
         raise UserError(f"--workers is {workers!r}; give a whole number from 1")

@@ -14,7 +14,7 @@ from recbole_r3vae.config.registry import get_model, get_tokenizer, settings_fil
 from recbole_r3vae.config.sources import load_yaml
 from recbole_r3vae.config.stages import without_unread_keys
 from recbole_r3vae.data.file_hash import sha256_of
-from recbole_r3vae.errors import UserError, nearest
+from recbole_r3vae.errors import UserError, did_you_mean
 from recbole_r3vae.experiments.grid.file import LEVEL_KEYS, levels_of
 from recbole_r3vae.io import beside
 from recbole_r3vae.model.contract import RANK, TOKENIZE, collisions_of
@@ -115,7 +115,7 @@ def units_of(grid: dict[str, Any], where: dict[str, str]) -> list[Unit]:
     for level in levels_of(grid):
         for key in level["settings"]:
             if key not in known[level["where"]]:
-                hint = nearest(key, known[level["where"]], otherwise="correct it, or leave it out")
+                hint = did_you_mean(key, known[level["where"]], otherwise="correct it, or leave it out")
                 raise UserError(f"unknown key {key} in the settings of {level['where']}{hint}")
     datasets = list(dict.fromkeys(cell["dataset"] for cell, _ in cells))
     seeds = list(dict.fromkeys(seed for _, own in cells for seed in own))

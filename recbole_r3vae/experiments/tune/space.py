@@ -13,7 +13,7 @@ from recbole_r3vae.config import tokenizer_defaults
 from recbole_r3vae.config.sources import load_yaml, properties
 from recbole_r3vae.config.space import read_space
 from recbole_r3vae.config.stages import PREFIX
-from recbole_r3vae.errors import UserError, nearest
+from recbole_r3vae.errors import UserError, did_you_mean
 
 Settings = dict[str, Any]
 
@@ -51,7 +51,7 @@ def load_space(tokenizer: str, path: str | os.PathLike | None = None) -> dict[st
         space[name] = [choice if isinstance(choice, dict) else {name: choice} for choice in choices]
         for key in {key: None for choice in space[name] for key in choice}:
             if key not in defaults:
-                hint = nearest(key, defaults, otherwise="correct it, or leave it out")
+                hint = did_you_mean(key, defaults, otherwise="correct it, or leave it out")
                 raise UserError(f"unknown key {key} in search space {path}: {tokenizer} has none of that name{hint}")
             if owner.setdefault(key, name) != name:
                 raise UserError(f"{key} is in two lists of search space {path}, {owner[key]} and {name}; leave it in one")
