@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from recbole_r3vae.config.identity import PLACES
 from recbole_r3vae.config.registry import code_of, get_tokenizer, settings_file
 from recbole_r3vae.config.sources import load_yaml, properties
 from recbole_r3vae.errors import UserError, did_you_mean
@@ -151,8 +152,6 @@ def decisive(config: Config) -> dict[str, Any]:
     Args:
         config: of a run.
     """
-    from recbole_r3vae.config.identity import PLACES
-
     needs, from_file = config.contract.needs(config), bool(config["sid_file"])
     found = {
         key: value
@@ -169,4 +168,3 @@ def decisive(config: Config) -> dict[str, Any]:
             if key not in ("model", "dataset") and (key not in found or found[key] != value):
                 found[f"{PREFIX}{key}"] = value
     return found
-
