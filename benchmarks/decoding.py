@@ -34,7 +34,7 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor
 
-from recbole_r3vae.model.generator.decoding.beam import constrain
+from recbole_r3vae.model.generator.decoding.constrain import constrain
 from recbole_r3vae.sid.collisions import resolve_collisions
 from recbole_r3vae.sid.prefix_tree import PrefixTree
 

@@ -23,10 +23,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from recbole_r3vae.benchmark.grid_file import load_grid
-from recbole_r3vae.benchmark.units import Unit, units_of
 from recbole_r3vae.config import Config
 from recbole_r3vae.config.identity import fingerprint, identity
+from recbole_r3vae.experiments.grid import Unit, load_grid, units_of
 from recbole_r3vae.io import write_json
 from recbole_r3vae.record import SCHEMA, Record
 
@@ -42,7 +41,7 @@ AS_THEY_WERE = (
 
 
 def unit_hash(config: dict[str, Any], data: dict[str, str]) -> str:
-    """The hash that names a unit of a grid, as :attr:`recbole_r3vae.benchmark.units.Unit.hash` makes it."""
+    """The hash that names a unit of a grid, as :attr:`recbole_r3vae.experiments.grid.units.Unit.hash` makes it."""
     return fingerprint(identity(config, data))
 
 
@@ -89,7 +88,7 @@ def migrate(results: Path) -> list[str]:
     Returns:
         A line for each file that could not be, and for each record without the other rule.
     """
-    told = []
+    lines = []
     for path in sorted((results / "runs").glob("*/*.json")):
         old = json.loads(path.read_text(encoding="utf-8"))
         if old.get("schema") != 1:
@@ -102,17 +101,17 @@ def migrate(results: Path) -> list[str]:
         try:
             record = migrated(old, other)
         except (ValueError, KeyError) as error:
-            told.append(f"{path} stays as it is: {error!r}")
+            lines.append(f"{path} stays as it is: {error!r}")
             continue
         new = path.with_name(f"{record.name}-{record.seed}-{record.hash}.json")
         if new.exists():
-            told.append(f"{path} stays as it is: {new.name} is there")
+            lines.append(f"{path} stays as it is: {new.name} is there")
             continue
         record.write(new)
         path.unlink()
         if other is None and record.error is None:
-            told.append(f"{new} has one rule only")
-    return told
+            lines.append(f"{new} has one rule only")
+    return lines
 
 
 def adopted(record: Record, unit: Unit) -> Record | None:
@@ -133,7 +132,7 @@ def adopt(results: Path, grids: list[Path], where: dict[str, str]) -> list[str]:
     Returns:
         A line for each record that got another name.
     """
-    told = []
+    lines = []
     for grid in grids:
         for unit in units_of(load_grid(grid), where):
             place = unit.file(results / "runs")
@@ -147,9 +146,9 @@ def adopt(results: Path, grids: list[Path], where: dict[str, str]) -> list[str]:
                 if record is not None:
                     record.write(place)
                     path.unlink()
-                    told.append(f"{path.name} is {place.name} of {grid.name}")
+                    lines.append(f"{path.name} is {place.name} of {grid.name}")
                     break
-    return told
+    return lines
 
 
 def main(words: list[str] | None = None) -> None:

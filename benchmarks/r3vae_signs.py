@@ -17,10 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from recbole_r3vae.benchmark.run_files import RULE_NAMES, grouped, read_runs, rules_of, split_of
-from recbole_r3vae.benchmark.statistics import users_test
-from recbole_r3vae.benchmark.tables import markdown_table
 from recbole_r3vae.errors import UserError
+from recbole_r3vae.experiments.leaderboard.records import RULE_NAMES, read_runs, rules_of, split_of
+from recbole_r3vae.experiments.leaderboard.rows import grouped
+from recbole_r3vae.experiments.statistics import users_test
+from recbole_r3vae.experiments.tables import markdown_table
 from recbole_r3vae.io import atomic_write
 from recbole_r3vae.record import RULES, Record, Rule, user_metric
 
@@ -101,12 +102,12 @@ def report(groups: list[list[Record]]) -> list[str]:
     seeds = [run.seed for run in base]
     figures, signs = [], []
     for name, runs in variants.items():
-        told = []
+        cells = []
         for part, metric in (("valid", "ndcg@10"), ("test", "recall@10"), ("test", "ndcg@10"), ("quality", "sc_raw"), ("quality", "pd_raw"),
                              ("quality", "unique_ratio")):  # fmt: skip
             values = [{"valid": run.valid, "test": run.test[rule], "quality": run.quality}[part][metric] for run in runs]
-            told.append(f"{np.mean(values):.4f}" + (f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else ""))
-        figures.append([name, *told])
+            cells.append(f"{np.mean(values):.4f}" + (f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else ""))
+        figures.append([name, *cells])
         if name != "default":
             signs.append([name, *(_cell(difference(name, metric, rule, runs, base)) for metric in METRICS)])
     records = [run for runs in variants.values() for run in runs]
@@ -135,8 +136,8 @@ def report(groups: list[list[Record]]) -> list[str]:
 
 
 def _cell(entry: dict[str, Any]) -> str:
-    told = f"{entry['found']:+.4f}" + (f", p {entry['p']:.2f}" if entry["p"] is not None else "")
-    return f"{told} ({entry['paper']:+.4f})" if entry["paper"] is not None else told
+    cell = f"{entry['found']:+.4f}" + (f", p {entry['p']:.2f}" if entry["p"] is not None else "")
+    return f"{cell} ({entry['paper']:+.4f})" if entry["paper"] is not None else cell
 
 
 def main() -> None:

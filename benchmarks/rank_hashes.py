@@ -80,7 +80,7 @@ def interrupted() -> dict[str, Any]:
 
 def cold_start() -> dict[str, Any]:
     """The cold-start study: its figures, without seconds."""
-    from recbole_r3vae.benchmark.coldstart import CANDIDATES, EPSILONS, run_coldstart
+    from recbole_r3vae.experiments.coldstart import CANDIDATES, EPSILONS, run_coldstart
 
     settings = {**COMMON, **GENERATOR, "valid_rule": "stay"}
     words = [f"--{key}={json.dumps(value)}" for key, value in settings.items()]
@@ -119,9 +119,9 @@ def main(words: list[str] | None = None) -> int:
                 found[name] = CASES[name]()
                 old = before.get(name)
                 keys = ("ranks", "metrics")
-                told = "" if old is None else "same" if all(old[key] == found[name][key] for key in keys) else "DIFFERENT"
-                print(f"{name:12} ranks {found[name]['ranks']}  metrics {found[name]['metrics']}  {told}", flush=True)
-                if told == "DIFFERENT":
+                verdict = "" if old is None else "same" if all(old[key] == found[name][key] for key in keys) else "DIFFERENT"
+                print(f"{name:12} ranks {found[name]['ranks']}  metrics {found[name]['metrics']}  {verdict}", flush=True)
+                if verdict == "DIFFERENT":
                     print(f"{'':12} before {old['test']}\n{'':12} after  {found[name]['test']}", flush=True)
         finally:
             os.chdir(home)

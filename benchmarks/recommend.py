@@ -18,10 +18,10 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
-from recbole_r3vae.benchmark.processes import in_own_process
 from recbole_r3vae.cli import main as recbole_r3vae
 from recbole_r3vae.config import Config
 from recbole_r3vae.data.content import ItemContent
+from recbole_r3vae.experiments.processes import in_own_process
 from recbole_r3vae.model.contract import Sources
 from recbole_r3vae.provenance import peak_memory_mb
 from recbole_r3vae.sid.collisions import resolve_collisions

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from recbole_r3vae.benchmark.run_files import grouped, read_runs
-from recbole_r3vae.benchmark.tables import markdown_table
+from recbole_r3vae.experiments.leaderboard.records import read_runs
+from recbole_r3vae.experiments.leaderboard.rows import grouped
+from recbole_r3vae.experiments.tables import markdown_table
 from recbole_r3vae.io import atomic_write
 from recbole_r3vae.record import RULES, Record
 

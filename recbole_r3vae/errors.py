@@ -16,7 +16,7 @@ class UserError(ValueError):
 
 
 @contextmanager
-def refused(what: str, remedy: str) -> Iterator[None]:
+def as_user_error(what: str, remedy: str) -> Iterator[None]:
     """RecBole reading the user's input: what it raises is the input's fault, said in one line.
 
     What this package raises, or what torch or pandas raise when this package calls them, is a mistake of this package and stays as it is,
@@ -61,13 +61,13 @@ def one_line(error: object, n: int = 1500) -> str:
     return text if len(text) <= n else f"{text[: n // 2]} … {text[-n // 2 + 3 :]}"
 
 
-def shown(value: object, n: int = 60) -> str:
+def short_repr(value: object, n: int = 60) -> str:
     """A value as Python writes it, for a message; cut where it is long."""
     text = repr(value)
     return text if len(text) <= n else f"{text[:n]}…"
 
 
-def nearest(name: object, candidates: Iterable[str], n: int = 3, otherwise: str = "") -> str:
+def did_you_mean(name: object, candidates: Iterable[str], n: int = 3, otherwise: str = "") -> str:
     """A hint naming the candidates most like ``name``, for the end of an error message.
 
     Args:

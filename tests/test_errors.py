@@ -7,7 +7,7 @@ import torch
 from recbole.data.interaction import Interaction
 
 from recbole_r3vae.cli import main
-from recbole_r3vae.errors import UserError, nearest, one_line, refused, shown
+from recbole_r3vae.errors import UserError, as_user_error, did_you_mean, one_line, short_repr
 from recbole_r3vae.sid.table import SemanticIDs
 
 
@@ -20,30 +20,30 @@ def test_a_message_is_one_line_that_a_terminal_can_show(text, line):
 
 
 def test_a_long_value_is_cut():
-    assert shown("a" * 1000) == "'" + "a" * 59 + "…" and shown([1, 2]) == "[1, 2]"
+    assert short_repr("a" * 1000) == "'" + "a" * 59 + "…" and short_repr([1, 2]) == "[1, 2]"
 
 
 def test_what_recbole_raises_becomes_a_refusal_and_refusals_stay():
     with pytest.raises(UserError, match=r"^x cannot be read: ValueError: \[<class 'str'>\] is not supported.*; mend it$"):
-        with refused("x cannot be read", "mend it"):
+        with as_user_error("x cannot be read", "mend it"):
             Interaction("no dict")
     with pytest.raises(UserError, match="^mine; do that$"):
-        with refused("x cannot be read", "mend it"):
+        with as_user_error("x cannot be read", "mend it"):
             raise UserError("mine; do that")
     with pytest.raises(KeyboardInterrupt):
-        with refused("x cannot be read", "mend it"):
+        with as_user_error("x cannot be read", "mend it"):
             raise KeyboardInterrupt
 
 
 def test_a_mistake_of_this_package_and_a_lack_of_memory_stay_as_they_are():
     with pytest.raises(KeyError):  # raised where no frame is RecBole's
-        with refused("x cannot be read", "mend it"):
+        with as_user_error("x cannot be read", "mend it"):
             {}["a"]
     with pytest.raises(RuntimeError):  # torch's, but called from this package
-        with refused("x cannot be read", "mend it"):
+        with as_user_error("x cannot be read", "mend it"):
             SemanticIDs(torch.tensor([[-1], [0]]), (1,), ["[PAD]", "a"]).codes @ torch.zeros(3)
     with pytest.raises(MemoryError):
-        with refused("x cannot be read", "mend it"):
+        with as_user_error("x cannot be read", "mend it"):
             Interaction(Huge())
 
 
@@ -55,8 +55,8 @@ class Huge(dict):
 
 
 def test_nearest_takes_whatever_a_file_held():
-    assert nearest(3.5, ["epochs"]) == "" and nearest(["R3VAE"], ["R3VAE"]) == "; did you mean 'R3VAE'?"
-    assert nearest("zzz", ["epochs"], otherwise="leave it out") == "; leave it out"
+    assert did_you_mean(3.5, ["epochs"]) == "" and did_you_mean(["R3VAE"], ["R3VAE"]) == "; did you mean 'R3VAE'?"
+    assert did_you_mean("zzz", ["epochs"], otherwise="leave it out") == "; leave it out"
 
 
 @pytest.mark.parametrize("words, expected", [

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recbole_r3vae.benchmark.leaderboard_published import read_published
-from recbole_r3vae.benchmark.leaderboard_text import grid_table
+from recbole_r3vae.experiments.leaderboard.cells import grid_table
+from recbole_r3vae.experiments.leaderboard.published import read_published
 from recbole_r3vae.record import RULES
 
 ROOT = Path(__file__).parents[1]

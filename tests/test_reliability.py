@@ -24,7 +24,7 @@ def test_every_row_names_tests_that_exist():
 
 
 def test_every_refusal_names_a_remedy():
-    """What is wrong, a semicolon, what to do; ``nearest(…, otherwise=…)`` puts the semicolon itself."""
+    """What is wrong, a semicolon, what to do; ``did_you_mean(…, otherwise=…)`` puts the semicolon itself."""
     checked, without = 0, []
     for path in sorted((HERE.parent / "recbole_r3vae").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -18,7 +18,7 @@ from recbole_r3vae.cli import (
     benchmark, coldstart, convert, ctr, embed, inspect, prepare, quality, recommend, run, tokenize, tune,
 )  # fmt: skip
 from recbole_r3vae.cli.arguments import Parser
-from recbole_r3vae.errors import UserError, one_line, shown
+from recbole_r3vae.errors import UserError, one_line, short_repr
 
 COMMANDS: dict[str, ModuleType] = {
     command.__name__.rpartition(".")[2]: command
@@ -43,11 +43,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         odd = next((word for word in arguments if word.endswith("=--")), None)
         if odd is not None:  # argparse would take it for no value at all
-            raise UserError(f"argument {shown(odd)} has no value; write --key=value or --key value")
+            raise UserError(f"argument {short_repr(odd)} has no value; write --key=value or --key value")
         options, rest = _parser().parse_known_args(arguments)
         command = COMMANDS[options.command]
         if rest and not getattr(command, "TAKES_SETTINGS", False):
-            raise UserError(f"unrecognised argument {shown(rest[0])}; see recbole-r3vae {options.command} --help")
+            raise UserError(f"unrecognised argument {short_repr(rest[0])}; see recbole-r3vae {options.command} --help")
         empty = next((name for name, value in vars(options).items() if value == "" or isinstance(value, list) and "" in value), None)
         if empty is not None:
             raise UserError(f"--{empty} is empty; give it a value, or leave it out")

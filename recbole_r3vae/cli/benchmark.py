@@ -38,8 +38,8 @@ def add(parser) -> None:
 
 def run(options, rest: list[str]) -> int:
     """Do it."""
-    from recbole_r3vae.benchmark.grid import run_grid
-    from recbole_r3vae.benchmark.tokenizers import run_tokenizer_benchmark
+    from recbole_r3vae.experiments.grid import run_grid
+    from recbole_r3vae.experiments.tokenizers import run_tokenizer_benchmark
 
     if options.config:
         for key in ("tokenizers", "dataset", "config_files"):

@@ -32,8 +32,8 @@ def add(parser) -> None:
 
 def run(options, rest: list[str]) -> None:
     """Do it."""
-    from recbole_r3vae.benchmark.coldstart import CANDIDATES, EPSILONS, run_coldstart
     from recbole_r3vae.config.sources import parse_value
+    from recbole_r3vae.experiments.coldstart import CANDIDATES, EPSILONS, run_coldstart
 
     epsilons = [parse_value("epsilon", word) for word in options.epsilon.split(",")] if options.epsilon else EPSILONS
     run_coldstart(

@@ -30,8 +30,8 @@ def add(parser) -> None:
 
 def run(options, rest: list[str]) -> int:
     """Do it."""
-    from recbole_r3vae.benchmark.ctr import FEATURES, MODELS, SEEDS, TOKENIZERS, run_ctr
     from recbole_r3vae.config.sources import parse_value
+    from recbole_r3vae.experiments.ctr import FEATURES, MODELS, SEEDS, TOKENIZERS, run_ctr
 
     models, tokenizers, features = (
         [word.strip() for word in text.split(",")] if text else default

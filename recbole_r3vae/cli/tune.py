@@ -31,8 +31,8 @@ def add(parser) -> None:
 
 def run(options, rest: list[str]) -> int:
     """Do it."""
-    from recbole_r3vae.benchmark.tune import run_tune
     from recbole_r3vae.config.sources import parse_value
+    from recbole_r3vae.experiments.tune import run_tune
 
     trials = parse_value("trials", options.trials) if options.trials else None
     rows = run_tune(options.tokenizer, options.dataset, options.space, trials, options.output, files_of(options), rest, options.model)

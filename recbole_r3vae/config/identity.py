@@ -85,7 +85,7 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, t
     return found
 
 
-def told(differing: Mapping[str, tuple[Any, Any]], n: int = 4) -> str:
+def differences_in_words(differing: Mapping[str, tuple[Any, Any]], n: int = 4) -> str:
     """Differences in words: ``epochs 10 instead of 20, other data``."""
     hashed = {"data": "other data", "semantic_ids": "other semantic IDs", "content": "other item content"}  # a hash would say nothing
     words = [hashed.get(key) or f"{key} {b!r} instead of {a!r}" for key, (a, b) in differing.items()]

@@ -14,7 +14,7 @@ from recbole.model.abstract_recommender import AbstractRecommender
 
 from recbole_r3vae.compat import recbole_model
 from recbole_r3vae.config.sources import properties, recbole_properties
-from recbole_r3vae.errors import UserError, nearest, one_line, shown
+from recbole_r3vae.errors import UserError, did_you_mean, one_line, short_repr
 
 MODEL_ROOMS = ("recbole_r3vae.model.tokenizer", "recbole_r3vae.model.generator", "recbole_r3vae.model.sequential")
 """Packages whose modules hold one model each: module ``r3gr`` holds class ``R3GR``."""
@@ -60,7 +60,7 @@ def get_model(name: str) -> type:
         return recbole_model(name)
     except (ValueError, TypeError, AttributeError, ModuleNotFoundError) as error:
         choices = f"choose one of RecBole's, one of your own as package.module:Class, or {', '.join(sorted(ours))}"
-        raise UserError(f"there is no model {shown(name)}{nearest(name, [*ours, *recbole_models()], otherwise=choices)}") from error
+        raise UserError(f"there is no model {short_repr(name)}{did_you_mean(name, [*ours, *recbole_models()], otherwise=choices)}") from error
 
 
 def contract_of(model_class: type, evaluation_mode: object = None):
@@ -77,8 +77,8 @@ def get_tokenizer(name: str) -> type:
     tokenizers = own_models(MODEL_ROOMS[0])
     found = tokenizers.get(name) if ":" not in name else _outside_model(name)
     if found is None or contract_of(found).task != "tokenize":
-        hint = nearest(name, tokenizers, otherwise="choose one of these, or one of your own as package.module:Class")
-        raise UserError(f"there is no tokenizer {shown(name)}, only {', '.join(sorted(tokenizers))}{hint}")
+        hint = did_you_mean(name, tokenizers, otherwise="choose one of these, or one of your own as package.module:Class")
+        raise UserError(f"there is no tokenizer {short_repr(name)}, only {', '.join(sorted(tokenizers))}{hint}")
     return found
 
 
@@ -94,19 +94,19 @@ def _outside_model(name: str) -> type:
         if error.name is None or not (module_name == error.name or module_name.startswith(f"{error.name}.")):
             raise  # the module is there and imports one that is not: its own mistake, with its traceback
         raise UserError(
-            f"there is no module {shown(module_name)} for model {shown(name)}; run where it can be imported, or set PYTHONPATH to its "
+            f"there is no module {short_repr(module_name)} for model {short_repr(name)}; run where it can be imported, or set PYTHONPATH to its "
             "folder"
         ) from error
     except ValueError as error:
-        raise UserError(f"model {shown(name)} names no module: {one_line(error)}; write package.module:Class") from error
+        raise UserError(f"model {short_repr(name)} names no module: {one_line(error)}; write package.module:Class") from error
     finally:
         if added:
             sys.path.remove(home)
     found = getattr(module, class_name, None)
     if not isinstance(found, type):
         classes = [key for key, value in vars(module).items() if isinstance(value, type) and value.__module__ == module.__name__]
-        hint = nearest(class_name, classes, otherwise=f"it defines {', '.join(classes) or 'no class'}; write package.module:Class")
-        raise UserError(f"module {module_name} has no class {shown(class_name)}{hint}")
+        hint = did_you_mean(class_name, classes, otherwise=f"it defines {', '.join(classes) or 'no class'}; write package.module:Class")
+        raise UserError(f"module {module_name} has no class {short_repr(class_name)}{hint}")
     if not issubclass(found, AbstractRecommender):
         raise UserError(f"{name} is no model; derive the class from one of RecBole's or of this package's, such as Ranker")
     return found

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from recbole_r3vae.errors import UserError, shown
+from recbole_r3vae.errors import UserError, short_repr
 
 MOST_VALUES = 100_000
 """A file of settings holds fewer values; a few lines of anchors can stand for billions."""
@@ -157,13 +157,13 @@ def parse_arguments(arguments: Iterable[str]) -> dict[str, Any]:
     while words:
         word = words.pop(0)
         if not word.startswith("--") or len(word) == 2:
-            raise UserError(f"argument {shown(word)} belongs to no option; write --key=value or --key value")
+            raise UserError(f"argument {short_repr(word)} belongs to no option; write --key=value or --key value")
         key, equals, text = word[2:].partition("=")
         if not equals:
             text = words.pop(0) if words and not words[0].startswith("--") else "True"
         value = parse_value(key, text)
         if key in values and values[key] != value:
-            raise UserError(f"--{key} is given twice, as {shown(values[key])} and {shown(value)}; give it once")
+            raise UserError(f"--{key} is given twice, as {short_repr(values[key])} and {short_repr(value)}; give it once")
         values[key] = value
     return values
 
@@ -226,4 +226,4 @@ def _plain_value(value: Any, name: str) -> Any:
     for kind in (bool, int, float, str):  # a subclass of one of these
         if isinstance(value, kind):
             return kind(value)
-    raise UserError(f"{name} is {shown(value)} ({type(value).__name__}); give a number, a text, a list or a mapping of these")
+    raise UserError(f"{name} is {short_repr(value)} ({type(value).__name__}); give a number, a text, a list or a mapping of these")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_r3vae.config.sources import parse_value, plain_values
-from recbole_r3vae.errors import UserError, nearest, shown
+from recbole_r3vae.errors import UserError, did_you_mean, short_repr
 
 KINDS = {"choice": None, "uniform": 2, "quniform": 3, "loguniform": 2}
 """Kinds of a key's range, and how many numbers it takes: low and high, of ``quniform`` also the step; ``choice`` takes any values."""
@@ -57,7 +57,7 @@ def space_of(ranges: Mapping[str, Mapping[str, Any]]) -> Space:
     space: Space = {}
     for kind, keys in plain_values(ranges, "params_dict").items():
         if not isinstance(keys, dict):
-            raise UserError(f"{kind} of params_dict is {shown(keys)}; give keys and ranges, such as {{'choice': {{'n_layers': [1, 2]}}}}")
+            raise UserError(f"{kind} of params_dict is {short_repr(keys)}; give keys and ranges, such as {{'choice': {{'n_layers': [1, 2]}}}}")
         for key, values in keys.items():
             if key in space:
                 raise UserError(f"{key} has two ranges in params_dict; leave one of them out")
@@ -67,16 +67,16 @@ def space_of(ranges: Mapping[str, Mapping[str, Any]]) -> Space:
 
 def _checked(key: str, kind: str, values: Any, where: str) -> tuple[str, list[Any]]:
     if kind not in KINDS:
-        hint = nearest(kind, KINDS, otherwise=f"write {key} and one of {', '.join(KINDS)}, and what to draw from")
-        raise UserError(f"{where}: {shown(kind)} is no kind of range{hint}")
+        hint = did_you_mean(kind, KINDS, otherwise=f"write {key} and one of {', '.join(KINDS)}, and what to draw from")
+        raise UserError(f"{where}: {short_repr(kind)} is no kind of range{hint}")
     if not isinstance(values, list) or not values:
-        raise UserError(f"{where}: {key} {kind} {shown(values)} is no list; write {key} {kind} [1,2]")
+        raise UserError(f"{where}: {key} {kind} {short_repr(values)} is no list; write {key} {kind} [1,2]")
     if kind == "choice":  # of lists too, which RecBole's own files write as texts
         return kind, [parse_value(key, value) if isinstance(value, str) and value[:1] in ("[", "{") else value for value in values]
     numbers = [value for value in values if isinstance(value, (int, float)) and not isinstance(value, bool)]
     if len(numbers) != len(values) or len(values) != KINDS[kind] or not numbers[0] < numbers[1] or numbers[2:] and not numbers[2] > 0:
         wanted = "low, high and a step above 0" if kind == "quniform" else "low and high"
-        raise UserError(f"{where}: {key} {kind} is made of {shown(values)}; give {wanted}")
+        raise UserError(f"{where}: {key} {kind} is made of {short_repr(values)}; give {wanted}")
     return kind, numbers
 
 

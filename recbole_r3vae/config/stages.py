@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from recbole_r3vae.config.identity import PLACES
 from recbole_r3vae.config.registry import code_of, get_tokenizer, settings_file
 from recbole_r3vae.config.sources import load_yaml, properties
-from recbole_r3vae.errors import UserError, nearest
+from recbole_r3vae.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
     from recbole_r3vae.config.configurator import Config
@@ -100,7 +101,7 @@ def deal(
     for key in sorted(given, key=lambda key: "." in key):  # those for one model last: they win
         owner, dot, own_key = key.rpartition(".")  # the name of a model of the user's own has dots too
         if dot and owner not in found:
-            raise UserError(f"--{key} is for {owner!r}, which is not among {names}{nearest(owner, known, otherwise='leave it out')}")
+            raise UserError(f"--{key} is for {owner!r}, which is not among {names}{did_you_mean(owner, known, otherwise='leave it out')}")
         if dot:
             refuse_unknown([key], [f"{owner}.{one}" for one in own[owner]], owner)
             found[owner][own_key] = given[key]
@@ -140,7 +141,7 @@ def refuse_unknown(given: Iterable[str], known: Iterable[str], whose: str, dashe
     known = set(known)
     for key in sorted(given):
         if key not in known:
-            hint = nearest(key, known, otherwise="correct it, or leave it out")
+            hint = did_you_mean(key, known, otherwise="correct it, or leave it out")
             raise UserError(f"unknown key {dashes}{key} for {whose}{hint}")
 
 
@@ -153,8 +154,6 @@ def decisive(config: Config) -> dict[str, Any]:
     Args:
         config: of a run.
     """
-    from recbole_r3vae.config.identity import PLACES
-
     needs, from_file = config.contract.needs(config), bool(config["sid_file"])
     found = {
         key: value
@@ -171,4 +170,3 @@ def decisive(config: Config) -> dict[str, Any]:
             if key not in ("model", "dataset") and (key not in found or found[key] != value):
                 found[f"{PREFIX}{key}"] = value
     return found
-

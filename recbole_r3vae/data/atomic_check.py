@@ -9,7 +9,7 @@ from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from recbole_r3vae.errors import UserError, shown
+from recbole_r3vae.errors import UserError, short_repr
 
 TYPES = ("token", "token_seq", "float", "float_seq")
 MISSING = frozenset("#N/A|#N/A N/A|#NA|-1.#IND|-1.#QNAN|-NaN|-nan|1.#IND|1.#QNAN|<NA>|N/A|NA|NULL|NaN|None|n/a|nan|null".split("|"))
@@ -94,11 +94,11 @@ class _Columns:
             except ValueError:
                 finite = False
             if not finite:
-                raise UserError(f"{path}, line {line}: {name} is {shown(cells[place])}; write a finite number")
+                raise UserError(f"{path}, line {line}: {name} is {short_repr(cells[place])}; write a finite number")
         if self._unique_place is not None:
             name = cells[self._unique_place]
             if self._line_of.setdefault(name, line) != line:
-                raise UserError(f"{path}, line {line}: {shown(name)} stands in line {self._line_of[name]} already; keep one of the lines")
+                raise UserError(f"{path}, line {line}: {short_repr(name)} stands in line {self._line_of[name]} already; keep one of the lines")
 
 
 def read_fields(path: Path, separator: str = "\t", encoding: str = "utf-8") -> dict[str, str]:
@@ -140,7 +140,7 @@ def _fields(path: Path, header: str, separator: str) -> dict[str, str]:
     for column, part in zip(columns, parts):
         if len(part) != 2 or not part[0] or part[1] not in TYPES:
             raise UserError(
-                f"{path}, line 1: column {shown(column)} is not <name>:<type>; types are {', '.join(TYPES)}, and {separator!r} separates "
+                f"{path}, line 1: column {short_repr(column)} is not <name>:<type>; types are {', '.join(TYPES)}, and {separator!r} separates "
                 "columns: set field_separator where another one does"
             )
     names = [name for name, _ in parts]

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from recbole_r3vae.errors import UserError, nearest
+from recbole_r3vae.errors import UserError, did_you_mean
 
 LEAST_HISTORY = 2
 """Warm items before a target. With fewer, RecBole's leave-one-out keeps the target for training."""
@@ -127,7 +127,7 @@ def select_lines(path: Path, wanted: Mapping[str, Container[str]]) -> str:
     names = [column.partition(":")[0] for column in header.rstrip("\r").split("\t")]
     for field in wanted:
         if field not in names:
-            raise UserError(f"{path} has no field {field!r}{nearest(field, names)}; it has {', '.join(names)}")
+            raise UserError(f"{path} has no field {field!r}{did_you_mean(field, names)}; it has {', '.join(names)}")
     columns = [(names.index(field), values) for field, values in wanted.items()]
     rows = ((line, line.rstrip("\r").split("\t")) for line in lines)
     kept = (line for line, cells in rows if all(len(cells) > column and cells[column] in values for column, values in columns))

@@ -13,7 +13,7 @@ from recbole.data.dataset import Dataset, SequentialDataset
 from recbole.utils import ModelType
 
 from recbole_r3vae.data.atomic_check import check_atomic_file, read_fields
-from recbole_r3vae.errors import UserError, nearest, shown
+from recbole_r3vae.errors import UserError, did_you_mean, short_repr
 
 if TYPE_CHECKING:
     from recbole_r3vae.config import Config
@@ -44,21 +44,21 @@ def _check_split_settings(config: Config) -> None:
     evaluation = config["eval_args"]
     split, order, group = evaluation["split"], evaluation["order"], evaluation["group_by"]
     if order not in ("TO", "RO"):
-        raise UserError(f"order in eval_args is {shown(order)}; write TO, in time order, or RO, at random")
+        raise UserError(f"order in eval_args is {short_repr(order)}; write TO, in time order, or RO, at random")
     if order != "TO" and _is_sequential(config):
         raise UserError(f"order in eval_args is {order}, and {config.model} reads histories: histories are in time order; write order: TO")
     if config["benchmark_filename"] is not None:
         return
     if not isinstance(split, dict) or len(split) != 1 or next(iter(split)) not in ("LS", "RS"):
-        raise UserError(f"split in eval_args is {shown(split)}; write {{LS: valid_and_test}} or ratios such as {{RS: [8, 1, 1]}}")
+        raise UserError(f"split in eval_args is {short_repr(split)}; write {{LS: valid_and_test}} or ratios such as {{RS: [8, 1, 1]}}")
     if "LS" in split and split["LS"] not in LEAVE_ONE_OUT:
-        raise UserError(f"split in eval_args is {shown(split)}; of LS choose {', '.join(LEAVE_ONE_OUT)}")
+        raise UserError(f"split in eval_args is {short_repr(split)}; of LS choose {', '.join(LEAVE_ONE_OUT)}")
     ratios = split.get("RS", [1, 1, 1])
     are_ratios = isinstance(ratios, (list, tuple)) and len(ratios) == 3 and all(isinstance(ratio, Real) and ratio >= 0 for ratio in ratios)
     if not are_ratios or not ratios[0]:
-        raise UserError(f"split in eval_args is {shown(split)}; write three ratios, of training, validation and test: {{RS: [8, 1, 1]}}")
+        raise UserError(f"split in eval_args is {short_repr(split)}; write three ratios, of training, validation and test: {{RS: [8, 1, 1]}}")
     if str(group).lower() not in ("user", "none") or ("LS" in split and group != "user"):
-        raise UserError(f"group_by in eval_args is {shown(group)}; write user" + ("" if "LS" in split else ", or none"))
+        raise UserError(f"group_by in eval_args is {short_repr(group)}; write user" + ("" if "LS" in split else ", or none"))
 
 
 def _is_sequential(config: Config) -> bool:
@@ -127,9 +127,9 @@ class _Files:
     def _require(self, path: Path, field: str, key: str) -> None:
         types = self.types[path]
         if field not in types:
-            hint = nearest(str(field), types, 1)
+            hint = did_you_mean(str(field), types, 1)
             there = f"it has {', '.join(types)}{hint}"
-            raise UserError(f"{key} is {shown(field)}, and {path} has no such column: {there}; set {key} to one of them")
+            raise UserError(f"{key} is {short_repr(field)}, and {path} has no such column: {there}; set {key} to one of them")
         if not self._read(path, field):
             keeper, way = "load_col", f"add it to {path.suffix[1:]} in load_col"
             if field in self._unwanted(path):
@@ -181,14 +181,14 @@ def interaction_files(config: Config, folder: Path) -> list[Path]:
         return [folder / f"{name}.inter"]
     if not isinstance(parts, (list, tuple)) or len(parts) != 3:
         raise UserError(
-            f"benchmark_filename is {shown(parts)}; name three parts, those to train on, to select the epoch by and to test, such as "
+            f"benchmark_filename is {short_repr(parts)}; name three parts, those to train on, to select the epoch by and to test, such as "
             f"[train, valid, test] for {name}.train.inter, {name}.valid.inter and {name}.test.inter"
         )
     paths = [folder / f"{name}.{part}.inter" for part in parts]
     absent = next((path for path in paths if not path.is_file()), None)
     if absent is not None:
         here = ", ".join(sorted(path.name for path in folder.glob(f"{name}.*.inter"))) or "none"
-        raise UserError(f"benchmark_filename is {shown(list(parts))}, and there is no {absent}; parts that are there: {here}")
+        raise UserError(f"benchmark_filename is {short_repr(list(parts))}, and there is no {absent}; parts that are there: {here}")
     _say_what_parts_ignore(config)
     return paths
 
@@ -196,9 +196,9 @@ def interaction_files(config: Config, folder: Path) -> list[Path]:
 def _say_what_parts_ignore(config: Config) -> None:
     keys = ("user_inter_num_interval", "item_inter_num_interval", "val_interval", "rm_dup_inter")
     given, defaults = config.external_config_dict, config.internal_config_dict
-    told = [key for key in keys if given.get(key) not in (None, defaults.get(key))]
-    if told:
-        logger.warning(f"benchmark_filename is given: its parts are taken as they are, and {', '.join(told)} does nothing")
+    without_effect = [key for key in keys if given.get(key) not in (None, defaults.get(key))]
+    if without_effect:
+        logger.warning(f"benchmark_filename is given: its parts are taken as they are, and {', '.join(without_effect)} does nothing")
 
 
 def check_split(config: Config, dataset: Dataset) -> None:

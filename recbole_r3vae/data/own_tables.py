@@ -24,7 +24,7 @@ from recbole_r3vae.data.raw.cleaning import SECONDS, Repairs, clean_catalogue, c
 from recbole_r3vae.data.raw.columns import Columns, find_columns
 from recbole_r3vae.data.raw.format import Interactions, Rows
 from recbole_r3vae.data.raw.tables import Table, read_table
-from recbole_r3vae.errors import UserError, shown
+from recbole_r3vae.errors import UserError, short_repr
 from recbole_r3vae.io import beside, temporary_folder
 
 _NAME = re.compile(r"\w[\w.-]*")
@@ -120,8 +120,8 @@ def prepare_tables(
         repairs.add(f"items left out of the {kcore}-core", sum(item not in there for item in names))
         names = [item for item in names if item in there]
     if not len(met):
-        told = ", ".join(f"{what}: {n:,}" for what, n in repairs.counts.items()) or "none was there"
-        raise UserError(f"no event of {event_table.path} is left ({told}); check the columns, or lower --kcore")
+        dropped = ", ".join(f"{what}: {n:,}" for what, n in repairs.counts.items()) or "none was there"
+        raise UserError(f"no event of {event_table.path} is left ({dropped}); check the columns, or lower --kcore")
 
     settings = _settings(folder, found, len(names), stored is not None)
     try:
@@ -151,8 +151,8 @@ def _names(met: pd.DataFrame, rows: Rows, events: Table, items: Table, found: Co
     without_row = [item for item in sold if item not in rows]
     if sold and len(without_row) == len(sold):
         raise UserError(
-            f"none of the {len(sold):,} items of {events.path} ({found.item}: {shown(without_row[0])}) is in {items.path} ({found.id}: "
-            f"{shown(next(iter(rows), ''))}); name the right columns with --columns item=<column> id=<column>"
+            f"none of the {len(sold):,} items of {events.path} ({found.item}: {short_repr(without_row[0])}) is in {items.path} ({found.id}: "
+            f"{short_repr(next(iter(rows), ''))}); name the right columns with --columns item=<column> id=<column>"
         )
     repairs.add("items of events kept without a row in the catalogue, their texts blank", len(without_row))
     repairs.add("items of the catalogue kept without an event", sum(item not in sold for item in rows))
@@ -169,8 +169,8 @@ def _open_vectors(path: Path, items: Table, found: Columns) -> VectorFile:
         try:
             return VectorFile(path, ids)
         except UserError as error:
-            told = str(error).replace(f"{folder}{os.sep}", "").partition("; ")[0]
-            raise UserError(f"{told}; write the item id of each vector into {beside(path, '.ids')}, one a line") from error
+            why = str(error).replace(f"{folder}{os.sep}", "").partition("; ")[0]
+            raise UserError(f"{why}; write the item id of each vector into {beside(path, '.ids')}, one a line") from error
 
 
 # -- writing -------------------------------------------------------------------------------------------------------------
@@ -178,7 +178,7 @@ def _open_vectors(path: Path, items: Table, found: Columns) -> VectorFile:
 
 def _check_name(name: str) -> None:
     if not _NAME.fullmatch(name):
-        raise UserError(f"--name is {shown(name)}; take letters, digits, '_', '-' and '.', such as shop")
+        raise UserError(f"--name is {short_repr(name)}; take letters, digits, '_', '-' and '.', such as shop")
     if name in DATASETS or (recbole_properties() / "dataset" / f"{name}.yaml").is_file():
         raise UserError(f"--name is {name!r}, a public data set with settings of its own; take another name")
 
@@ -279,7 +279,7 @@ def run_own_tables(args: argparse.Namespace) -> OwnTablesSummary:
     for pair in args.columns:
         role, equals, names = pair.partition("=")
         if not equals or role in columns:
-            raise UserError(f"--columns: {shown(pair)} is no ROLE=COLUMN, or its role comes twice; write user=customer item=sku")
+            raise UserError(f"--columns: {short_repr(pair)} is no ROLE=COLUMN, or its role comes twice; write user=customer item=sku")
         columns[role] = names.split(",") if role == "text" else [names]
     summary = prepare_tables(
         args.events, args.items, args.name, args.vectors, args.output, columns, args.kcore or 0, args.skip_bad_lines, args.force,

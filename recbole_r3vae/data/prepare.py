@@ -17,7 +17,7 @@ from recbole_r3vae.data.raw.format import RawFormat
 from recbole_r3vae.data.raw.lastfm import LASTFM
 from recbole_r3vae.data.raw.mind import MIND
 from recbole_r3vae.data.raw.movielens import MOVIELENS
-from recbole_r3vae.errors import UserError, nearest
+from recbole_r3vae.errors import UserError, did_you_mean
 from recbole_r3vae.io import temporary_folder
 
 ZIP = "zip"
@@ -127,7 +127,7 @@ def prepare(
     """
     if dataset not in DATASETS:
         raise UserError(
-            f"unknown dataset {dataset!r}{nearest(dataset, DATASETS)}; prepare knows {', '.join(DATASETS)}, and csv for "
+            f"unknown dataset {dataset!r}{did_you_mean(dataset, DATASETS)}; prepare knows {', '.join(DATASETS)}, and csv for "
             "tables of your own"
         )
     raw = DATASETS[dataset].raw
@@ -210,7 +210,7 @@ def _files(
     for role, source in sources.items():
         if role not in allowed:
             raise UserError(
-                f"{dataset} has no source {role!r}{nearest(role, allowed)}; it takes {', '.join(allowed)}"
+                f"{dataset} has no source {role!r}{did_you_mean(role, allowed)}; it takes {', '.join(allowed)}"
             )
         named[role] = [source] if isinstance(source, (str, os.PathLike)) else list(source)
     missing = [role for role in raw.roles if raw.roles[role].required and not named.get(role)]

@@ -28,9 +28,9 @@ def all_meetings(dataset: Dataset) -> csr_matrix:
         return found
     histories = dataset.inter_feat[dataset.histories_field]
     users = np.repeat(np.asarray(dataset.inter_feat[dataset.uid_field]), histories.map(len))
-    told = csr_matrix((np.ones(len(users), dtype=np.int32), (users, np.concatenate(histories.tolist()))), shape=found.shape)
-    told = (told > 0).astype(np.int32)
-    return found + told - told.multiply(found > 0)  # once each, and not what is a target of some part
+    of_histories = csr_matrix((np.ones(len(users), dtype=np.int32), (users, np.concatenate(histories.tolist()))), shape=found.shape)
+    of_histories = (of_histories > 0).astype(np.int32)
+    return found + of_histories - of_histories.multiply(found > 0)  # once each, and not what is a target of some part
 
 
 def add_seen(everything: csr_matrix, valid_data, test_data) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any, Protocol
 
-from recbole_r3vae.errors import UserError, nearest, shown
+from recbole_r3vae.errors import UserError, did_you_mean, short_repr
 
 
 class Parameter(Protocol):
@@ -147,5 +147,5 @@ def check_parameters(parameters: Mapping[str, Parameter], config: Mapping[str, A
     for key, parameter in parameters.items():
         value = config[key]
         if not parameter.takes(value):
-            hint = nearest(value, parameter.words) if hasattr(parameter, "words") and isinstance(value, str) else ""
-            raise UserError(f"{key} is {shown(value)}{hint}; give {parameter.expected()}")
+            hint = did_you_mean(value, parameter.words) if hasattr(parameter, "words") and isinstance(value, str) else ""
+            raise UserError(f"{key} is {short_repr(value)}{hint}; give {parameter.expected()}")

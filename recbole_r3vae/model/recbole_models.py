@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from recbole.utils import FeatureType, ModelType
 
 from recbole_r3vae.data.clicks import ClickDataset, ClickHistoryDataset
-from recbole_r3vae.errors import UserError, nearest
+from recbole_r3vae.errors import UserError, did_you_mean
 from recbole_r3vae.model.contract import CLICK, RANK, SHARED, Contract, Needs, Sources
 from recbole_r3vae.model.parameters import check_parameters, declared_by
 
@@ -161,7 +161,7 @@ class ClickContract(RecBoleContract):
         super().check(config)
         value, model = config["sid_features"], self.model_class.__name__
         if value not in SID_FEATURES:
-            raise UserError(f"sid_features is {value!r}{nearest(str(value), SID_FEATURES)}; choose {', '.join(SID_FEATURES)}")
+            raise UserError(f"sid_features is {value!r}{did_you_mean(str(value), SID_FEATURES)}; choose {', '.join(SID_FEATURES)}")
         unread = next((key for key in ("tokenizer", "sid_file") if config.cmd_config_dict.get(key)), None)
         if value == "none" and unread:  # on the command line; a file may serve several models
             raise UserError(f"{unread} is given, and {model} reads no semantic IDs; add --sid_features=replace or append, or leave it out")

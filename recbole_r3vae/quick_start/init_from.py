@@ -16,7 +16,7 @@ from recbole.data.dataset import Dataset
 from torch import Tensor
 
 from recbole_r3vae.config import Config, fingerprint, tokenizer_config, tokenizer_defaults
-from recbole_r3vae.config.identity import told
+from recbole_r3vae.config.identity import differences_in_words as told
 from recbole_r3vae.config.stages import CONTENT_KEYS
 from recbole_r3vae.data.content import ItemContent, load_content, load_encoder, parts_of
 from recbole_r3vae.data.content.cache import hash_json

@@ -19,7 +19,7 @@ from recbole_r3vae.data.entrance import PARTS, check_files, check_split
 from recbole_r3vae.data.ordered import time_ordered
 from recbole_r3vae.data.prepare import DATASETS
 from recbole_r3vae.data.split import add_seen, all_meetings
-from recbole_r3vae.errors import UserError, nearest, one_line, refused, shown
+from recbole_r3vae.errors import UserError, did_you_mean as nearest, one_line, as_user_error as refused, short_repr as shown
 from recbole_r3vae.trainer.ranking import RankingTrainer
 from recbole_r3vae.trainer.resumable import checkpointed
 

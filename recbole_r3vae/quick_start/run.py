@@ -19,7 +19,7 @@ from recbole_r3vae.data.content import load_content
 from recbole_r3vae.data.entrance import check_split
 from recbole_r3vae.data.fingerprint import data_fingerprint, known_ids
 from recbole_r3vae.data.split import held_out, met_before, told_repeats
-from recbole_r3vae.errors import UserError, refused
+from recbole_r3vae.errors import UserError, as_user_error as refused
 from recbole_r3vae.model.contract import TOKENIZE, Sources, collisions_of
 from recbole_r3vae.provenance import peak_memory_mb, provenance
 from recbole_r3vae.quick_start.init_from import SEMANTIC_IDS, EarlierRun, earlier_run

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_r3vae.config import Config, arithmetic, decisive, fingerprint, identity
-from recbole_r3vae.config.identity import EXTENT, differences, told
+from recbole_r3vae.config.identity import EXTENT, differences, differences_in_words as told
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.io import write_json
 from recbole_r3vae.record import Record

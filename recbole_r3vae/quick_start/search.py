@@ -13,7 +13,7 @@ from recbole.trainer.hyper_tuning import _recursiveFindNodes as find_nodes
 from recbole_r3vae.config import Config
 from recbole_r3vae.config.sources import given_settings, merged, plain_values
 from recbole_r3vae.config.space import Space, read_space, space_of
-from recbole_r3vae.errors import UserError, nearest
+from recbole_r3vae.errors import UserError, did_you_mean as nearest
 from recbole_r3vae.quick_start.launch import objective_function as one_trial
 
 ALGORITHMS = ("exhaustive", "random", "bayes")

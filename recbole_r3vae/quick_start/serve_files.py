@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from recbole_r3vae.data.atomic_check import check_atomic_file, read_fields
-from recbole_r3vae.errors import UserError, nearest, shown
+from recbole_r3vae.errors import UserError, did_you_mean as nearest, short_repr as shown
 from recbole_r3vae.io import atomic_write
 
 ROWS = 4096

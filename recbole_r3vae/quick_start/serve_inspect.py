@@ -16,7 +16,7 @@ import torch
 
 from recbole_r3vae.config import Config
 from recbole_r3vae.config.sources import load_yaml
-from recbole_r3vae.errors import UserError, nearest, shown
+from recbole_r3vae.errors import UserError, did_you_mean as nearest, short_repr as shown
 from recbole_r3vae.io import atomic_write
 from recbole_r3vae.quick_start.run_folder import read_identity
 from recbole_r3vae.quick_start.semantic_ids import DESCRIPTION

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recbole_r3vae.errors import UserError, nearest
+from recbole_r3vae.errors import UserError, did_you_mean
+from recbole_r3vae.sid.codes import checked_codes, prefix_groups
 from recbole_r3vae.sid.sinkhorn import sinkhorn
-from recbole_r3vae.sid.table import checked_codes, prefix_groups
 
 POLICIES = ("suffix", "reassign", "sinkhorn", "share")
 _EPSILON, _ROUNDS = 0.003, 20  # of `sinkhorn`, as in LETTER's code
@@ -76,7 +76,7 @@ def resolve_collisions(
     if policy not in POLICIES:
         raise UserError(
             f"unknown collision policy {policy!r}, expected one of {', '.join(POLICIES)}"
-            f"{nearest(policy, POLICIES, otherwise='choose one of them')}"
+            f"{did_you_mean(policy, POLICIES, otherwise='choose one of them')}"
         )
     if policy == "suffix" and not ordered:
         refuse_suffix()

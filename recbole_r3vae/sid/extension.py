@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from recbole_r3vae.errors import UserError
+from recbole_r3vae.sid.codes import checked_codes
 from recbole_r3vae.sid.collisions import POLICIES, refuse_suffix
 from recbole_r3vae.sid.prefix_tree import PrefixTree, prefix_tree_of
-from recbole_r3vae.sid.table import SemanticIDs, checked_codes
+from recbole_r3vae.sid.table import SemanticIDs
 
 
 class TableExtension:

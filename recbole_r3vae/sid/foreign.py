@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recbole_r3vae.errors import UserError, shown
+from recbole_r3vae.errors import UserError, short_repr
 from recbole_r3vae.io import atomic_write, write_json
 
 TOKEN = re.compile(r"<([a-z])_([0-9]{1,9})>")
@@ -69,9 +69,9 @@ def read_index(path: str | os.PathLike) -> tuple[list[str], Tensor]:
             own = value if whole else codes_of_tokens(value) if all(isinstance(text, str) for text in value) else None
         if own is None:
             remedy = VOCABULARY if type(value) is int else "write one token a level, <a_12> <b_3> …"
-            raise UserError(f"{name}: {shown(item)} is {shown(value)}, which is no semantic ID; {remedy}")
+            raise UserError(f"{name}: {short_repr(item)} is {short_repr(value)}, which is no semantic ID; {remedy}")
         if len(own) != len(codes[0] if codes else own):
-            raise UserError(f"{name}: item {shown(item)} has {len(own)} codes, those before it {len(codes[0])}; give each one a level")
+            raise UserError(f"{name}: item {short_repr(item)} has {len(own)} codes, those before it {len(codes[0])}; give each one a level")
         codes.append(own)
     return list(values), torch.tensor(codes)
 
@@ -106,8 +106,8 @@ def read_added_tokens(path: str | os.PathLike) -> tuple[int, ...]:
     values = _read_json(path)
     if isinstance(values, dict) and isinstance(values.get("added_tokens"), list):
         values = values["added_tokens"]
-    listed = values if isinstance(values, (list, dict)) else []
-    texts = [entry.get("content") if isinstance(entry, dict) else entry for entry in listed]
+    entries = values if isinstance(values, (list, dict)) else []
+    texts = [entry.get("content") if isinstance(entry, dict) else entry for entry in entries]
     matches = [match for match in (TOKEN.fullmatch(text) for text in texts if isinstance(text, str)) if match]
     sizes: dict[str, int] = {}
     for level, code in (match.groups() for match in matches):
@@ -152,9 +152,9 @@ def read_item2id(path: str | os.PathLike) -> dict[str, str]:
     for place, line in enumerate(lines, start=1):
         cells = line.split("\t")
         if len(cells) != 2 or not cells[0] or not cells[1].strip().isdigit():
-            raise UserError(f"{path}, line {place}: expected an item id and its number, got {shown(line)}; separate them by a tab")
+            raise UserError(f"{path}, line {place}: expected an item id and its number, got {short_repr(line)}; separate them by a tab")
         if number_of.setdefault(cells[0], cells[1].strip()) != cells[1].strip():
-            raise UserError(f"{path}, line {place}: item {shown(cells[0])} has two numbers; keep one of them")
+            raise UserError(f"{path}, line {place}: item {short_repr(cells[0])} has two numbers; keep one of them")
     if len(set(number_of.values())) != len(number_of):
         raise UserError(f"{path} gives one number to several items; number them apart")
     return number_of
@@ -175,7 +175,7 @@ def renamed(item_ids: Sequence[str], names: Mapping[str, str], path: str | os.Pa
     if missing:
         known = ", ".join(map(repr, list(names)[:3]))
         raise UserError(
-            f"{path} does not name {len(missing)} of {len(item_ids)} items, such as {shown(missing[0])}; it names {known} …: give the file "
+            f"{path} does not name {len(missing)} of {len(item_ids)} items, such as {short_repr(missing[0])}; it names {known} …: give the file "
             "that belongs to these semantic IDs"
         )
     return [names[item] for item in item_ids]
@@ -217,7 +217,7 @@ def _read_json(path: str | os.PathLike) -> Any:
         if len(found) < len(pairs):
             names = [name for name, _ in pairs]
             twice = next(name for place, name in enumerate(names) if name in names[:place])
-            raise ValueError(f"{shown(twice)} stands in it twice")
+            raise ValueError(f"{short_repr(twice)} stands in it twice")
         return found
 
     try:

@@ -4,80 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from recbole_r3vae.errors import UserError, shown
-from recbole_r3vae.io import atomic_write
-from recbole_r3vae.sid import foreign
-
-logger = logging.getLogger(__name__)
+from recbole_r3vae.errors import UserError
+from recbole_r3vae.sid.codes import checked_codes, prefix_groups
+from recbole_r3vae.sid.sid_file import read_sid_file, sidecar_path, write_sid_file
 
 PAD = "[PAD]"  # RecBole's token for item 0
-SCHEMA = 1  # of the sidecar file
-
-
-def checked_codes(codes: Tensor, codebook_sizes: Sequence[int], names: Sequence[str] | None = None) -> Tensor:
-    """Codes as an int64 CPU tensor, after making sure that each of them exists in its codebook.
-
-    Args:
-        codes: Integers ``[n, L]``, no padding row.
-        codebook_sizes: ``K_1 .. K_L``.
-        names: What the rows are called in an error message; default: by their number.
-
-    Returns:
-        int64 ``[n, L]`` on the CPU (the memory of ``codes`` where nothing needs converting).
-
-    Raises:
-        UserError: no level, a size below 1, wrong shape, not integers, or a code outside ``0 .. K_l - 1``.
-    """
-    codes, sizes = torch.as_tensor(codes), tuple(codebook_sizes)
-    if not sizes or min(sizes) < 1:
-        raise UserError(f"codebook_sizes must name one positive size for each level, got {sizes}; correct them")
-    if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
-        raise UserError(f"codes must be integers, got {codes.dtype}; convert them with codes.long()")
-    if codes.dim() != 2 or codes.shape[1] != len(sizes):
-        raise UserError(
-            f"codes must have shape [n, {len(sizes)}], one column for each of the codebook sizes {sizes}, "
-            f"got {list(codes.shape)}; give the codebook_sizes these codes were made with"
-        )
-    codes = codes.to("cpu", torch.int64)
-    outside = (codes < 0) | (codes >= torch.tensor(sizes))  # [n, L]
-    if outside.any():
-        row, level = outside.nonzero()[0].tolist()
-        name = f"row {row}" if names is None else f"item {names[row]!r}"
-        raise UserError(
-            f"{name} has code {codes[row, level].item()} at level {level + 1}, whose codebook holds codes "
-            f"0..{sizes[level] - 1}; give the codebook_sizes these codes were made with, or tokenize again"
-        )
-    return codes
-
-
-def prefix_groups(codes: Tensor) -> list[Tensor]:
-    """Number the distinct prefixes of every length: rows with equal numbers share a prefix.
-
-    Args:
-        codes: int64 ``[n, L]``, ``n >= 1``, no padding row, all codes >= 0.
-
-    Returns:
-        ``L`` int64 tensors ``[n]``. Entry ``l - 1`` holds the rank of each row's prefix of length ``l`` among
-        the distinct prefixes of that length in lexicographic order, so its maximum + 1 counts them.
-    """
-    groups = []
-    rank = torch.zeros(len(codes), dtype=torch.int64)
-    for column in codes.unbind(1):
-        # rank < n, so rank and code fit into one integer while n * max(code) < 2^63
-        rank = torch.unique(rank * (column.max() + 1) + column, return_inverse=True)[1]
-        groups.append(rank)
-    return groups
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -194,10 +133,7 @@ class SemanticIDs:
         Raises:
             UserError: a file cannot be written.
         """
-        if Path(path).suffix == foreign.ENDING:
-            raise UserError(f"{path} would be a .sid file by another name; write {Path(path).with_suffix('.sid')}, then convert it")
         sidecar = {
-            "schema": SCHEMA,
             "codebook_sizes": list(self.codebook_sizes),
             "content_hash": self.content_hash,
             "n_items": self.n_items,
@@ -205,14 +141,7 @@ class SemanticIDs:
         }
         if not self.ordered:
             sidecar["ordered"] = False
-        # The inner file is renamed first: after a crash in between, a new sidecar stands beside no table or
-        # an old one, which load() refuses. A table without its sidecar would pass for a foreign file and lose
-        # its sizes.
-        with atomic_write(path) as table, atomic_write(_sidecar_path(path)) as side:
-            table.write("\t".join(_columns(self.n_levels)) + "\n")
-            for item, row in zip(self.item_ids[1:], self.codes[1:].tolist()):
-                table.write("\t".join((item, *map(str, row))) + "\n")
-            side.write(json.dumps(sidecar, indent=2) + "\n")
+        write_sid_file(path, self.item_ids[1:], self.codes[1:], sidecar)
 
     @classmethod
     def load(cls, path: str | os.PathLike, wanted: Sequence[str] | None = None) -> SemanticIDs:
@@ -232,18 +161,7 @@ class SemanticIDs:
             UserError: a file is missing, malformed, of another schema, or the table is not the sidecar's, or
                 lacks an item that is wanted; the message names the file.
         """
-        item_ids, codes = foreign.read_index(path) if Path(path).suffix == foreign.ENDING else _read_table(Path(path))
-        sidecar_path = _sidecar_path(path)
-        if sidecar_path.exists():
-            sidecar = _read_sidecar(sidecar_path)
-        else:
-            codes, old = foreign.dense(codes)
-            for level, used in old.items():
-                logger.warning(
-                    f"{path}: the codes of level {level} reach {used[-1]:,} and {len(used):,} of them are used; numbered anew from 0 to "
-                    f"{len(used) - 1:,}"
-                )
-            sidecar = {"codebook_sizes": (codes.amax(0) + 1).tolist(), "meta": {"renumbered": old} if old else {}}
+        item_ids, codes, sidecar = read_sid_file(path)
         padding = torch.full((1, codes.shape[1]), -1)
         ids = (PAD, *item_ids)
         try:
@@ -253,10 +171,11 @@ class SemanticIDs:
             raise UserError(f"{path}: {error}") from error
         expected = sidecar.get("content_hash", table.content_hash)
         if table.content_hash != expected:
+            beside = sidecar_path(path)
             raise UserError(
                 f"{path} ({table.n_items - 1} items, hash {table.content_hash[:12]}) is not the table that "
-                f"{sidecar_path} describes ({sidecar['n_items'] - 1} items, hash {expected[:12]}): one of "
-                f"them was changed; restore both, tokenize again, or delete {sidecar_path.name} to take the "
+                f"{beside} describes ({sidecar['n_items'] - 1} items, hash {expected[:12]}): one of "
+                f"them was changed; restore both, tokenize again, or delete {beside.name} to take the "
                 "table as it is"
             )
         try:
@@ -320,68 +239,3 @@ def _plain_dict(meta: dict) -> dict:
     if not isinstance(plain, dict):
         raise UserError(f"meta must be a dict, got {type(meta).__name__}; leave it out, or give a dict")
     return plain
-
-
-def _columns(n_levels: int) -> list[str]:
-    return ["item_id:token", *(f"sid_{level + 1}:token" for level in range(n_levels))]
-
-
-def _sidecar_path(path: str | os.PathLike) -> Path:
-    return Path(f"{os.fspath(path)}.json")
-
-
-def _read_table(path: Path) -> tuple[list[str], Tensor]:
-    """Item ids and codes int64 ``[n, L]`` of a table file, every line checked."""
-    item_ids, codes = [], []
-    try:
-        with open(path, encoding="utf-8-sig") as file:  # other tools may write a byte order mark
-            header = file.readline().rstrip("\n").split("\t")
-            n_levels = len(header) - 1
-            if n_levels < 1 or header != _columns(n_levels):
-                raise UserError(
-                    f"{path}, line 1: expected the tab-separated columns "
-                    f"{' '.join(_columns(max(n_levels, 1)))}, got {shown(' '.join(header))}; rename the "
-                    "columns, or make the file with `tokenize`"
-                )
-            wanted = re.compile(r"([^\t]+)\t((?:[0-9]{1,9}\t){%d}[0-9]{1,9})\n?" % (n_levels - 1))
-            for number, line in enumerate(file, start=2):
-                match, (item, *cells) = wanted.fullmatch(line), line.rstrip("\n").split("\t")
-                own = [int(code) for code in match[2].split("\t")] if match else foreign.codes_of_tokens(cells)
-                if own is None or len(own) != n_levels or not item:
-                    raise UserError(
-                        f"{path}, line {number}: expected an item id and {n_levels} codes (whole numbers "
-                        f"of at most nine digits, or tokens <a_12> <b_3> …), separated by tabs, got {shown(line.rstrip())}; correct the "
-                        "line or tokenize again"
-                    )
-                item_ids.append(item)
-                codes.append(own)
-    except FileNotFoundError as error:
-        raise UserError(f"no semantic IDs at {path}; check the path, or make them with `tokenize`") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text ({error.reason}); save it as UTF-8") from error
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}; give a file that can be read") from error
-    if not codes:
-        raise UserError(f"{path} names no items after its header; tokenize again")
-    return item_ids, torch.tensor(codes)
-
-
-def _read_sidecar(path: Path) -> dict:
-    """The sidecar of a table, its fields checked for presence and type."""
-    remedy = "restore it, tokenize again, or delete it to take the table as it is"
-    try:
-        sidecar = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:  # errors of JSON and of UTF-8 are ValueErrors
-        raise UserError(f"cannot read {path}: {error}; {remedy}") from error
-    schema = sidecar.get("schema") if isinstance(sidecar, dict) else None
-    if schema != SCHEMA:
-        raise UserError(f"{path} has schema {schema!r}, expected {SCHEMA}; tokenize again with this version")
-    for key, kind in {"codebook_sizes": list, "content_hash": str, "n_items": int, "meta": dict}.items():
-        if not isinstance(sidecar.get(key), kind):
-            raise UserError(f"{path}: {key!r} must be a {kind.__name__}, got {sidecar.get(key)!r}; {remedy}")
-    if not isinstance(sidecar.get("ordered", True), bool):
-        raise UserError(f"{path}: 'ordered' must be true or false, got {shown(sidecar['ordered'])}; {remedy}")
-    if not all(isinstance(size, int) for size in sidecar["codebook_sizes"]):
-        sizes = sidecar["codebook_sizes"]
-        raise UserError(f"{path}: 'codebook_sizes' must hold integers, got {sizes}; {remedy}")
-    return sidecar

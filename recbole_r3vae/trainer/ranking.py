@@ -8,7 +8,8 @@ import torch
 from recbole.trainer import Trainer
 
 from recbole_r3vae.model.generator.decoding.rules import Excluded
-from recbole_r3vae.trainer.resumable import Checkpointed, Collector
+from recbole_r3vae.trainer.both_rules import Collector
+from recbole_r3vae.trainer.resumable import Checkpointed
 
 
 class TopKCollector(Collector):

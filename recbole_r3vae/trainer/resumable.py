@@ -1,26 +1,21 @@
-"""What every trainer does here, RecBole's as well as ours: safe checkpoints, exact resumption, hooks, both rules from one test."""
+"""What every trainer does here, RecBole's as well as ours: safe checkpoints, exact resumption, a budget, a model's hooks."""
 
 from __future__ import annotations
 
-import copy
 import os
 import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import scipy.sparse
 import torch
 from recbole.trainer import Trainer
 from recbole.utils import set_color
 
-from recbole_r3vae.compat import collector_class
-from recbole_r3vae.config import RULES
-from recbole_r3vae.data.clicks import ClickDataset
 from recbole_r3vae.data.sequences import TARGET_LIST_FIELD
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.model.contract import Sources, training_hooks
 from recbole_r3vae.provenance import commit
+from recbole_r3vae.trainer.both_rules import BothRules
 from recbole_r3vae.trainer.checkpoint_file import (
     from_plain,
     load_checkpoint,
@@ -30,18 +25,15 @@ from recbole_r3vae.trainer.checkpoint_file import (
     sources_state,
     to_plain,
 )
-from recbole_r3vae.trainer.evaluation import ExactEvaluator, met_cells
-
-Collector = collector_class()
 
 
 class BudgetReached(Exception):
     """Training has used its ``max_minutes``."""
 
 
-class Checkpointed:
+class Checkpointed(BothRules):
     """Mixin for a RecBole trainer: ``best.pth`` and ``last.pth`` in the run's folder, exact resumption, a time budget, a model's hooks
-    ``begin_epoch`` and ``after_step``, and evaluation under both rules on items that users have met.
+    ``begin_epoch`` and ``after_step``, and evaluation under both rules on items that users have met (:class:`~.both_rules.BothRules`).
 
     ``last.pth`` is written at the start of every epoch and when training ends, so it always describes a moment between two epochs
     with the early stopping of the earlier one done. It holds the model, the optimizer, the counters, the random states of torch,
@@ -51,8 +43,6 @@ class Checkpointed:
     Attributes:
         valid_history: one dict a validation: ``epoch`` from 1, ``seconds`` of training until then, ``score``.
         known: what the run knows of itself and its data, kept in every checkpoint: ``identity``, ``data``, ``ids``.
-        results: rule to metrics of the last :meth:`evaluate` over the whole catalogue; empty where candidates were sampled or labelled.
-        ranks: rule to the rank of each row's target then, see :meth:`~.evaluation.ExactEvaluator.target_ranks`.
     """
 
     known: dict[str, Any] = {}
@@ -64,12 +54,6 @@ class Checkpointed:
         super().__init__(config, model)
         config["single_spec"] = single
         self.eval_step = max(1, min(self.eval_step, self.epochs))  # counted models have one epoch, which is to be validated too
-        self.eval_collector, self.evaluator = Collector(config), ExactEvaluator(config)
-        self.results: dict[str, dict[str, float]] = {}
-        self.ranks: dict[str, np.ndarray | None] = {}
-        self._other_rule: Any = None  # collects under the rule that does not select, while both are measured
-        self._both_rules = True
-        self._seen: scipy.sparse.csr_matrix | None = None  # what users met before the part under evaluation
         if not single:
             on_gpu = self.device.type == "cuda"
             self.distributed_model = torch.nn.parallel.DistributedDataParallel(
@@ -199,11 +183,7 @@ class Checkpointed:
         return f"kept from before: {' and '.join(kept)}" if kept else "there is no checkpoint from before"
 
     def _valid_epoch(self, valid_data, show_progress=False):
-        self._both_rules = False
-        try:
-            score, result = super()._valid_epoch(valid_data, show_progress)
-        finally:
-            self._both_rules = True
+        score, result = super()._valid_epoch(valid_data, show_progress)
         self.valid_history.append({"epoch": self.finished_epochs + 1, "seconds": round(self.seconds(), 1), "score": float(score)})
         return score, result
 
@@ -286,72 +266,14 @@ class Checkpointed:
     def _take_up(self, state: dict[str, Any]) -> None:
         """For subclasses: put back what they added to :meth:`_state`."""
 
-    # -- evaluating ------------------------------------------------------------------------------------------------------
+    # -- the best checkpoint --------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def evaluate(self, eval_data, load_best_model=True, model_file=None, show_progress=False):
-        """RecBole's evaluation; the best checkpoint is read without executing anything in it.
-
-        Over the whole catalogue, both rules on items that users have met are measured at once: :attr:`results`, :attr:`ranks`.
-
-        Returns:
-            Metrics, under ``valid_rule`` where there are two rules.
-        """
+        """As :meth:`.BothRules.evaluate`; the best checkpoint is read without executing anything in it."""
         if eval_data and load_best_model:
             self.load_best(model_file)
-        if eval_data:
-            self.evaluator.n_rows, self._seen = eval_data.sample_size, getattr(eval_data, "seen", None)
-            part = getattr(eval_data, "_dataset", None)
-            self.evaluator.labelled = part.labelled_rows() if isinstance(part, ClickDataset) else None
-        self.results, self.ranks, self._met_counted = {}, {}, False
-        self._other_rule = copy.deepcopy(self.eval_collector) if self._both_rules and self._seen is not None else None
-        result = super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
-        if eval_data and self._met_counted:
-            self._keep(self._rules[0], result)
-            if self._other_rule is not None:
-                self._keep(self._rules[1], self.evaluator.evaluate(self._other_rule.get_data_struct()))
-        self._other_rule = None
-        return result
-
-    @property
-    def _rules(self) -> list[str]:
-        """The rule that selects, then the other one."""
-        return sorted(RULES, key=lambda rule: rule != self.config["valid_rule"])
-
-    def _keep(self, rule: str, result: dict[str, float]) -> None:
-        self.results[rule], self.ranks[rule] = dict(result), self.evaluator.target_ranks()
-
-    def _full_sort_batch_eval(self, batched_data):
-        interaction, _, positive_u, positive_i = batched_data
-        met = self._met(interaction, positive_u, positive_i)
-        interaction, scores, positive_u, positive_i = super()._full_sort_batch_eval((interaction, None, positive_u, positive_i))
-        left_out = scores
-        if met is not None:
-            left_out = scores.clone() if "stay" in self._measured else scores  # [B, n_items]
-            left_out[met] = -torch.inf
-        by_rule = {"stay": scores, "left_out": left_out}
-        if self._other_rule is not None:
-            self._other_rule.eval_batch_collect(by_rule[self._rules[1]], interaction, positive_u, positive_i)
-        return interaction, by_rule[self._rules[0]], positive_u, positive_i
-
-    @property
-    def _measured(self) -> list[str]:
-        return self._rules if self._other_rule is not None else self._rules[:1]
-
-    def _met(self, interaction, positive_u, positive_i):
-        """Row and item of each cell that the rule ``left_out`` masks; ``None`` where that rule is not measured."""
-        self._met_counted = True
-        if "left_out" not in self._measured:
-            return None
-        if self._seen is None:
-            raise UserError(
-                "valid_rule is left_out, and these loaders do not know what users met before; "
-                "make them with recbole_r3vae.quick_start.lookup.data_preparation"
-            )
-        return met_cells(self._seen, interaction[self.config["USER_ID_FIELD"]], positive_u, positive_i)
-
-    def _map_reduce(self, result, num_sample):
-        return result  # already that of all processes
+        return super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
 
     def load_best(self, model_file: str | os.PathLike | None = None) -> None:
         """Put the weights of ``model_file`` (default: this run's ``best.pth``) into the model."""

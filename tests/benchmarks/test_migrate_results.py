@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recbole_r3vae.benchmark.leaderboard import leaderboard
 from recbole_r3vae.config.identity import fingerprint, identity
 from recbole_r3vae.data.split import pack
+from recbole_r3vae.experiments.leaderboard import leaderboard
 from recbole_r3vae.record import Record, user_metric
 
 ROOT = Path(__file__).parents[2]

@@ -7,11 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recbole_r3vae.benchmark.grid_file import load_grid
-from recbole_r3vae.benchmark.units import units_of
 from recbole_r3vae.config.sources import properties
 from recbole_r3vae.data.split import pack
 from recbole_r3vae.errors import UserError
+from recbole_r3vae.experiments.grid import load_grid, units_of
 from recbole_r3vae.record import Record
 
 ROOT = Path(__file__).parents[2]

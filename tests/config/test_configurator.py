@@ -13,7 +13,7 @@ from recbole.utils import ModelType
 from recbole_r3vae.config import Config, decisive, tokenizer_config
 from recbole_r3vae.config.registry import get_model, own_models
 from recbole_r3vae.config.sources import given_settings, load_yaml, parse_arguments, parse_value, properties
-from recbole_r3vae.errors import UserError, nearest
+from recbole_r3vae.errors import UserError, did_you_mean
 
 
 @pytest.mark.parametrize("text, value", [
@@ -232,8 +232,8 @@ def test_a_key_that_nobody_has_gets_a_word_from_python_too(caplog):
 
 
 def test_hints_name_the_nearest():
-    assert nearest("epoch", ["epochs", "eval_step"]) == "; did you mean 'epochs'?"
-    assert nearest("zzz", ["epochs"]) == ""
+    assert did_you_mean("epoch", ["epochs", "eval_step"]) == "; did you mean 'epochs'?"
+    assert did_you_mean("zzz", ["epochs"]) == ""
 
 
 @pytest.mark.parametrize("model, words, expected", [

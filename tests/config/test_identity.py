@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from recbole_r3vae.config import Config, arithmetic, decisive, fingerprint, identity
-from recbole_r3vae.config.identity import EXTENT, PLACES, differences, told
+from recbole_r3vae.config.identity import EXTENT, PLACES, differences, differences_in_words
 
 
 def name(model: str = "R3GR", **settings) -> str:
@@ -52,5 +52,5 @@ def test_differences_are_told_by_key():
     other = identity({**decisive(config), "epochs": 99}, "b", arithmetic={"threads": 2})
     found = differences(one, other)
     assert found == {"data": ("a", "b"), "epochs": (config["epochs"], 99), "threads": (1, 2)}
-    assert told(found) == f"threads 2 instead of 1, other data, epochs 99 instead of {config['epochs']}"
+    assert differences_in_words(found) == f"threads 2 instead of 1, other data, epochs 99 instead of {config['epochs']}"
     assert differences(one, one) == {} and EXTENT.isdisjoint(PLACES)

@@ -347,7 +347,7 @@ def test_they_stand_on_a_leaderboard(tiny_settings, tiny_data, capsys):
 
 
 def test_tokenizers_are_compared_without_a_generator(tiny_settings, tiny_data, monkeypatch):
-    monkeypatch.setattr("recbole_r3vae.benchmark.tokenizers.in_own_process", lambda function, *given: (function(*given), None))
+    monkeypatch.setattr("recbole_r3vae.experiments.tokenizers.run.in_own_process", lambda function, *given: (function(*given), None))
     keys = ("load_col", "item_text_fields", "checkpoint_dir", "codebook_sizes")
     words = [f"--{key}={json.dumps(tiny_settings[key])}" for key in keys] + [f"--content_encoder={json.dumps(TWO_TEXTS)}"]
     words += ["--dataset=tiny", f"--data_path={tiny_data}", "--device=cpu", f"--{MODALITIES}.kmeans_iterations=3"]

@@ -12,8 +12,7 @@ import pytest
 import torch
 
 from recbole_r3vae.errors import UserError
-from recbole_r3vae.sid import prefix_tree
-from recbole_r3vae.sid.prefix_tree import PrefixTree, prefix_tree_of
+from recbole_r3vae.sid.prefix_tree import PrefixTree, layout, prefix_tree_of
 from recbole_r3vae.sid.table import SemanticIDs
 
 
@@ -162,7 +161,7 @@ def test_dense_levels_are_those_at_least_half_but_not_wholly_taken(monkeypatch):
     allowed[[1, 23]] = False  # a restriction for all users has dense masks of its own
     cells = tree_of((8, 8, 7)).restrict(allowed).cell_penalty[1]
     assert cells.isinf().nonzero().tolist() == [[0, 0], [2, 6], [2, 7]]
-    monkeypatch.setattr(prefix_tree, "DENSE_CELLS", 23)
+    monkeypatch.setattr(layout, "DENSE_CELLS", 23)
     assert [table is None for table in tree_of((8, 8, 7)).child_table] == [False, True]
 
 

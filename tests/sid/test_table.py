@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from recbole_r3vae.errors import UserError
-from recbole_r3vae.sid.table import PAD, SemanticIDs, checked_codes, prefix_groups
+from recbole_r3vae.sid.codes import checked_codes, prefix_groups
+from recbole_r3vae.sid.table import PAD, SemanticIDs
 
 SIZES = (3, 4, 5)
 

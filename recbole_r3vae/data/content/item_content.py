@@ -13,7 +13,7 @@ import numpy as np
 
 from recbole_r3vae.data.content.cache import hash_json
 from recbole_r3vae.data.content.encoders import ItemEncoder, ModalityEncoders
-from recbole_r3vae.errors import UserError, nearest
+from recbole_r3vae.errors import UserError, did_you_mean
 
 TEXT = "text"
 """What the only part is called where no name is given."""
@@ -107,7 +107,7 @@ class ItemContent:
     def _refuse_unknown(self, names: list[str]) -> None:
         for name in names:
             if name not in self.parts:
-                hint = nearest(name, self.parts, otherwise="add it to content_encoder")
+                hint = did_you_mean(name, self.parts, otherwise="add it to content_encoder")
                 raise UserError(f"item content has no modality {name!r}, it has {', '.join(self.parts)}{hint}")
 
 

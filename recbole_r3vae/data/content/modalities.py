@@ -12,7 +12,7 @@ from recbole_r3vae.data.content.encoders import SentenceTransformerEncoder, Text
 from recbole_r3vae.data.content.item_content import TEXT
 from recbole_r3vae.data.content.template import TextTemplate
 from recbole_r3vae.data.content.vectors import VectorFile
-from recbole_r3vae.errors import UserError, nearest, shown
+from recbole_r3vae.errors import UserError, did_you_mean, short_repr
 
 if TYPE_CHECKING:
     from recbole.config import Config
@@ -83,11 +83,11 @@ def modalities(config: Config) -> list[Modality]:
     else:
         named = [(_default_name(entry, config), {"encoder": entry}) for entry in given] if isinstance(given, (list, tuple)) else []
     if not named:
-        raise UserError(f"content_encoder is {shown(given)}; give {', '.join(_KINDS)}, a list of them, or a mapping of names to them")
+        raise UserError(f"content_encoder is {short_repr(given)}; give {', '.join(_KINDS)}, a list of them, or a mapping of names to them")
     found: dict[str, Modality] = {}
     for name, settings in named:
         if not isinstance(name, str) or not name:
-            raise UserError(f"content_encoder calls a modality {shown(name)}; give it a name, such as image")
+            raise UserError(f"content_encoder calls a modality {short_repr(name)}; give it a name, such as image")
         try:
             modality = _modality(name, settings, config)
         except UserError as error:
@@ -107,21 +107,21 @@ def _modality(name: str, settings: Mapping[str, Any], config: Config) -> Modalit
     encoder = str(settings.get("encoder"))
     kind, slash, _ = encoder.partition("/")
     if kind not in _SETTINGS or bool(slash) != (kind == SentenceTransformerEncoder.kind):
-        raise UserError(f"unknown content_encoder {shown(encoder)}; choose {', '.join(_KINDS)}{nearest(encoder, _KINDS)}")
+        raise UserError(f"unknown content_encoder {short_repr(encoder)}; choose {', '.join(_KINDS)}{did_you_mean(encoder, _KINDS)}")
     for key in settings:
         if key not in _SETTINGS[kind]:
-            hint = nearest(key, _SETTINGS[kind])
-            raise UserError(f"unknown setting {shown(key)} of encoder {encoder}; it has {', '.join(_SETTINGS[kind])}{hint}")
+            hint = did_you_mean(key, _SETTINGS[kind])
+            raise UserError(f"unknown setting {short_repr(key)} of encoder {encoder}; it has {', '.join(_SETTINGS[kind])}{hint}")
     if kind == FILE:
         return Modality(name, vectors=_vector_file(settings, config), optional=_may_be_missing(settings))
     fields = settings.get("fields", config["item_text_fields"]) or ()
     fields = (fields,) if isinstance(fields, str) else fields
     if not isinstance(fields, (list, tuple)) or not all(isinstance(field, str) for field in fields):
-        raise UserError(f"fields is {shown(fields)}; give a list of fields of the .item file")
+        raise UserError(f"fields is {short_repr(fields)}; give a list of fields of the .item file")
     # A template that was given for the fields of the dataset is not one for fields of a modality's own.
     template = settings.get("template", None if "fields" in settings else config["item_text_template"])
     if template is not None and "fields" in settings:
-        raise UserError(f"fields is {shown(settings['fields'])} and template {shown(template)}; give one of them: a template names its fields")
+        raise UserError(f"fields is {short_repr(settings['fields'])} and template {short_repr(template)}; give one of them: a template names its fields")
     template = None if template is None else TextTemplate.parse(template)
     if kind == SentenceTransformerEncoder.kind:
         text_encoder = SentenceTransformerEncoder(encoder, device=str(config["device"]) if config["device"] else None)
@@ -139,12 +139,12 @@ def _vector_file(settings: Mapping[str, Any], config: Config) -> VectorFile:
         raise UserError("content_encoder: file needs content_file; give content_file: <vectors.npy or .safetensors>")
     for key, value in (("file", path), ("ids", ids)):
         if not isinstance(value, (str, os.PathLike, type(None))):
-            raise UserError(f"{key} is {shown(value)}; give the path of a file")
+            raise UserError(f"{key} is {short_repr(value)}; give the path of a file")
     return VectorFile(path, ids)
 
 
 def _may_be_missing(settings: Mapping[str, Any]) -> bool:
     missing = settings.get("missing", "error")
     if missing not in ("error", "zero"):
-        raise UserError(f"missing is {shown(missing)}; choose error, or zero for items that the file lacks")
+        raise UserError(f"missing is {short_repr(missing)}; choose error, or zero for items that the file lacks")
     return missing == "zero"

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 from recbole_r3vae.data.content.words import FieldValue, members
-from recbole_r3vae.errors import UserError, shown
+from recbole_r3vae.errors import UserError, short_repr
 
 WORDS, LIST = " ", ", "
 """What stands between the members of a sequence: the words of a title, the names in a list."""
@@ -58,23 +58,23 @@ class TextTemplate:
         """
         example = "write names of fields in braces, in quotes as a whole: '{title}. Categories: {categories}'"
         if not isinstance(text, str):
-            raise UserError(f"item_text_template is {shown(text)} ({type(text).__name__}); {example}")
+            raise UserError(f"item_text_template is {short_repr(text)} ({type(text).__name__}); {example}")
         found, literals, end = [], [""], 0
         for piece in _PIECE.finditer(text):
             literals[-1] += text[end : piece.start()]
             end = piece.end()
             if piece["stray"]:
-                raise UserError(f"item_text_template {shown(text)}: {piece[0]!r} at character {piece.start() + 1} has no partner; {example}")
+                raise UserError(f"item_text_template {short_repr(text)}: {piece[0]!r} at character {piece.start() + 1} has no partner; {example}")
             if piece["slot"] is None:
                 literals[-1] += piece[0][0]  # a doubled brace is one
                 continue
             name, colon, joiner = piece["slot"].partition(":")
             if not name.strip():
-                raise UserError(f"item_text_template {shown(text)}: {piece[0]!r} names no field; {example}")
+                raise UserError(f"item_text_template {short_repr(text)}: {piece[0]!r} names no field; {example}")
             found.append((name.strip(), joiner if colon else None))
             literals.append("")
         if not found:
-            raise UserError(f"item_text_template {shown(text)} names no field; {example}")
+            raise UserError(f"item_text_template {short_repr(text)} names no field; {example}")
         literals[-1] += text[end:]
         slots, before = [], literals[0]
         for number, (name, joiner) in enumerate(found, start=1):

@@ -12,7 +12,7 @@ from recbole.utils import FeatureType
 
 from recbole_r3vae.data.content.template import TextTemplate
 from recbole_r3vae.data.content.words import FieldValue, clean_text, lists_names
-from recbole_r3vae.errors import UserError, nearest, shown
+from recbole_r3vae.errors import UserError, did_you_mean, short_repr
 
 if TYPE_CHECKING:
     from recbole.data.dataset import Dataset
@@ -69,15 +69,15 @@ def text_fields(dataset: Dataset, fields: Sequence[str], template: TextTemplate 
     available = [field for field in features if field != dataset.iid_field]
     present = [field for field in fields if field in features]
     if not present and template is None:
-        hint = nearest(fields[0], available) if fields else ""
+        hint = did_you_mean(fields[0], available) if fields else ""
         raise UserError(
             f"dataset '{name}' has none of the text fields {list(fields)}; its items have {available}{hint}; "
             "set item_text_fields"
         )
     missing = next((field for field in fields if field not in features), None)
     if template is not None and missing is not None:
-        hint = nearest(missing, available, otherwise="correct it, or let load_col read it")
-        raise UserError(f"item_text_template names the field {shown(missing)}; the items of dataset '{name}' have {available}{hint}")
+        hint = did_you_mean(missing, available, otherwise="correct it, or let load_col read it")
+        raise UserError(f"item_text_template names the field {short_repr(missing)}; the items of dataset '{name}' have {available}{hint}")
     for field in present:
         if dataset.field2type[field] == FeatureType.FLOAT_SEQ:
             raise UserError(

@@ -13,7 +13,7 @@ import numpy as np
 import safetensors
 import torch
 
-from recbole_r3vae.errors import UserError, nearest
+from recbole_r3vae.errors import UserError, did_you_mean
 from recbole_r3vae.io import beside
 
 logger = logging.getLogger(__name__)
@@ -216,7 +216,7 @@ def _only_key(path: Path, keys: Collection[str]) -> str:
     if ARRAY_KEY in keys:
         return ARRAY_KEY
     if len(keys) != 1:
-        hint = nearest(ARRAY_KEY, map(str, keys))
+        hint = did_you_mean(ARRAY_KEY, map(str, keys))
         raise UserError(f"{path} holds {sorted(map(str, keys))}; write one array, or call one of them '{ARRAY_KEY}'{hint}")
     return next(iter(keys))
 

@@ -15,7 +15,7 @@ from recbole_r3vae.data.raw.files import clean_text, name_sequence
 from recbole_r3vae.data.raw.format import Rows
 from recbole_r3vae.data.raw.tables import Table
 from recbole_r3vae.data.raw.times import parse_times
-from recbole_r3vae.errors import UserError, shown
+from recbole_r3vae.errors import UserError, short_repr
 
 ORDER, SECONDS = ":order", ":seconds"
 """Columns beside those of a table, which no shop calls so: times without loss, and as seconds since 1970."""
@@ -57,7 +57,7 @@ class Repairs:
         if bad.any() and not self.skip_bad_lines:
             first = int(bad.argmax())
             raise UserError(
-                f"{table.path}, line {table.line_of(int(rows.index[first]))}: {column} is {shown(rows[column].iloc[first])}; expected "
+                f"{table.path}, line {table.line_of(int(rows.index[first]))}: {column} is {short_repr(rows[column].iloc[first])}; expected "
                 f"{expected}; mend it, or drop {bad.sum():,} such lines by --skip_bad_lines"
             )
         return self.keep(rows, ~bad, f"lines dropped whose {column} is not {expected}")

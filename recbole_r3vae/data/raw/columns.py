@@ -13,7 +13,7 @@ import pandas as pd
 
 from recbole_r3vae.data.raw.tables import Table
 from recbole_r3vae.data.raw.times import parse_times
-from recbole_r3vae.errors import UserError, nearest, shown
+from recbole_r3vae.errors import UserError, did_you_mean, short_repr
 
 ROLES = ("user", "item", "time", "rating", "id", "text")
 """What a column can be: the first four in the events, ``id`` (of the item) and ``text`` in the catalogue."""
@@ -109,9 +109,9 @@ def _checked(events: Table, items: Table, given: Mapping[str, Sequence[str]]) ->
     given = dict(given)
     for role, names in given.items():
         if role not in ROLES:
-            raise UserError(f"--columns: {shown(role)} is none of {', '.join(ROLES)}; write {_EXAMPLE}")
+            raise UserError(f"--columns: {short_repr(role)} is none of {', '.join(ROLES)}; write {_EXAMPLE}")
         if not names or len(names) > 1 and role != "text":
-            raise UserError(f"--columns: {role} takes one column, not {shown(', '.join(names))}; write {_EXAMPLE}")
+            raise UserError(f"--columns: {role} takes one column, not {short_repr(', '.join(names))}; write {_EXAMPLE}")
     item = _one(given, "item")
     if item in items.cells and "id" not in given:
         given["id"] = [item]
@@ -121,8 +121,8 @@ def _checked(events: Table, items: Table, given: Mapping[str, Sequence[str]]) ->
         table = items if role in ("id", "text") else events
         absent = next((name for name in names if name not in table.cells), None)
         if absent is not None:
-            hint = nearest(absent, table.cells)
-            raise UserError(f"--columns: {table.path} has no column {shown(absent)}{hint}; it has {', '.join(table.cells)}")
+            hint = did_you_mean(absent, table.cells)
+            raise UserError(f"--columns: {table.path} has no column {short_repr(absent)}{hint}; it has {', '.join(table.cells)}")
     return given
 
 

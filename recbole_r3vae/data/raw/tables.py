@@ -20,7 +20,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from recbole_r3vae.data.raw.files import RawFile
-from recbole_r3vae.errors import UserError, shown
+from recbole_r3vae.errors import UserError, short_repr
 
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 _LOOKED_AT = 50  # lines by which the separator is found
@@ -113,7 +113,7 @@ def _separator(path: Path, lines: list[str]) -> str:
     best = max(SEPARATORS, key=lambda separator: _fit(widths[separator]))
     if _fit(widths[best]) == (0, 0):
         raise UserError(
-            f"{path}: the first line {shown(lines[0] if lines else '')} names no two columns; separate cells by commas, semicolons or "
+            f"{path}: the first line {short_repr(lines[0] if lines else '')} names no two columns; separate cells by commas, semicolons or "
             "tabs, and begin with a line of names"
         )
     if len(widths[best]) > 1 and widths[best][1] > widths[best][0]:  # pandas would take the first cells for numbers of rows

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbole_r3vae.data.sequences import TARGET_LIST_FIELD
-from recbole_r3vae.errors import UserError, nearest, shown
+from recbole_r3vae.errors import UserError, did_you_mean, short_repr
 from recbole_r3vae.model.blocks import ENCODERS, TransformerBlock, causal_blocks, initialise
 from recbole_r3vae.model.contract import Needs, Sources
 from recbole_r3vae.model.generator.decoding.rules import Allowed, check_found
@@ -333,7 +333,7 @@ class R3GR(SIDGenerator):
             for name in modalities(config["item_inputs"]):
                 if name != TEXT:
                     raise UserError(
-                        f"item_inputs names {shown(name)}{nearest(name, (CODES, TEXT, ID))}; give some of {CODES}, {TEXT}, {ID}, or name "
+                        f"item_inputs names {short_repr(name)}{did_you_mean(name, (CODES, TEXT, ID))}; give some of {CODES}, {TEXT}, {ID}, or name "
                         "that modality in content_encoder"
                     )
 

@@ -22,7 +22,7 @@ from recbole_r3vae.model.tokenizer.base import FittedTokenizer, Quantized
 from recbole_r3vae.model.tokenizer.hierarchicalkmeans import branching
 from recbole_r3vae.model.tokenizer.quantize.balanced import balanced_kmeans
 from recbole_r3vae.model.tokenizer.quantize.codebook import unit
-from recbole_r3vae.sid.table import prefix_groups
+from recbole_r3vae.sid.codes import prefix_groups
 
 _BLOCK_NUMBERS = 2**24  # distances held at once
 

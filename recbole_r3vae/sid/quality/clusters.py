@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recbole_r3vae.sid.table import prefix_groups
+from recbole_r3vae.sid.codes import prefix_groups
 
 Vectors = Tensor | np.ndarray
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from recbole_r3vae.sid.codes import checked_codes
 from recbole_r3vae.sid.quality.clusters import groups_of
-from recbole_r3vae.sid.table import checked_codes
 
 
 def code_usage(codes: Tensor, codebook_sizes: Sequence[int]) -> dict:

@@ -16,7 +16,7 @@ from recbole_r3vae.data.items import ItemVectors
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.model.tokenizer import gaoq
 from recbole_r3vae.model.tokenizer.gaoq import aligned_codes, orthogonal_anchors
-from recbole_r3vae.sid.table import prefix_groups
+from recbole_r3vae.sid.codes import prefix_groups
 from recbole_r3vae.trainer.tokenizer import score_tokenizer
 
 

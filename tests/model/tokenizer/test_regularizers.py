@@ -12,8 +12,8 @@ from recbole_r3vae.model.tokenizer.quantize.regularizers import (
     preference_discrimination,
     semantic_cohesion,
 )
+from recbole_r3vae.sid.codes import prefix_groups
 from recbole_r3vae.sid.quality import clusters as metrics
-from recbole_r3vae.sid.table import prefix_groups
 
 
 def sample(n=40, d=5, sizes=(3, 3, 4), seed=0):
