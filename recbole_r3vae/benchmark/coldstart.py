@@ -34,9 +34,9 @@ from recbole_r3vae.model.recbole_models import contract_of
 from recbole_r3vae.provenance import provenance
 from recbole_r3vae.quick_start.lookup import create_dataset, dataset_folder
 from recbole_r3vae.quick_start.run import run_recbole_r3vae
-from recbole_r3vae.quick_start.serve import Recommender
-from recbole_r3vae.quick_start.serve_tokenize import tokenize_items
-from recbole_r3vae.quick_start.serve_users import UserHistories
+from recbole_r3vae.serve.recommender import Recommender
+from recbole_r3vae.serve.tokenize import tokenize_items
+from recbole_r3vae.serve.users import UserHistories
 
 EPSILONS = (0.0, 0.1, 0.2, 0.5)
 CANDIDATES = 20

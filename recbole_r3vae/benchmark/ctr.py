@@ -24,7 +24,8 @@ from recbole_r3vae.model.contract import CLICK
 from recbole_r3vae.model.recbole_models import SID_FEATURES, contract_of
 from recbole_r3vae.quick_start.lookup import dataset_folder
 from recbole_r3vae.quick_start.provide import check_stages
-from recbole_r3vae.quick_start.run import result_name, run_recbole_r3vae
+from recbole_r3vae.quick_start.run import run_recbole_r3vae
+from recbole_r3vae.quick_start.summary import result_name
 from recbole_r3vae.record import Record
 
 MODELS = ("DeepFM", "DCNV2", "DIN")

@@ -18,8 +18,8 @@ from recbole_r3vae.data.sequences import TARGET_LIST_FIELD
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.quick_start.lookup import create_dataset, data_preparation
 from recbole_r3vae.quick_start.semantic_ids import load_tokenizer
-from recbole_r3vae.quick_start.serve import Recommender
-from recbole_r3vae.quick_start.serve_users import UserHistories
+from recbole_r3vae.serve.recommender import Recommender
+from recbole_r3vae.serve.users import UserHistories
 from recbole_r3vae.sid.table import SemanticIDs
 
 FAST = {"tokenizer": "RKMeans", "tokenizer_epochs": 0, "epochs": 1, "seed": 3}
