@@ -117,7 +117,6 @@ def explain_item(sids: SemanticIDs | str | os.PathLike, item: str, n: int = 10) 
     sids = loaded(sids)
     own = _row_of(sids, item)
     shared = (sids.codes == sids.codes[own]).long()  # [n_items, L]
-    shared[0] = 0  # the padding item
     shared = shared.cumprod(1) if sids.ordered else shared
     near = shared.sum(1)  # [n_items]
     near[own] = 0

@@ -171,8 +171,10 @@ def test_while_a_model_learns_items_readers_have_the_one_before(checkpoint, hist
     assert "n0" in set(recommender.recommend(dict(pairs[:1]), k=20, allow=["n0", "50"])["item"])
 
 
-def test_writers_wait_for_each_other(checkpoint, new_items, free_codes):
+def test_writers_wait_for_each_other(checkpoint, new_items, free_codes, monkeypatch):
     recommender = Recommender(checkpoint())
+    grow = type(recommender.served.model).grow
+    monkeypatch.setattr(type(recommender.served.model), "grow", lambda *given: time.sleep(0.02) or grow(*given))
     files = [
         new_items(recommender, f"file{number}", {f"n{number}": code})
         for number, code in enumerate(free_codes(recommender.served.sids, 4))
