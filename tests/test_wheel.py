@@ -77,10 +77,8 @@ def run_beside(installed: Path, folder: Path, *words: str) -> str:
 
 def test_it_holds_every_file_of_the_package_and_nothing_else(wheel):
     rooms = {ROOT / "recbole_r3vae": "recbole_r3vae", ROOT / "properties": "recbole_r3vae/properties"}
-    expected = {
-        f"{name}/{path.relative_to(folder).as_posix()}"
-        for folder, name in rooms.items() for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts and not path.name.startswith(".")
-    }  # fmt: skip
+    files = [(folder, path) for folder in rooms for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
+    expected = {f"{rooms[folder]}/{path.relative_to(folder).as_posix()}" for folder, path in files if "__pycache__" not in path.parts}
     held = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     assert len(expected) > 200 and held == expected and wheel.name.startswith(f"recbole_r3vae-{__version__}-py3-")
 

@@ -114,7 +114,7 @@ class AutoregressiveHead:
 
     def rank(self, reading: Any, k: int, rules: Sequence[Allowed] = (None,), strict: bool = True) -> list[Ranking]:
         """A score is the log-probability of the item's semantic ID: over each level's whole codebook, never renormalised."""
-        width = max(*self.tree.n_nodes, self.model.n_items, k) if self.num_beams == EXACT else self.num_beams
+        width = max(*self.tree.n_nodes, self.model.n_items) if self.num_beams == EXACT else self.num_beams
         found = beam_searches(self.model, self.model.start(reading), self.tree, width, k, rules, strict, self._rescore(reading))
         return [Ranking(beams.items, beams.scores, beams.states) for beams in found]
 

@@ -93,6 +93,11 @@ class ServedModel:
         """Whether it ranks for a history and the time of each interaction in it."""
         return getattr(self.config.contract.dataset_class, "reads_times", False)
 
+    @property
+    def most_items(self) -> int:
+        """How many items it can find for a history: the catalogue, or as many as its beam is wide."""
+        return min(len(self.item_ids) - 1, getattr(self.model, "most_items", len(self.item_ids)))
+
     def number_of(self, user: str) -> int:
         """The model's number of a user; of one that came after training 0, RecBole's padding user, where the model reads histories.
 
@@ -137,7 +142,7 @@ class ServedModel:
 
         Args:
             interaction: B histories.
-            k: number of items.
+            k: number of items, at most :attr:`most_items`.
             allowed: bool ``[n_items]`` or ``[B, n_items]``, the only items that may be returned; ``None`` allows all.
         """
         if self.config.contract.ranks_lists:
@@ -148,7 +153,7 @@ class ServedModel:
         scores[:, 0] = -torch.inf
         if allowed is not None:
             scores = scores.masked_fill(~allowed, -torch.inf)
-        scores, items = scores.topk(min(k, scores.shape[1]))
+        scores, items = scores.topk(k)
         return items.masked_fill(scores == -torch.inf, 0), scores
 
     def _scores(self, interaction: Interaction) -> Tensor:

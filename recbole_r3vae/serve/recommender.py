@@ -171,7 +171,7 @@ class Recommender:
         Returns:
             A row for each recommended item: ``user`` (or ``row``, the number of the history from 0), ``rank`` from 1, ``item``, ``score``
             (a generator's is the log-probability of the item's semantic ID) and, from a generator, ``sid``. There are fewer than k for a
-            history where fewer are allowed or the beam finds fewer, and none where no item of it is known.
+            history where the catalogue or what is allowed holds fewer or the beam finds fewer, and none where no item of it is known.
 
         Raises:
             UserError: not exactly one of histories and users is given, users are unknown, no allowed item or no item of any history is
@@ -227,6 +227,12 @@ class Recommender:
                 f"{self.config.model} reads the time of every interaction, and histories of item ids have none; name users of the dataset "
                 "(--users), or take the checkpoint of a model without times"
             )
+        if k > served.most_items < len(served.item_ids) - 1:
+            raise UserError(
+                f"k is {k}, and {self.config.model} finds as many items as its beam is wide, num_beams={served.most_items}; lower k, or raise "
+                "num_beams"
+            )
+        k = min(k, served.most_items)  # the catalogue
         batches = Batches(served, k, label, are_users, exclude_seen, batch_size, allowed_items(served, allow, exclude))
         self._last.skipped = batches.skipped
         return batches.tables(pairs)

@@ -210,8 +210,9 @@ def test_fewer_results_than_asked_for_are_a_short_list(checkpoint, histories):
 def test_a_narrow_beam_finds_what_it_finds(checkpoint, history):
     recommender = Recommender(checkpoint(), {"num_beams": 4})
     assert len(recommender.recommend([history], k=4)) == 4
-    with pytest.raises(UserError, match="num_beams"):
-        recommender.recommend([history], k=5)
+    for k in (5, 1000):
+        with pytest.raises(UserError, match=f"k is {k}, and R3GR finds as many items as its beam is wide, num_beams=4; lower k"):
+            recommender.stream([(0, history)], k=k)  # said before anything is read
 
 
 def test_unknown_items_are_passed_over_and_counted(checkpoint, history, caplog):
