@@ -185,8 +185,8 @@ class Recommender:
             pairs, label = histories.items(), "user"
         else:
             pairs, label = enumerate(ids_of("histories", histories)), "row"
-        frames = self.stream(pairs, k, label, users is not None, exclude_seen, allow, batch_size, exclude)
-        return pd.concat(list(frames), ignore_index=True)
+        frames = list(self.stream(pairs, k, label, users is not None, exclude_seen, allow, batch_size, exclude))
+        return frames[0] if len(frames) == 1 else pd.concat(frames, ignore_index=True)
 
     def stream(
         self,
