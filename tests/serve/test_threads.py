@@ -12,6 +12,7 @@ import torch
 
 from recbole_r3vae.config.registry import MODEL_ROOMS, get_model, own_models
 from recbole_r3vae.errors import UserError
+from recbole_r3vae.serve import recommender as recommender_module
 from recbole_r3vae.serve.models import twin_of
 from recbole_r3vae.serve.recommender import Recommender
 
@@ -217,6 +218,14 @@ def test_what_was_skipped_is_of_the_thread(checkpoint, history):
         return ask
 
     assert side_by_side([asks(n) for n in (2, 3, 4)]) == [2, 3, 4] and recommender.skipped.items == 1
+
+
+def test_the_dataset_is_read_once(checkpoint, monkeypatch):
+    recommender, read = Recommender(checkpoint()), []
+    create = recommender_module.create_dataset
+    monkeypatch.setattr(recommender_module, "create_dataset", lambda config: read.append(0) or create(config))
+    first, *others = side_by_side([lambda: recommender.users] * 4)
+    assert len(read) == 1 and all(users is first for users in others)
 
 
 def test_a_twin_shares_the_weights_and_learns_alone(checkpoint):
