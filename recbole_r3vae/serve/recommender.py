@@ -111,6 +111,8 @@ class Recommender:
         with self._writing:
             before = self.served
             after = grown(before, sids, vectors, policy)
+            if after is not before:
+                _warm(after)
             self.served = after.with_back(sids.item_ids)
         return len(after.item_ids) - len(before.item_ids)
 
@@ -236,3 +238,11 @@ class Recommender:
         batches = Batches(served, k, label, are_users, exclude_seen, batch_size, allowed_items(served, allow, exclude))
         self._last.skipped = batches.skipped
         return batches.tables(pairs)
+
+
+def _warm(served: ServedModel) -> None:
+    """Rank once, so that what a model keeps of a catalogue, its tree or the vectors of all items, is made by who changes the catalogue and
+    not by the first who asks."""
+    one = ("", [served.item_ids[-1]], [0.0])  # somebody whom no training knew, with one item
+    for _ in Batches(served, 1, "user", True, False, 1, None).tables([one]):
+        pass

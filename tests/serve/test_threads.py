@@ -69,22 +69,34 @@ def test_models_of_recbole_are_asked_by_one_thread_at_a_time(checkpoint, histori
     assert most == [1] * 6
 
 
+def state_of(network) -> list:
+    """Which objects a model and its heads hold, and how often tensors were written to."""
+    parts = [*network.modules(), *getattr(network, "heads", {}).values()]
+    own = [(number, name, id(value)) for number, part in enumerate(parts) for name, value in vars(part).items()]
+    tensors = [*network.named_buffers(), *network.named_parameters()]
+    return own + [(name, id(value), value._version) for name, value in tensors]
+
+
 @pytest.mark.parametrize("model", RANKERS)
 def test_ranking_leaves_a_model_of_ours_as_it_is(checkpoint, histories, model):
     """So threads need not wait for each other. What the first call keeps, such as a tree or the vectors of all items, is of the catalogue."""
     recommender, users = Recommender(checkpoint(model)), list(histories)
     network = recommender.served.model
     recommender.recommend(users=users[:3], k=5)
-    parts = [*network.modules(), *getattr(network, "heads", {}).values()]
-
-    def state() -> list:
-        own = [(number, name, id(value)) for number, part in enumerate(parts) for name, value in vars(part).items()]
-        buffers = [(name, id(value), value._version) for name, value in network.named_buffers()]
-        return own + buffers + [(name, value._version) for name, value in network.named_parameters()]
-
-    before = state()
+    before = state_of(network)
     recommender.recommend(users=users[3:9], k=7, exclude_seen=True)
-    assert state() == before
+    assert state_of(network) == before
+
+
+@pytest.mark.parametrize("model, more", GROWING)
+def test_the_first_who_asks_after_a_change_makes_nothing(checkpoint, history, new_items, free_codes, model, more):
+    """The tree of the new catalogue and the vectors of its items are made before it takes the place of the old one."""
+    recommender = Recommender(checkpoint(model, **more))
+    recommender.add_items(new_items(recommender, "new", {"n0": free_codes(recommender.served.sids)[0]}, collision_policy="share"))
+    network = recommender.served.model
+    before = state_of(network)
+    recommender.recommend([history], k=5)
+    assert state_of(network) == before
 
 
 def steps(recommender, sids) -> list:
