@@ -15,7 +15,7 @@ import time
 import torch
 
 from recbole_r3vae.quick_start.lookup import get_trainer
-from recbole_r3vae.quick_start.run import load_data_and_model
+from recbole_r3vae.quick_start import load_data_and_model
 
 
 def milliseconds(model, batches: list, k: int, repeats: int) -> float:

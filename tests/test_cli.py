@@ -220,7 +220,7 @@ def test_interrupt_exits_130(words, monkeypatch, capfd):
 def test_an_interrupt_promises_no_more_than_it_keeps(monkeypatch, capfd, tmp_path):
     """`recommend` has nothing to go on from; a benchmark goes on by itself."""
     import recbole_r3vae.experiments.grid as grid
-    import recbole_r3vae.quick_start.serve as serve
+    import recbole_r3vae.serve.recommender as serve
 
     def interrupt(*given, **named):
         raise KeyboardInterrupt

@@ -10,8 +10,8 @@ import recbole_r3vae
 
 PACKAGE = Path(recbole_r3vae.__file__).parent
 FLOORS = [
-    {"errors", "io", "compat"}, {"config"}, {"sid"}, {"data"}, {"model"}, {"provenance", "record"}, {"trainer"}, {"quick_start"}, {"experiments"},
-    {"cli"},
+    {"errors", "io", "compat"}, {"config"}, {"sid"}, {"data"}, {"model"}, {"provenance", "record"}, {"trainer"}, {"quick_start"}, {"serve"},
+    {"experiments"}, {"cli"},
 ]  # fmt: skip
 """From the ground up. The configuration finds models by their names (``config/registry.py``), so that it imports none."""
 

@@ -65,7 +65,7 @@ def _show_difference(options, rest: list[str]) -> None:
 def _show_semantic_ids(options, rest: list[str]) -> None:
     from recbole_r3vae.data.content import content_from_vectors
     from recbole_r3vae.data.items import ItemVectors
-    from recbole_r3vae.quick_start.serve_inspect import catalogue_tree, dataset_titles, inspect_item, items_below, write_html
+    from recbole_r3vae.serve import catalogue_tree, dataset_titles, inspect_item, items_below, write_html
     from recbole_r3vae.sid.table import SemanticIDs
 
     content = content_from_vectors(options.embeddings, options.ids) if options.embeddings else None

@@ -46,8 +46,8 @@ def run(options, rest: list[str]) -> None:
     from tqdm import tqdm
 
     from recbole_r3vae.config.sources import parse_value
-    from recbole_r3vae.quick_start.serve import Recommender
-    from recbole_r3vae.quick_start.serve_files import check_output, read_histories, read_ids, split_ids, write_frames
+    from recbole_r3vae.serve.files import check_output, read_histories, read_ids, split_ids, write_frames
+    from recbole_r3vae.serve.recommender import Recommender
 
     if options.output:
         check_output(options.output)

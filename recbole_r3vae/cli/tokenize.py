@@ -55,7 +55,7 @@ def run(options, rest: list[str]) -> None:
 
 
 def _tokenize_new(options) -> None:
-    from recbole_r3vae.quick_start.serve_tokenize import tokenize_items
+    from recbole_r3vae.serve.tokenize import tokenize_items
 
     done = tokenize_items(
         options.checkpoint, options.items, options.output, options.collision_policy, options.add, options.ids, show_progress=True,

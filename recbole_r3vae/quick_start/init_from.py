@@ -26,7 +26,7 @@ from recbole_r3vae.quick_start.lookup import dataset_folder
 from recbole_r3vae.quick_start.provide import Provided
 from recbole_r3vae.quick_start.run_folder import find_checkpoint
 from recbole_r3vae.quick_start.semantic_ids import DESCRIPTION, ENCODER, TrainedTokenizer, load_tokenizer
-from recbole_r3vae.quick_start.serve_files import ReadingSettings, read_items
+from recbole_r3vae.data.item_file import ReadingSettings, read_items
 from recbole_r3vae.sid.extension import TableExtension
 from recbole_r3vae.sid.table import SemanticIDs
 from recbole_r3vae.trainer.checkpoint_file import load_checkpoint, sources_of

@@ -19,7 +19,7 @@ from recbole_r3vae.data.entrance import PARTS, check_files, check_split
 from recbole_r3vae.data.ordered import time_ordered
 from recbole_r3vae.data.prepare import DATASETS
 from recbole_r3vae.data.split import add_seen, all_meetings
-from recbole_r3vae.errors import UserError, did_you_mean as nearest, one_line, as_user_error as refused, short_repr as shown
+from recbole_r3vae.errors import UserError, as_user_error, did_you_mean, one_line, short_repr
 from recbole_r3vae.trainer.ranking import RankingTrainer
 from recbole_r3vae.trainer.resumable import checkpointed
 
@@ -34,12 +34,12 @@ def dataset_folder(config: Config) -> Path:
     if not os.path.isfile(folder / f"{name}.inter") and config["benchmark_filename"] is None:
         known = {path.stem for path in (properties() / "dataset").glob("*.yaml")}
         here = {path.name for path in folder.parent.glob("*") if (path / f"{path.name}.inter").is_file()}
-        hint = "" if name in known else nearest(name, known | here)
+        hint = "" if name in known else did_you_mean(name, known | here)
         remedy = f"known datasets: {', '.join(sorted(known | here))}"
         if name in known:
             remedy = f"run `recbole-r3vae prepare {name}`" if name in DATASETS else "leave out data_path, since RecBole brings it along"
         raise UserError(
-            f"there is no {one_line(folder / name, 300)}.inter for dataset {shown(name)}{hint}; {remedy}, or point --data_path at its "
+            f"there is no {one_line(folder / name, 300)}.inter for dataset {short_repr(name)}{hint}; {remedy}, or point --data_path at its "
             "parent folder"
         )
     return folder
@@ -61,7 +61,7 @@ def create_dataset(config: Config, ids: dict[str, list[str]] | None = None) -> D
     """
     folder, name = dataset_folder(config), config["dataset"]
     check_files(config, folder)
-    with refused(f"dataset {name!r} in {folder} cannot be loaded", "correct its files, or `load_col`"):
+    with as_user_error(f"dataset {name!r} in {folder} cannot be loaded", "correct its files, or `load_col`"):
         dataset = time_ordered(config.contract.dataset_class or Dataset, ids)(config)
     if dataset.inter_num == 0:
         raise UserError(
@@ -92,7 +92,7 @@ def data_preparation(config: Config, dataset: Dataset):
     check_split(config, dataset)
     known = dataset.uid_field in dataset.inter_feat and dataset.iid_field in dataset.inter_feat
     everything = all_meetings(dataset) if known else None  # before the split, which rewrites the interactions
-    with refused(f"dataset {config['dataset']!r} cannot be split into training, validation and test", "correct its files, or eval_args"):
+    with as_user_error(f"dataset {config['dataset']!r} cannot be split into training, validation and test", "correct its files, or eval_args"):
         train_data, valid_data, test_data = recbole_data.data_preparation(config, dataset)
     if config["benchmark_filename"] is not None:
         for part, loader in zip(PARTS, (train_data, valid_data, test_data)):

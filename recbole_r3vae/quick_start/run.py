@@ -14,22 +14,21 @@ from recbole.utils import init_logger, init_seed
 
 from recbole_r3vae.config import RULES, Config, fingerprint
 from recbole_r3vae.config.identity import precision
-from recbole_r3vae.config.registry import code_of, is_outside
 from recbole_r3vae.data.content import load_content
 from recbole_r3vae.data.entrance import check_split
 from recbole_r3vae.data.fingerprint import data_fingerprint, known_ids
 from recbole_r3vae.data.split import held_out, met_before, told_repeats
-from recbole_r3vae.errors import UserError, as_user_error as refused
+from recbole_r3vae.errors import UserError, as_user_error
 from recbole_r3vae.model.contract import TOKENIZE, Sources, collisions_of
 from recbole_r3vae.provenance import peak_memory_mb, provenance
 from recbole_r3vae.quick_start.init_from import SEMANTIC_IDS, EarlierRun, earlier_run
 from recbole_r3vae.quick_start.lookup import create_dataset, data_preparation, dataset_folder, get_trainer
 from recbole_r3vae.quick_start.provide import check_stages, provide
-from recbole_r3vae.quick_start.run_folder import RunFolder, find_checkpoint, open_run
+from recbole_r3vae.quick_start.run_folder import RunFolder, open_run
 from recbole_r3vae.quick_start.semantic_ids import bundle_tokenizer, train_tokenizer
+from recbole_r3vae.quick_start.summary import closing_words, result_name
 from recbole_r3vae.record import Record
 from recbole_r3vae.sid.quality.report import format_quality
-from recbole_r3vae.trainer.checkpoint_file import from_plain, load_checkpoint, sources_of
 from recbole_r3vae.trainer.resumable import Checkpointed
 from recbole_r3vae.trainer.tokenizer import summary
 
@@ -114,7 +113,7 @@ def _run_model(config: Config, data, saved: bool, earlier: EarlierRun | None) ->
     logging.getLogger().info(
         f"{name}: {n_parameters:,} parameters on {config['device']}, loss {loss}, {precision(config)}, seed {config['seed']}, {folder.path}"
     )
-    with refused(f"{config.model} cannot be trained with these settings", "correct the key that this is about"):
+    with as_user_error(f"{config.model} cannot be trained with these settings", "correct the key that this is about"):
         trainer = get_trainer(config)(config, network)
     trainer.known = {**known, "identity": folder.identity}
     _take_up(trainer, config, folder, writes)
@@ -145,7 +144,7 @@ def _run_model(config: Config, data, saved: bool, earlier: EarlierRun | None) ->
         "seconds": record.seconds["training"],
         **{key: getattr(record, key) for key in IN_RESULT},
     }
-    logging.getLogger().info(_closing_words(config, result, saved))
+    logging.getLogger().info(closing_words(config, result, saved))
     return result
 
 
@@ -177,7 +176,7 @@ def make_network(config: Config, dataset, sources: Sources):
         UserError: RecBole refuses a setting of a model of its own.
     """
     init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
-    with refused(f"{config.model} cannot be made with these settings", "correct the key that this is about"):
+    with as_user_error(f"{config.model} cannot be made with these settings", "correct the key that this is about"):
         network = config.model_class(config, dataset).to(config["device"])
     network.sources = sources
     return network
@@ -229,57 +228,6 @@ def _run_tokenizer(config: Config, dataset) -> dict[str, Any]:
     }
 
 
-def load_data_and_model(model_file: str | Path, config_dict: dict[str, Any] | None = None):
-    """Rebuild everything around a checkpoint; the counterpart of RecBole's function of this name.
-
-    Users, items and features get the numbers that they had in training, whatever order the files have now.
-
-    Args:
-        model_file: a run's ``best.pth``, or its folder.
-        config_dict: keys to set differently, such as ``data_path`` or ``device``; ``model`` and ``tokenizer`` name the classes of a
-            model and a tokenizer from outside the package, whose code a checkpoint never imports by itself.
-
-    Returns:
-        ``config, model, dataset, train_data, valid_data, test_data``.
-
-    Raises:
-        UserError: the checkpoint is damaged; or the dataset has users or items that the model does not know.
-    """
-    state = load_checkpoint(find_checkpoint(model_file))
-    config = config_of(state, model_file, {"resume": False, **(config_dict or {})})
-    init_seed(config["seed"], config["reproducibility"])
-    start_logging(config)
-    dataset = create_dataset(config, state["ids"])
-    if data_fingerprint(dataset) != state["data"]:
-        logging.getLogger().warning(
-            f"dataset {config.dataset} is not as it was when {model_file} was trained; users and items are told by id"
-        )
-    sources = sources_of(state["sources"])
-    config.contract.give(dataset, sources, config)
-    train_data, valid_data, test_data = data_preparation(config, dataset)
-    model = make_network(config, train_data.dataset, sources)
-    model.load_state_dict(state["model"])
-    model.load_other_parameter(from_plain(state["other_parameter"]))
-    return config, model.eval(), dataset, train_data, valid_data, test_data
-
-
-def config_of(state: dict[str, Any], model_file: str | Path, changed: dict[str, Any]) -> Config:
-    """The configuration in a checkpoint.
-
-    Raises:
-        UserError: its model or its tokenizer is from outside the package, and ``changed`` does not name it.
-    """
-    for key in ("model", "tokenizer"):
-        name = state["config"].get(key)
-        if is_outside(name) and changed.get(key) != name:
-            raise UserError(f"checkpoint {model_file} has {key} {name}, code from outside this package; give --{key}={name} to run it")
-    config = Config(config_dict={**state["config"], **changed})
-    trained_by = state.get("identity", {}).get("settings", {}).get("code")
-    if (code := code_of(config.model_class)) != trained_by:
-        logging.getLogger().warning(f"{config.declared['model']} is not the code that trained {model_file}: {code}, then {trained_by}")
-    return config
-
-
 def start_logging(config: Config) -> None:
     """RecBole's logger. Its folders are made first, because RecBole's own check for them fails when two processes start at once."""
     make_folders(config.model, config["checkpoint_dir"])
@@ -306,56 +254,3 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot make {folder.absolute()}: {error.strerror}; run in a folder you may write to") from error
-
-
-def result_name(config: Config) -> str:
-    """What a run's result is called: ``SASRec``, ``R3GR[R3VAE]``, ``R3GR-hybrid[R3VAE]`` where it reads item ids beside content, or
-    ``DeepFM-replace[R3VAE]`` by what semantic IDs as features do to the item id."""
-    family = config.contract.result_name(config)
-    if config.contract.needs(config).semantic_ids is None:
-        return family
-    whose = Path(config["sid_file"]).stem if config["sid_file"] else config["tokenizer"].rpartition(":")[2]
-    return f"{family}[{whose}]"
-
-
-def metric_table(config: Config, result: dict[str, Any]) -> str:
-    """Validation and test metrics side by side, the test under each rule on items that users have met."""
-    columns = {"validation": result["best_valid_result"], "test": result["test_result"]}
-    if any(result["test"].values()):
-        columns = {"validation": result["best_valid_result"], "test, met left out": result["test"].get("left_out")}
-        columns["met stay"] = result["test"].get("stay")
-    widths = {name: max(10, len(name)) for name in columns}
-    lines = [f"{'':>16}  " + "  ".join(f"{name:>{width}}" for name, width in widths.items())]
-    for metric in result["test_result"] or result["best_valid_result"] or {}:
-        cells = (
-            f"{values[metric]:{widths[name]}.4f}" if values and metric in values else " " * widths[name] for name, values in columns.items()
-        )
-        lines.append(f"{metric:>16}  {'  '.join(cells)}")
-    if any(result["test"].values()) and result["best_valid_result"]:
-        lines.append(f"(items that a user has met: validation has them {'left out' if config['valid_rule'] == 'left_out' else 'stay'})")
-    if result["by_repeat"]:
-        lines.append(_repeats_in_words(config["valid_metric"].lower(), result["by_repeat"], result["repeated_targets"]))
-    return "\n".join(lines)
-
-
-def _repeats_in_words(metric: str, by_repeat: dict[str, Any], n_repeated: int) -> str:
-    """``7 test targets had been met before: ndcg@10 of these and of the others, met left out 0.31 and 0.12; met stay 0.2 and 0.1``."""
-    figures = [
-        f"{name} {by_repeat['repeated'][rule][metric]:.4f} and {by_repeat['new'][rule][metric]:.4f}"
-        for rule, name in (("left_out", "met left out"), ("stay", "met stay"))
-        if metric in (by_repeat["repeated"][rule] or {})
-    ]
-    told = f": {metric} of these and of the others, {'; '.join(figures)}" if figures else ""
-    return f"{n_repeated:,} test targets had been met before, and stay candidates under both rules{told}"
-
-
-def _closing_words(config: Config, result: dict[str, Any], saved: bool) -> str:
-    budget = "its tokenizer_max_minutes" if config["max_minutes"] is None else f"max_minutes={config['max_minutes']:g}"
-    marked = f" (stopped at {budget})" if result["stopped_at_budget"] else ""
-    lines = [f"{result['name']} on {config.dataset}{marked}", metric_table(config, result)]
-    if saved:
-        lines.append(f"checkpoint: {Path(result['run_dir']) / 'best.pth'}")
-    if result["sid_file"]:
-        lines.append(f"semantic IDs: {result['sid_file']}")
-        lines.append(config.contract.next_step(config))
-    return "\n".join(lines)

@@ -13,7 +13,7 @@ from recbole.trainer.hyper_tuning import _recursiveFindNodes as find_nodes
 from recbole_r3vae.config import Config
 from recbole_r3vae.config.sources import given_settings, merged, plain_values
 from recbole_r3vae.config.space import Space, read_space, space_of
-from recbole_r3vae.errors import UserError, did_you_mean as nearest
+from recbole_r3vae.errors import UserError, did_you_mean
 from recbole_r3vae.quick_start.launch import objective_function as one_trial
 
 ALGORITHMS = ("exhaustive", "random", "bayes")
@@ -63,7 +63,7 @@ class HyperTuning(RecBoleHyperTuning):
         if sum(source is not None for source in (space, params_file, params_dict)) != 1:
             raise UserError("a search takes one of space, params_file and params_dict; give one of them")
         if isinstance(algo, str) and algo not in ALGORITHMS:
-            raise UserError(f"algo is {algo!r}{nearest(algo, ALGORITHMS)}; choose {', '.join(ALGORITHMS)}")
+            raise UserError(f"algo is {algo!r}{did_you_mean(algo, ALGORITHMS)}; choose {', '.join(ALGORITHMS)}")
         fixed, files = plain_values(dict(config_dict or {})), list(fixed_config_file_list or ())
         if space is None:
             ranges = read_space(params_file) if params_file is not None else space_of(params_dict)

@@ -25,8 +25,8 @@ from recbole_r3vae.errors import UserError
 from recbole_r3vae.quick_start import load_data_and_model, run_recbole_r3vae
 from recbole_r3vae.quick_start.lookup import create_dataset, get_trainer
 from recbole_r3vae.quick_start.semantic_ids import load_tokenizer
-from recbole_r3vae.quick_start.serve import Recommender
-from recbole_r3vae.quick_start.serve_tokenize import tokenize_items
+from recbole_r3vae.serve.recommender import Recommender
+from recbole_r3vae.serve.tokenize import tokenize_items
 from recbole_r3vae.record import Record
 from recbole_r3vae.trainer.checkpoint_file import load_checkpoint
 

@@ -15,7 +15,7 @@ from recbole_r3vae.data.fingerprint import data_fingerprint, known_ids
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.quick_start import load_data_and_model, run_recbole_r3vae
 from recbole_r3vae.quick_start.lookup import create_dataset, get_trainer
-from recbole_r3vae.quick_start.serve import Recommender
+from recbole_r3vae.serve.recommender import Recommender
 from recbole_r3vae.trainer.checkpoint_file import load_checkpoint
 
 USER, ITEM, TIME = "user_id:token", "item_id:token", "timestamp:float"

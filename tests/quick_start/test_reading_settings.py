@@ -9,7 +9,7 @@ import pytest
 
 from recbole_r3vae.cli import main
 from recbole_r3vae.quick_start import run_recbole_r3vae
-from recbole_r3vae.quick_start.serve_inspect import dataset_titles
+from recbole_r3vae.serve import dataset_titles
 from recbole_r3vae.sid.table import SemanticIDs
 
 READING = {"field_separator": ";", "ITEM_ID_FIELD": "film", "encoding": "latin-1"}

@@ -12,7 +12,7 @@ from recbole_r3vae.data.content.vectors import VectorFile
 from recbole_r3vae.experiments.coldstart.lists import best, flags, mix, similarities
 from recbole_r3vae.experiments.coldstart.split import Split
 from recbole_r3vae.quick_start.lookup import create_dataset
-from recbole_r3vae.quick_start.serve import Recommender
+from recbole_r3vae.serve.recommender import Recommender
 
 USERS_AT_ONCE = 1024
 

@@ -31,8 +31,8 @@ from recbole_r3vae.model.ranker import LIST_METRICS
 from recbole_r3vae.model.recbole_models import contract_of
 from recbole_r3vae.provenance import provenance
 from recbole_r3vae.quick_start.run import run_recbole_r3vae
-from recbole_r3vae.quick_start.serve import Recommender
-from recbole_r3vae.quick_start.serve_tokenize import tokenize_items
+from recbole_r3vae.serve.recommender import Recommender
+from recbole_r3vae.serve.tokenize import tokenize_items
 
 EPSILONS = (0.0, 0.1, 0.2, 0.5)
 CANDIDATES = 20

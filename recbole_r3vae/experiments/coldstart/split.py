@@ -11,7 +11,7 @@ from recbole_r3vae.config.identity import fingerprint
 from recbole_r3vae.data.cold import Question, ask, random_items, recent_items, select_lines
 from recbole_r3vae.io import atomic_write
 from recbole_r3vae.quick_start.lookup import create_dataset, dataset_folder
-from recbole_r3vae.quick_start.serve_users import UserHistories
+from recbole_r3vae.serve.users import UserHistories
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from recbole_r3vae.model.contract import RANK, TOKENIZE, collisions_of
 from recbole_r3vae.model.recbole_models import contract_of
 from recbole_r3vae.quick_start.lookup import dataset_folder
 from recbole_r3vae.quick_start.provide import check_stages
-from recbole_r3vae.quick_start.run import result_name
+from recbole_r3vae.quick_start.summary import result_name
 
 MEASURED = {"metrics": ["Recall", "NDCG", "MRR", "ItemCoverage", "GiniIndex"], "topk": [5, 10, 20]}
 EVALUATION = {"split": {"LS": "valid_and_test"}, "group_by": "user", "order": "TO", "mode": "full"}

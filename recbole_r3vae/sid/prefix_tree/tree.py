@@ -93,6 +93,9 @@ class PrefixTree:
 
         return replace(self, **{field.name: move(getattr(self, field.name)) for field in fields(self)})
 
+    def __deepcopy__(self, memo: dict) -> PrefixTree:
+        return self  # immutable: copies of what holds it share it
+
     def __repr__(self) -> str:
         size = f"{self.nbytes / 1e6:.1f} MB"
         return f"PrefixTree({self.n_items - 1} items, nodes by depth {self.n_nodes}, {size})"

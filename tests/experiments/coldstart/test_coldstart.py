@@ -19,8 +19,8 @@ from recbole_r3vae.experiments.coldstart.run import run_coldstart
 from recbole_r3vae.experiments.coldstart.split import make_split
 from recbole_r3vae.quick_start.lookup import create_dataset, data_preparation
 from recbole_r3vae.quick_start.semantic_ids import load_tokenizer
-from recbole_r3vae.quick_start.serve import Recommender
-from recbole_r3vae.quick_start.serve_users import UserHistories
+from recbole_r3vae.serve.recommender import Recommender
+from recbole_r3vae.serve.users import UserHistories
 from recbole_r3vae.sid.table import SemanticIDs
 
 FAST = {"tokenizer": "RKMeans", "tokenizer_epochs": 0, "epochs": 1, "seed": 3}

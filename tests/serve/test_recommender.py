@@ -12,20 +12,8 @@ from recbole.utils.case_study import full_sort_topk
 from recbole_r3vae.data.content.vectors import VectorFile
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.quick_start import load_data_and_model
-from recbole_r3vae.quick_start.serve import Recommender
+from recbole_r3vae.serve.recommender import Recommender
 from recbole_r3vae.sid.table import SemanticIDs
-
-
-@pytest.fixture
-def histories(tiny_data) -> dict[str, list[str]]:
-    """Every user's items in time order, straight from the file."""
-    inter = pd.read_csv(tiny_data / "tiny" / "tiny.inter", sep="\t", dtype={"user_id:token": str, "item_id:token": str})
-    return inter.sort_values("timestamp:float", kind="stable").groupby("user_id:token")["item_id:token"].agg(list).to_dict()
-
-
-@pytest.fixture
-def history(histories) -> list[str]:
-    return next(iter(histories.values()))
 
 
 @pytest.fixture
@@ -153,6 +141,63 @@ def test_recboles_models_leave_out_what_they_are_told(checkpoint, history):
     assert list(table["item"]) == list(expected.index) and np.allclose(table["score"], expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("model, more", [("R3GR", {"num_beams": "exact"}), ("R3GR", {"rank_by": "dense"}), ("WindowSASRec", {})])
+def test_what_may_come_against_brute_force(checkpoint, histories, model, more):
+    """Any mixture of allowed, excluded, removed and met items, and of those that nobody knows."""
+    recommender, user = Recommender(checkpoint(model, **more)), list(histories)[3]
+    items, scores, draw = sorted(recommender.served.item_ids[1:]), scores_of(recommender, histories[user]), np.random.default_rng(0)
+    removed = set()
+    for _ in range(12):
+        allow = set(draw.choice(items, draw.integers(1, 149), False)) if draw.random() < 0.6 else None
+        exclude = set(draw.choice(items, draw.integers(149), False)) if draw.random() < 0.6 else None
+        if draw.random() < 0.3:
+            removed |= (gone := set(draw.choice(items, 5, False)))
+            recommender.remove_items(gone)
+        seen = bool(draw.random() < 0.5)
+        may = set(items if allow is None else allow) - (exclude or set()) - removed - set(histories[user] if seen else ())
+        table = recommender.recommend(
+            {user: histories[user]}, 12, exclude_seen=seen, allow=None if allow is None else [*allow, "x"],
+            exclude=None if exclude is None else ["y", *exclude],
+        )  # fmt: skip
+        assert len(table) == min(12, len(may))
+        assert_best(table, scores[[item for item in items if item in may]], 12)
+
+
+def test_unknown_items_of_a_rule_are_named(checkpoint, history, caplog):
+    recommender = Recommender(checkpoint())
+    recommender.recommend([history], 3, allow=["no allow", *history], exclude=["no exclude", "neither", history[0]])
+    words = [record.message for record in caplog.records]
+    assert f"1 of {len(history) + 1} allowed items are unknown to the checkpoint: 'no allow'" in words
+    assert "2 of 3 excluded items are unknown to the checkpoint: 'no exclude', 'neither'" in words
+
+
+@pytest.mark.parametrize("model, more", [
+    ("R3GR", {"num_beams": "exact"}), ("R3GR", {"rank_by": "dense"}), ("SASRec", {}), ("WindowSASRec", {}), ("BPR", {}),
+])  # fmt: skip
+def test_more_than_the_catalogue_holds_is_the_catalogue(checkpoint, histories, model, more):
+    recommender, users = Recommender(checkpoint(model, **more)), list(histories)[:2]
+    table = recommender.recommend(users=users, k=10_000)
+    for _, part in table.groupby("user"):
+        assert sorted(part["item"]) == sorted(recommender.served.item_ids[1:]) and list(part["rank"]) == list(range(1, len(part) + 1))
+
+
+def test_a_history_of_nothing_gets_nothing(checkpoint, history):
+    recommender = Recommender(checkpoint())
+    for histories in ([], [[]], {"a": []}):
+        table = recommender.recommend(histories)
+        assert len(table) == 0 and list(table)[1:] == ["rank", "item", "score", "sid"]
+    assert set(recommender.recommend({"a": [], "b": history})["user"]) == {"b"} and recommender.skipped.empty == 1
+
+
+def test_an_item_is_explained_by_its_codes(exact, new_items):
+    served = exact.served
+    told = exact.explain("50", 3)
+    assert told.sid == "-".join(map(str, served.sids.codes[served.row_of["50"]].tolist())) and len(told.nearest) == 3
+    exact.add_items(new_items(exact, "new", {"n1": list(told.codes)}, collision_policy="share"))
+    again = exact.explain("50", 3)
+    assert again.sharing == tuple(n + 1 for n in told.sharing) and again.nearest[0].item == "n1" and again.nearest[0].shared == 4
+
+
 def test_fewer_results_than_asked_for_are_a_short_list(checkpoint, histories):
     recommender = Recommender(checkpoint())
     three = list(recommender.served.item_ids[1:4])
@@ -165,8 +210,9 @@ def test_fewer_results_than_asked_for_are_a_short_list(checkpoint, histories):
 def test_a_narrow_beam_finds_what_it_finds(checkpoint, history):
     recommender = Recommender(checkpoint(), {"num_beams": 4})
     assert len(recommender.recommend([history], k=4)) == 4
-    with pytest.raises(UserError, match="num_beams"):
-        recommender.recommend([history], k=5)
+    for k in (5, 1000):
+        with pytest.raises(UserError, match=f"k is {k}, and R3GR finds as many items as its beam is wide, num_beams=4; lower k"):
+            recommender.stream([(0, history)], k=k)  # said before anything is read
 
 
 def test_unknown_items_are_passed_over_and_counted(checkpoint, history, caplog):
@@ -193,7 +239,7 @@ def test_histories_are_read_batch_by_batch(checkpoint, history, monkeypatch):
     assert not read
     for n in range(1, 4):
         assert len(next(frames)) == 12 and len(read) == 4 * n and sizes == [4] * n
-    monkeypatch.setattr("recbole_r3vae.quick_start.serve.MASK_CELLS", 2 * 149)  # masks of users are big: fewer users at a time
+    monkeypatch.setattr("recbole_r3vae.serve.batches.MASK_CELLS", 2 * 149)  # masks of users are big: fewer users at a time
     del read[:], sizes[:]
     next(recommender.stream(endless(), k=3, batch_size=4, exclude_seen=True))
     assert len(read) == 2 and sizes == [2]
@@ -202,34 +248,9 @@ def test_histories_are_read_batch_by_batch(checkpoint, history, monkeypatch):
 # -- items that come and go ---------------------------------------------------------------------------------------------------------
 
 
-def vectors_of(path, names, x):
-    np.save(path.with_suffix(".npy"), np.asarray(x, dtype=np.float32))
-    path.with_suffix(".ids").write_text("".join(f"{name}\n" for name in names))
-
-
-def free_code(sids: SemanticIDs) -> list[int]:
-    taken = {tuple(row) for row in sids.codes.tolist()}
-    sizes = torch.tensor(sids.codebook_sizes)
-    for seed in range(1000):
-        code = (torch.rand(len(sizes), generator=torch.Generator().manual_seed(seed)) * sizes).long().tolist()
-        if tuple(code) not in taken:
-            return code
-    raise AssertionError("no free code")
-
-
-def new_table(recommender, path, codes: dict[str, list[int]], vectors=None, **meta):
-    """A .sid file of new items, with vectors beside it."""
-    sids = recommender.served.sids
-    levels = len(next(iter(codes.values())))
-    rows = torch.tensor([[-1] * levels, *codes.values()])
-    SemanticIDs(rows, sids.codebook_sizes[:levels], ["[PAD]", *codes], meta).save(path)
-    vectors_of(path, codes, vectors if vectors is not None else np.random.default_rng(0).normal(size=(len(codes), 32)))
-    return path
-
-
-def test_new_items_are_recommended_at_once_and_old_ones_stay(exact, history, tmp_path):
+def test_new_items_are_recommended_at_once_and_old_ones_stay(exact, history, new_items, free_codes):
     old, before = exact.served.sids, scores_of(exact, history)
-    assert exact.add_items(new_table(exact, tmp_path / "new.sid", {"n1": free_code(old)})) == 1
+    assert exact.add_items(new := new_items(exact, "new", {"n1": free_codes(old)[0]})) == 1
     after = scores_of(exact, history)
     assert np.allclose(after[before.index], before, atol=1e-6)
     assert exact.served.sids.align(old.item_ids).content_hash == old.content_hash
@@ -242,11 +263,11 @@ def test_new_items_are_recommended_at_once_and_old_ones_stay(exact, history, tmp
     assert set(gone["item"]) == set(table["item"]) - {"n1", "50"}
     exact.recommend([["n1"], ["50"]], k=5)  # what is gone is still read
     assert exact.skipped.items == 0
-    assert exact.add_items(tmp_path / "new.sid") == 0  # known; it comes back
+    assert exact.add_items(new) == 0  # known; it comes back
     assert set(exact.recommend([history], k=149)["item"]) == set(table["item"]) - {"50"}
 
 
-def test_a_new_item_in_a_history_is_read_by_its_codes_and_its_vector(checkpoint, tmp_path):
+def test_a_new_item_in_a_history_is_read_by_its_codes_and_its_vector(checkpoint, new_items):
     """A twin of an old item is read as the old one; one with another vector is not."""
     recommender = Recommender(checkpoint(item_inputs=["codes", "text", "id"], id_dropout=0.3))
     served = recommender.served
@@ -255,30 +276,30 @@ def test_a_new_item_in_a_history_is_read_by_its_codes_and_its_vector(checkpoint,
         served.model.items.id_embedding.weight[row] = 0  # the twin has no id embedding
     vectors = served.model.sources.content.embeddings[[row, row]] * np.array([[1], [-1]])
     codes = served.sids.codes[row].tolist()
-    recommender.add_items(new_table(recommender, tmp_path / "new.sid", {"twin": codes, "other": codes}, vectors, collision_policy="share"))
+    recommender.add_items(new_items(recommender, "new", {"twin": codes, "other": codes}, vectors, collision_policy="share"))
     table = recommender.recommend({name: [name] for name in ("50", "twin", "other")}, k=20)
     scores = {name: part["score"].to_numpy() for name, part in table.groupby("user")}
     assert np.allclose(scores["50"], scores["twin"], atol=1e-5) and not np.allclose(scores["50"], scores["other"], atol=1e-3)
 
 
-def test_the_runs_collision_policy_decides(exact, tmp_path, history):
+def test_the_runs_collision_policy_decides(exact, new_items, history):
     sids = exact.served.sids
     codes = sids.codes[exact.served.row_of["50"]].tolist()
     with pytest.raises(UserError, match="of another item"):
-        exact.add_items(new_table(exact, tmp_path / "taken.sid", {"n1": codes}))
+        exact.add_items(taken := new_items(exact, "taken", {"n1": codes}))
     assert "n1" not in exact.served.row_of
-    assert exact.add_items(new_table(exact, tmp_path / "raw.sid", {"n2": codes[:3]})) == 1  # without the extra code: it gets one
+    assert exact.add_items(new_items(exact, "raw", {"n2": codes[:3]})) == 1  # without the extra code: it gets one
     placed = exact.served.sids.codes[exact.served.row_of["n2"]].tolist()
     used = {row[3] for row in sids.codes.tolist() if row[:3] == codes[:3]}
     assert placed[:3] == codes[:3] and placed[3] == min(set(range(sids.codebook_sizes[3])) - used)
-    assert exact.add_items(tmp_path / "taken.sid", policy="share") == 1
+    assert exact.add_items(taken, policy="share") == 1
     table = exact.recommend([history], k=150).set_index("item")
     assert table["score"]["n1"] == table["score"]["50"]
 
 
-def test_items_that_do_not_fit_are_refused(checkpoint, exact, tmp_path):
+def test_items_that_do_not_fit_are_refused(checkpoint, exact, tmp_path, new_items, free_codes):
     sids = exact.served.sids
-    code = free_code(sids)
+    [code] = free_codes(sids)
     changed = next(item for item in sids.item_ids[1:] if sids.codes[exact.served.row_of[item]].tolist() != code)
     for codes, meta, message in (
         ({"n1": [7, 7, 7, 999]}, {}, "codebook"),
@@ -287,10 +308,11 @@ def test_items_that_do_not_fit_are_refused(checkpoint, exact, tmp_path):
     ):
         rows = torch.tensor([[-1] * 4, *codes.values()])
         SemanticIDs(rows, (*sids.codebook_sizes[:3], 1000), ["[PAD]", *codes], meta).save(tmp_path / "bad.sid")
-        vectors_of(tmp_path / "bad.sid", codes, np.ones((len(codes), 32)))
+        np.save(tmp_path / "bad.npy", np.ones((len(codes), 32), dtype=np.float32))
+        (tmp_path / "bad.ids").write_text("".join(f"{name}\n" for name in codes))
         with pytest.raises(UserError, match=message):
             exact.add_items(tmp_path / "bad.sid")
-    good = new_table(exact, tmp_path / "good.sid", {"n1": code}, np.ones((1, 5)))
+    good = new_items(exact, "good", {"n1": code}, np.ones((1, 5)))
     with pytest.raises(UserError, match="length 5, the model reads 32"):
         exact.add_items(good)
     good.with_suffix(".npy").unlink()
@@ -298,7 +320,7 @@ def test_items_that_do_not_fit_are_refused(checkpoint, exact, tmp_path):
         exact.add_items(good)
     assert set(exact.served.item_ids) == set(sids.item_ids) and len(VectorFile(tmp_path / "bad.npy").ids) == 1
     with pytest.raises(UserError, match="SASRec knows the items of its training"):
-        Recommender(checkpoint("SASRec")).add_items(good)
+        Recommender(checkpoint("SASRec")).add_items("no such file.sid")  # said before anything is read
 
 
 # -- what a user gets wrong -----------------------------------------------------------------------------------------------------------
@@ -312,6 +334,12 @@ def test_items_that_do_not_fit_are_refused(checkpoint, exact, tmp_path):
     ({}, "either histories or users"),
     ({"histories": [["50"]], "allow": ["x", "y"]}, "none of the 2 allowed items"),
     ({"histories": [["50"]], "k": 0}, "must be 1 or more"),
+    ({"histories": ["50 181"]}, r"a history takes a list of ids, got the text '50 181'; write \['50 181'\]"),
+    ({"histories": {"ann": "50"}}, "a history takes a list"),
+    ({"histories": "50"}, "histories takes a list"),
+    ({"users": "13"}, "users takes a list"),
+    ({"histories": [["50"]], "allow": "50"}, "allow takes a list"),
+    ({"histories": [["50"]], "exclude": "50"}, "exclude takes a list"),
 ])  # fmt: skip
 def test_bad_requests(checkpoint, arguments, message):
     with pytest.raises(UserError, match=message):
@@ -330,6 +358,12 @@ def test_bad_checkpoints(checkpoint, tmp_path):
             Recommender(checkpoint(), {"num_beams": beams})
     with pytest.raises(UserError, match="does not know: 'x'"):
         Recommender(checkpoint()).remove_items(["x"])
+    with pytest.raises(UserError, match="remove_items takes a list"):
+        Recommender(checkpoint()).remove_items("50")
+    with pytest.raises(UserError, match="WindowSASRec has no semantic IDs to explain an item by"):
+        Recommender(checkpoint("WindowSASRec")).explain("50")
+    with pytest.raises(UserError, match="item 'x' is not among the 148 items"):
+        Recommender(checkpoint()).explain("x")
     with pytest.raises(UserError, match="knows users, not histories"):
         Recommender(checkpoint("BPR")).recommend([["50"]])
     with pytest.raises(UserError, match="has no beams"):

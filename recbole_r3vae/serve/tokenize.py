@@ -19,7 +19,7 @@ from recbole_r3vae.io import atomic_write, beside
 from recbole_r3vae.model.tokenizer.base import TOKENIZE_ROWS
 from recbole_r3vae.quick_start.run_folder import find_checkpoint
 from recbole_r3vae.quick_start.semantic_ids import DESCRIPTION, ENCODER, TrainedTokenizer, load_tokenizer
-from recbole_r3vae.quick_start.serve_files import ReadingSettings, read_items
+from recbole_r3vae.data.item_file import ReadingSettings, read_items
 from recbole_r3vae.sid.collisions import resolve_collisions
 from recbole_r3vae.sid.extension import TableExtension
 from recbole_r3vae.sid.table import PAD, SemanticIDs

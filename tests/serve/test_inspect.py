@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from html.parser import HTMLParser
 
 import numpy as np
@@ -11,7 +13,7 @@ import torch
 
 from recbole_r3vae.cli import main
 from recbole_r3vae.errors import UserError
-from recbole_r3vae.quick_start.serve_inspect import catalogue_tree, dataset_titles, inspect_item, items_below, write_html
+from recbole_r3vae.serve import catalogue_tree, dataset_titles, explain_item, inspect_item, items_below, write_html
 from recbole_r3vae.sid.table import SemanticIDs
 
 CODES = {"a": (1, 0, 2), "b": (1, 0, 2), "c": (1, 0, 0), "d": (1, 3, 3), "e": (0, 0, 2), "f": (1, 0, 2)}
@@ -38,6 +40,35 @@ def test_an_item_and_its_siblings(sids):
     assert list(inspect_item(sids, "e")["title"]) == ["e"]  # no title: its id
     with pytest.raises(UserError, match="did you mean"):
         inspect_item(sids, "A")
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_an_explanation_against_brute_force(random_sids, ordered):
+    sids = SemanticIDs(random_sids.codes, random_sids.codebook_sizes, random_sids.item_ids, {}, ordered)
+    codes = dict(zip(sids.item_ids[1:], sids.codes[1:].tolist()))
+
+    def agree(a: str, b: str) -> list[bool]:
+        places = [x == y for x, y in zip(codes[a], codes[b])]
+        return [all(places[: place + 1]) for place in range(3)] if ordered else places
+
+    for item in ("1", "17", "199"):
+        told = explain_item(sids, item, 7)
+        others = {other: agree(item, other) for other in codes if other != item}
+        assert told.sharing == tuple(sum(places[level] for places in others.values()) for level in range(3))
+        best = sorted(others, key=lambda other: (-sum(others[other]), int(other)))[:7]
+        assert [(near.item, near.shared) for near in told.nearest] == [(other, sum(others[other])) for other in best]
+        assert [near.sid for near in told.nearest] == ["-".join(map(str, codes[other])) for other in best]
+        assert told.codes == tuple(codes[item]) and told.ordered == ordered and told.sid == "-".join(map(str, codes[item]))
+
+
+def test_an_item_alone_has_no_neighbour_and_an_explanation_is_json(sids):
+    table = SemanticIDs(torch.tensor([[-1, -1], [0, 0], [1, 1]]), (2, 2), ["[PAD]", "a", "b"])
+    assert json.loads(json.dumps(dataclasses.asdict(explain_item(table, "a")))) == {
+        "item": "a", "codes": [0, 0], "sid": "0-0", "ordered": True, "sharing": [0, 0], "nearest": [],
+    }  # fmt: skip
+    assert [near.item for near in explain_item(sids, "b").nearest] == ["a", "f", "c", "d"]  # not e, of another first code
+    with pytest.raises(UserError, match="did you mean"):
+        explain_item(sids, "A")
 
 
 def test_from_codes_back_to_items(random_sids, tmp_path):

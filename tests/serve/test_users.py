@@ -9,7 +9,7 @@ import pytest
 from recbole_r3vae.config import Config
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.quick_start.lookup import create_dataset
-from recbole_r3vae.quick_start.serve_users import UserHistories
+from recbole_r3vae.serve.users import UserHistories
 
 PARTS = {
     "train": "u b 2 a|u c 3 a,b|v x 5 y|w a 1 b",

@@ -15,8 +15,8 @@ from recbole_r3vae.data.content.vectors import VectorFile
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.quick_start import run_recbole_r3vae
 from recbole_r3vae.quick_start.semantic_ids import ENCODER, load_tokenizer
-from recbole_r3vae.quick_start.serve import Recommender
-from recbole_r3vae.quick_start.serve_tokenize import tokenize_items
+from recbole_r3vae.serve.recommender import Recommender
+from recbole_r3vae.serve.tokenize import tokenize_items
 from recbole_r3vae.sid.table import SemanticIDs
 
 
@@ -30,7 +30,7 @@ def twins(tiny_data, tmp_path) -> Path:
 
 
 def test_new_items_get_their_twins_codes(checkpoint, twins, tmp_path, monkeypatch):
-    monkeypatch.setattr("recbole_r3vae.quick_start.serve_files.ROWS", 4)  # several blocks
+    monkeypatch.setattr("recbole_r3vae.data.item_file.ROWS", 4)  # several blocks
     done = tokenize_items(checkpoint(), twins, tmp_path / "new.sid")
     sids = SemanticIDs.load(tmp_path / "new.sid")
     raw = load_tokenizer(checkpoint() / "tokenizer").raw

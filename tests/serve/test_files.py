@@ -15,8 +15,8 @@ import pytest
 
 from recbole_r3vae.cli import main
 from recbole_r3vae.errors import UserError
-from recbole_r3vae.quick_start.serve import Recommender
-from recbole_r3vae.quick_start.serve_files import read_histories, read_ids, read_items, split_ids, write_frames
+from recbole_r3vae.serve.files import read_histories, read_ids, split_ids, write_frames
+from recbole_r3vae.serve.recommender import Recommender
 
 FRAME = pd.DataFrame({"user": ["ü", 'a,"b'], "rank": [1, 2], "item": ["1", "x y"], "score": [-0.1, -12.345679], "sid": ["1-2", "0-0"]})
 
@@ -106,20 +106,6 @@ def test_lists_of_ids(tmp_path):
     (tmp_path / "ids.txt").write_text("\n")
     with pytest.raises(UserError, match="names no item"):
         read_ids(tmp_path / "ids.txt")
-
-
-def test_items_are_read_as_recbole_reads_them(tmp_path, monkeypatch):
-    monkeypatch.setattr("recbole_r3vae.quick_start.serve_files.ROWS", 2)
-    path = tmp_path / "new.item"
-    path.write_text('item_id:token\tyear:float\ttitle:token_seq\nn1\t1999\tA "B"\nn2\t\t\nn3\t7.5\tC\n', encoding="utf-8")
-    blocks = list(read_items(path, ["title", "brand", "year"]))
-    assert [names for names, _ in blocks] == [["n1", "n2"], ["n3"]]
-    records = [record for _, part in blocks for record in part]
-    assert records[0] == {"title": 'A "B"', "year": 1999.0} and records[1]["title"] == "" and pd.isna(records[1]["year"])
-    for text, message in (("id:token\ttitle:token_seq\nn\tx\n", "'item_id'"), ("item_id:token\tx:token\nn\ty\n", "any of the fields title")):
-        path.write_text(text)
-        with pytest.raises(UserError, match=message):
-            list(read_items(path, ["title"]))
 
 
 @pytest.mark.parametrize("ending", ["csv", "jsonl"])
