@@ -16,7 +16,7 @@ from recbole.data.dataset import Dataset
 from torch import Tensor
 
 from recbole_r3vae.config import Config, fingerprint, tokenizer_config, tokenizer_defaults
-from recbole_r3vae.config.identity import differences_in_words as told
+from recbole_r3vae.config.identity import differences_in_words
 from recbole_r3vae.config.stages import CONTENT_KEYS
 from recbole_r3vae.data.content import ItemContent, load_content, load_encoder, parts_of
 from recbole_r3vae.data.content.cache import hash_json
@@ -97,8 +97,8 @@ class EarlierRun:
         differing = {key: pair for key, pair in self._tokenizer_settings().items() if pair[0] != pair[1]}
         if differing:
             raise UserError(
-                f"init_from {self.path} brings its semantic IDs and their tokenizer along, and this run asks for {told(differing)}; leave "
-                "these settings as they were, or train without init_from"
+                f"init_from {self.path} brings its semantic IDs and their tokenizer along, and this run asks for "
+                f"{differences_in_words(differing)}; leave these settings as they were, or train without init_from"
             )
 
     def _tokenizer_settings(self) -> dict[str, tuple[Any, Any]]:

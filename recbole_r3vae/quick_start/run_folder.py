@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_r3vae.config import Config, arithmetic, decisive, fingerprint, identity
-from recbole_r3vae.config.identity import EXTENT, differences, differences_in_words as told
+from recbole_r3vae.config.identity import EXTENT, differences, differences_in_words
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.io import write_json
 from recbole_r3vae.record import Record
@@ -101,9 +101,9 @@ def _in_own_place(path: Path, what: dict[str, Any], config: Config) -> RunFolder
         if _is_shorter(state, stored, config):
             how = f"{path} after {state['epoch']} epochs"
             return RunFolder(path, {**what, "continues": how}, how)
+    other = differences_in_words({key: (b, a) for key, (a, b) in differing.items()})
     raise UserError(
-        f"run_dir {path} holds another run, with {told({key: (b, a) for key, (a, b) in differing.items()})}; choose another run_dir, or "
-        "leave it out: every run then gets a folder of its own"
+        f"run_dir {path} holds another run, with {other}; choose another run_dir, or leave it out: every run then gets a folder of its own"
     )
 
 
@@ -123,7 +123,7 @@ def _continued(parent: Path, name: str, what: dict[str, Any], config: Config) ->
         if nearest is not None:
             differing = {key: (b, a) for key, (a, b) in nearest[2].items()}
             way = "; to begin from its weights, give --init_from" if "data" in differing else ""
-            logger.info(f"the nearest run, {nearest[1]}, has {told(differing)}: it is not gone on with{way}")
+            logger.info(f"the nearest run, {nearest[1]}, has {differences_in_words(differing)}: it is not gone on with{way}")
         return None
     same, epoch, source, stored = max(found, key=lambda entry: entry[:2])
     if same:  # the run that is asked for went on from a shorter one before

@@ -29,6 +29,7 @@ class Record:
     Attributes:
         dataset: its name.
         name: what the result is called, such as ``R3GR[R3VAE]``.
+        label: what a grid's file calls it, where that is not its model's or its tokenizer's name.
         model: name of the model.
         tokenizer: name of the tokenizer; ``None`` for models that read no semantic IDs.
         family: ``generative``, ``sequential`` (models of item ids), ``general`` or ``clicks``.
@@ -76,6 +77,7 @@ class Record:
     hash: str
     config: dict[str, Any]
     data: dict[str, str]
+    label: str | None = None
     tokenizer: str | None = None
     family: str | None = None
     max_minutes: float | None = None

@@ -121,7 +121,8 @@ def _modality(name: str, settings: Mapping[str, Any], config: Config) -> Modalit
     # A template that was given for the fields of the dataset is not one for fields of a modality's own.
     template = settings.get("template", None if "fields" in settings else config["item_text_template"])
     if template is not None and "fields" in settings:
-        raise UserError(f"fields is {short_repr(settings['fields'])} and template {short_repr(template)}; give one of them: a template names its fields")
+        given = f"fields is {short_repr(settings['fields'])} and template {short_repr(template)}"
+        raise UserError(f"{given}; give one of them: a template names its fields")
     template = None if template is None else TextTemplate.parse(template)
     if kind == SentenceTransformerEncoder.kind:
         text_encoder = SentenceTransformerEncoder(encoder, device=str(config["device"]) if config["device"] else None)

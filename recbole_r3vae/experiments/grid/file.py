@@ -48,8 +48,8 @@ def load_grid(path: str | os.PathLike, max_minutes: float | None = None) -> dict
           SASRec with BPR: {model: SASRec, settings: {loss_type: BPR}}    # under a name of its own, the same model once more
           Pop:
 
-    A tokenizer stands more than once likewise: ``without PD: {tokenizer: R3VAE, settings: {tokenizer_pd_weight: 0}}``. Such names are for
-    the file alone; in results a row is called after its model and tokenizer, and tells its settings where another has the same name.
+    A tokenizer stands more than once likewise: ``without PD: {tokenizer: R3VAE, settings: {tokenizer_pd_weight: 0}}``. In results a
+    row is called after its model and tokenizer; where another is too, these names tell them apart, or else the settings do.
 
     Args:
         path: the file.

@@ -66,8 +66,9 @@ def run_grid(config: str | os.PathLike, output: str | os.PathLike = "results", a
 
     records = [_finished(unit.file(runs)) for unit in units]
     for place, (unit, record) in enumerate(zip(units, records)):  # what the YAML file states of a row, without effect on its figures
-        if record is not None and record.tuning_trials != unit.tuning_trials:
-            records[place] = dataclasses.replace(record, tuning_trials=unit.tuning_trials)
+        stated = {"tuning_trials": unit.tuning_trials, "label": unit.label}
+        if record is not None and any(getattr(record, key) != value for key, value in stated.items()):
+            records[place] = dataclasses.replace(record, **stated)
             records[place].write(unit.file(runs))
     waiting = [place for place, record in enumerate(records) if record is None]
     for model in {units[place].model.rpartition(":")[2] for place in waiting}:  # a folder that cannot be made would fail every unit

@@ -36,6 +36,7 @@ class Unit:
         model: likewise.
         tokenizer: likewise; ``None`` for models that read no semantic IDs.
         name: what the result is called, such as ``R3GR[R3VAE]``.
+        label: what the grid's file calls it, where that is not its model's or its tokenizer's name; ``None`` otherwise.
         family: ``generative``, ``sequential`` (models of item ids) or ``general`` (all others).
         seed: of everything, the tokenizer included.
         max_minutes: budget of the training; ``None`` is no limit.
@@ -50,6 +51,7 @@ class Unit:
     model: str
     tokenizer: str | None
     name: str
+    label: str | None
     family: str
     seed: int
     max_minutes: float | None
@@ -79,7 +81,7 @@ class Unit:
     def identity(self) -> dict[str, Any]:
         """What its record holds whether it failed or not."""
         keys = (
-            "dataset", "name", "model", "tokenizer", "family", "seed", "hash", "config", "data", "max_minutes", "tuning_trials",
+            "dataset", "name", "label", "model", "tokenizer", "family", "seed", "hash", "config", "data", "max_minutes", "tuning_trials",
             "collision_policy",
         )  # fmt: skip
         return {**{key: getattr(self, key) for key in keys}, "valid_rule": self.config["valid_rule"]}
@@ -101,7 +103,7 @@ def units_of(grid: dict[str, Any], where: dict[str, str]) -> list[Unit]:
     cells, known = [], {}
     for name, own in grid["models"].items():
         model = _called("model", name, own)
-        for tokenizer, more in _tokenizers(model, own):
+        for tokenizer, entry, more in _tokenizers(model, own):
             levels = [grid, own, more]
             innermost = {key: level[key] for level in levels for key in LEVEL_KEYS if key in level}
             for key in ("datasets", "seeds"):
@@ -109,6 +111,7 @@ def units_of(grid: dict[str, Any], where: dict[str, str]) -> list[Unit]:
                     raise UserError(f"no {key} for model {model}; give `{key}:` for the grid or for the model")
             for dataset in innermost["datasets"]:
                 cell, keys = _cell(dataset, model, tokenizer, innermost, levels, grid["valid_rule"], where)
+                cell["label"] = ", ".join(called for called, what in ((name, model), (entry, tokenizer)) if called != what) or None
                 cells.append((cell, innermost["seeds"]))
                 for level in levels:
                     known.setdefault(level["where"], set()).update(keys)
@@ -140,7 +143,8 @@ def _called(key: str, name: str, own: dict[str, Any]) -> str:
     return value
 
 
-def _tokenizers(model: str, own: dict[str, Any]) -> list[tuple[str | None, dict[str, Any]]]:
+def _tokenizers(model: str, own: dict[str, Any]) -> list[tuple[str | None, str | None, dict[str, Any]]]:
+    """Name of each tokenizer, of its entry, and what the entry says; one of ``None`` for a model that reads no semantic IDs."""
     model_class = get_model(model)
     contract = contract_of(model_class, "full")
     if contract.task == TOKENIZE:
@@ -151,10 +155,10 @@ def _tokenizers(model: str, own: dict[str, Any]) -> list[tuple[str | None, dict[
     if default is None:
         if "tokenizers" in own:
             raise UserError(f"model {model} reads no semantic IDs; leave its `tokenizers:` out")
-        return [(None, own)]
+        return [(None, None, own)]
     tokenizers = own.get("tokenizers") or {default: own}
-    entries = [(_called("tokenizer", name, more), more) for name, more in tokenizers.items()]
-    for name, _ in entries:
+    entries = [(_called("tokenizer", name, more), name, more) for name, more in tokenizers.items()]
+    for name, *_ in entries:
         get_tokenizer(name)  # raises for a name that does not exist
     return entries
 

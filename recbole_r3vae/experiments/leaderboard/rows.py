@@ -43,7 +43,7 @@ def row_of(records: Sequence[Record]) -> dict[str, Any]:
     names = (*ACCURACY, *CATALOGUE)
     test = {rule: _means([record.test[rule] for record in records], names) for rule in RULES}
     return {
-        **{key: getattr(first, key) for key in ("name", "model", "tokenizer", "family")},
+        **{key: getattr(first, key) for key in ("name", "label", "model", "tokenizer", "family")},
         "seeds": [record.seed for record in records],
         "hashes": [record.hash for record in records],
         "split": split_of(first),
@@ -86,9 +86,16 @@ def _mean(parts: Sequence[dict[str, Any] | None], key: str) -> float | None:
 
 
 def variants(rows: list[dict[str, Any]]) -> list[str]:
-    """What sets a row apart from the others of its name, ``sc_weight=0.1``; nothing where it is the only one."""
+    """What sets a row apart from the others of its name, ``sc_weight=0.1``; nothing where it is the only one.
+
+    Where a grid's file has a name for each of them, that is it.
+    """
     variants = []
     for row in rows:
+        labels = [other["label"] for other in rows if other["name"] == row["name"]]
+        if len(set(labels)) == len(labels):
+            variants.append(row["label"] or "" if len(labels) > 1 else "")
+            continue
         differing = {}
         for part in (lambda row: row["config"], lambda row: {key: row[key] for key in (*CONDITIONS, "split", "data")}):
             peers = [part(other) for other in rows if other["name"] == row["name"]]

@@ -127,6 +127,7 @@ def test_a_model_and_a_tokenizer_stand_more_than_once_under_names_of_their_own(t
     assert [unit.name for unit in found] == ["R3GR[RKMeans]", "R3GR[RKMeans]", "SASRec", "SASRec"]
     assert [unit.config["tokenizer_kmeans_iterations"] for unit in found[:2]] == [25, 1]
     assert [unit.config["loss_type"] for unit in found[2:]] == ["CE", "BPR"]
+    assert [unit.label for unit in found] == [None, "without rounds", None, "SASRec with BPR"]
     assert len({unit.file(tmp_path) for unit in found}) == 4
 
 
@@ -400,6 +401,17 @@ def test_tuning_trials_that_are_stated_later_reach_what_is_finished(finished, ti
     before = results()
     assert benchmark(tiny_data, write("grid.yaml", MODELS, tuning_trials=7)) == 0
     assert results() == {name: {**record, "tuning_trials": 7} for name, record in before.items()}
+
+
+def test_a_name_that_a_row_gets_later_reaches_what_is_finished(finished, tiny_data, monkeypatch, tmp_path):
+    shutil.copytree(finished, tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
+    monkeypatch.setattr(module, "run_unit", lambda *args: pytest.fail("ran again"))
+    monkeypatch.setattr(module, "in_own_processes", in_this_process)
+    before = results()
+    named = {f"our {name}": {"model": name, **(own or {})} for name, own in MODELS.items()}
+    assert benchmark(tiny_data, write("grid.yaml", named)) == 0
+    assert results() == {name: {**record, "label": f"our {record['model']}"} for name, record in before.items()}
 
 
 def test_a_trained_unit_without_its_result_is_tested_again(finished, tiny_data, monkeypatch, tmp_path):

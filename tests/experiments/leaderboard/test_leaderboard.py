@@ -124,6 +124,16 @@ def test_other_settings_are_another_row_and_say_so(runs):
     assert [(row["variant"], row["seeds"]) for row in rows] == [("epochs=3", [1, 2, 3]), ("epochs=9", [1])]
 
 
+def test_rows_of_one_name_are_called_as_the_grid_calls_them(runs):
+    """Where it has a name for each; else the settings say it, as for a run from elsewhere."""
+    units = [unit("A", 1, ranks_with(0.5, 9), label=None), unit("B", 1, ranks_with(0.2, 9), label="alone")]
+    units += [unit("A", 1, ranks_with(0.3, 9), label="longer", config={"epochs": 9, "seed": 1})]
+    assert {(row["name"], row["variant"]) for row in leaderboard(runs(*units))["rows"]} == {("A", ""), ("A", "longer"), ("B", "")}
+    units += [unit("A", 1, ranks_with(0.3, 9), label="longer", config={"epochs": 8, "seed": 1})]
+    rows = leaderboard(runs(*units))["rows"]
+    assert {row["variant"] for row in rows if row["name"] == "A"} == {"epochs=3", "epochs=8", "epochs=9"}
+
+
 def test_a_seed_counts_once(runs):
     again = unit("A", 1, ranks_with(0.9, 5), hash="again")
     report = leaderboard(runs(*seeds_of("A", 0.5), again))
