@@ -24,20 +24,14 @@ from recbole_r3vae.data.sequences import TARGET_LIST_FIELD
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.model.blocks import TransformerBlock, initialise
 from recbole_r3vae.model.contract import SHARED, Needs, Sources
-from recbole_r3vae.model.generator.decoding.digits import digit_scores
 from recbole_r3vae.model.heads import ParallelHead
 from recbole_r3vae.model.packing import Packing, pack
 from recbole_r3vae.model.parameters import SHARE, Flag, Number, Whole
 from recbole_r3vae.model.ranker import Ranker
-from recbole_r3vae.model.repeat_prior import Reading, RepeatPrior
 
 if TYPE_CHECKING:
     from recbole.config import Config
     from recbole.data.interaction import Interaction
-
-PRIOR_POSITIONS = 64
-"""Positions of a batch from which the prior on repeats is learnt."""
-
 
 class TokenMerger(nn.Module):
     """Attentive token merger: one cross-attention from k queries, which are made of the item's summary, to its m digits.
@@ -161,8 +155,6 @@ class ACERec(Ranker):
         "temperature": Number(above=0),
         "contrast_temperature": Number(above=0),
         "popularity_weight": Number(at_least=0),
-        "repeat_prior": Flag(),
-        "repeat_penalty": Number(at_least=0),
         "hidden_size": Whole(),
         "n_layers": Whole(),
         "n_heads": Whole(),
@@ -173,6 +165,7 @@ class ACERec(Ranker):
     def __init__(self, config: Config, dataset: Any):
         super().__init__(config, dataset)
         size, n_heads, inner_size, dropout = (config[key] for key in ("hidden_size", "n_heads", "inner_size", "dropout"))
+        m = self.n_levels
         self.contrast_weight, self.reconstruction_weight = config["contrast_weight"], config["reconstruction_weight"]
         self.temperature, self.contrast_temperature = config["temperature"], config["contrast_temperature"]
         self.intent_token, self.n_latents = config["intent_token"], config["n_latents"] if config["merger"] else 1
@@ -185,15 +178,13 @@ class ACERec(Ranker):
         if config["merger"]:
             self.merger = TokenMerger(self.codebook_sizes, size, self.n_latents, n_heads)
         if self.reconstruction_weight:
-            m = self.n_levels
             self.upsampling = nn.Sequential(nn.Linear(self.n_latents, m), nn.GELU(), nn.Linear(m, m))
         self.dropout = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(ItemBlock(size, n_heads, inner_size, dropout) for _ in range(config["n_layers"]))
         self.norm = nn.LayerNorm(size)
-        self.projections = nn.Linear(size, self.n_levels * size)  # one head a digit
+        self.projections = nn.Linear(size, m * size)  # one head a digit
         self.register_buffer("popularity", config["popularity_weight"] * _popularity(dataset, self.ITEM_ID, self.n_items), persistent=False)
         self.heads["digits"] = ParallelHead(self)
-        self.prior = RepeatPrior(self.max_seq_length, config["repeat_penalty"]) if config["repeat_prior"] else None
         self.apply(initialise)
 
     # -- the history -------------------------------------------------------------------------------------------------------
@@ -230,13 +221,12 @@ class ACERec(Ranker):
             x = block(x, (packing, mask))
         return self.norm(self.blocks[-1](x, (packing, mask), slice(-1, None))[:, 0])
 
-    def read(self, interaction: Interaction) -> Reading:
-        """Histories as vectors at their last positions."""
+    def read(self, interaction: Interaction) -> Tensor:
+        """Histories as vectors at their last positions ``[B, d]``."""
         items = interaction[self.ITEM_SEQ]
         packing = pack(items > 0)
         distinct, which = packing.take(items).unique(return_inverse=True)  # [U], [M]
-        x = self.encode(self.item_tokens(distinct)[0][which], packing)
-        return Reading(packing.last(x), items, interaction[self.ITEM_SEQ_LEN])
+        return packing.last(self.encode(self.item_tokens(distinct)[0][which], packing))
 
     # -- training ----------------------------------------------------------------------------------------------------------
 
@@ -256,11 +246,9 @@ class ACERec(Ranker):
         user = self.encode(x[which[: len(met)]], packing)[has_target]  # [N, d]
         loss = self.digit_loss(user, target)
         if self.contrast_weight:
-            loss = loss + self.contrast_weight * self.contrast_loss(user, target, distinct, summary)
+            loss = loss + self.contrast_weight * self.contrast_loss(user, which[len(met) :], distinct, summary)
         if self.reconstruction_weight:
             loss = loss + self.reconstruction_weight * self.reconstruction_loss(x[:, : self.n_latents], distinct)
-        if self.prior is not None:
-            loss = loss + self.prior_loss(user.detach(), target, items, packing.place[has_target]) + self.prior.regularization()
         return loss
 
     def digit_logits(self, user: Tensor) -> list[Tensor]:
@@ -275,49 +263,28 @@ class ACERec(Ranker):
         return sum(F.cross_entropy(logits, code) for logits, code in zip(self.digit_logits(user), codes)) / self.n_levels
 
     def contrast_loss(self, user: Tensor, target: Tensor, items: Tensor, summary: Tensor) -> Tensor:
-        """L_ISA: InfoNCE of each history's vector ``user`` [N, d] with the summary of its ``target`` [N] among the targets of the batch.
+        """L_ISA: InfoNCE of each history's vector with the summary of its target, among the distinct targets of the batch.
 
         Logits of popular items are lowered: they are candidates more often.
 
         Args:
-            user, target: as said.
-            items: ``[U]``, ascending, the targets among them.
+            user: ``[N, d]``.
+            target: ``[N]``, which of the items each target is.
+            items: ``[U]``.
             summary: ``[U, d]``, theirs.
         """
         candidates, place = target.unique(return_inverse=True)  # [C], [N]
-        summary = F.normalize(summary[torch.searchsorted(items, candidates)], dim=-1)
-        logits = F.normalize(user, dim=-1) @ summary.T / self.contrast_temperature - self.popularity[candidates]  # [N, C]
-        return F.cross_entropy(logits, place)
+        products = F.normalize(user, dim=-1) @ F.normalize(summary[candidates], dim=-1).T  # [N, C]
+        return F.cross_entropy(products / self.contrast_temperature - self.popularity[items[candidates]], place)
 
     def reconstruction_loss(self, latents: Tensor, items: Tensor) -> Tensor:
         """L_Recon: one minus the mean cosine of what ``latents`` [U, k, d] of ``items`` [U] say of each digit's embedding with that itself."""
         told = self.upsampling(latents.transpose(1, 2)).transpose(1, 2)  # [U, m, d]
         return 1 - F.cosine_similarity(told, self.code_embedding(self.tokens[items]).detach(), dim=-1).mean()
 
-    def prior_loss(self, user: Tensor, target: Tensor, items: Tensor, place: Tensor) -> Tensor:
-        """What the prior on repeats learns from: cross-entropy over the catalogue at a few positions, spread evenly over the batch.
-
-        Args:
-            user: ``[N, d]``.
-            target: ``[N]``.
-            items: ``[B, T]``, histories.
-            place: ``[N]``, where in ``B * T`` each position lies.
-        """
-        some = torch.arange(0, len(target), max(1, len(target) // PRIOR_POSITIONS), device=target.device)
-        with torch.no_grad():
-            scores = digit_scores(self.digit_log_probs(Reading(user[some], None, None)), self.codes)(1, self.n_items).T  # [P, n_items - 1]
-        row, met, odds = self.prior.extra(items, place[some])
-        return F.cross_entropy(scores.index_put((row, met), odds, accumulate=True), target[some] - 1)
-
-    # -- ranking -----------------------------------------------------------------------------------------------------------
-
-    def digit_log_probs(self, reading: Reading) -> list[Tensor]:
-        """Log-probabilities of each digit's codes, m of ``[B, K_v]``."""
-        return [logits.float().log_softmax(-1) for logits in self.digit_logits(reading.user)]
-
-    def item_bias(self, reading: Reading) -> Tensor | None:
-        """The prior on repeats, ``[B, n_items]``; ``None`` without one."""
-        return None if self.prior is None else self.prior.bias(reading.items, reading.lengths, self.n_items)
+    def digit_log_probs(self, reading: Tensor) -> list[Tensor]:
+        """Log-probabilities of each digit's codes, m of ``[B, K_v]``: what the head ranks by."""
+        return [logits.float().log_softmax(-1) for logits in self.digit_logits(reading)]
 
     # -- what it says of itself --------------------------------------------------------------------------------------------
 

@@ -33,7 +33,7 @@ SWITCHES = [
     {**OFF, "intent_token": True},
     {**OFF, "contrast_weight": 0.1},
     {**OFF, "reconstruction_weight": 0.1},
-    {"repeat_prior": True, "n_latents": 3, "n_layers": 1},
+    {"n_latents": 3, "n_layers": 1},
 ]
 
 
@@ -48,8 +48,6 @@ def build_acerec(build):
             for parameter in model.parameters():
                 parameter += 0.2 * torch.randn(parameter.shape, generator=generator)
             model.code_embedding.weight[0] = 0
-            if model.prior is not None:
-                model.prior.scaled.mul_(0.1)
         return config, model, *datasets
 
     return build_model
@@ -160,7 +158,7 @@ def test_the_loss_is_the_sum_of_its_terms_by_loops(build_acerec):
     _, model, train, *_ = build_acerec(contrast_weight=0.3, reconstruction_weight=0.2, popularity_weight=0.5)
     windows = first_rows(train, 4)
     rows, targets = prefixes(windows)
-    user = model.read(rows).user
+    user = model.read(rows)
     weight = model.code_embedding.weight
 
     digits = torch.zeros(())
@@ -300,12 +298,8 @@ def test_a_score_is_the_sum_of_the_digits_log_probabilities(build_acerec, switch
     assert all(torch.allclose(digit.exp().sum(1), torch.ones(6)) for digit in log_probs)
     scores = torch.full((6, model.n_items), -torch.inf)
     for row in range(6):
-        history = rows["item_id_list"][row, : rows["item_length"][row]].tolist()
         for item in range(1, model.n_items):
             scores[row, item] = sum(log_probs[digit][row, code] for digit, code in enumerate(model.codes[item].tolist()))
-            if model.prior is not None and item in history:
-                steps = 1 + history[::-1].index(item)
-                scores[row, item] += model.prior.log_odds[math.ceil(math.log2(steps))]
     items, found = model.recommend(rows, 20)
     assert torch.allclose(found, scores.topk(20).values, atol=1e-3)
     assert torch.allclose(scores.gather(1, items), found, atol=1e-3)
@@ -357,7 +351,7 @@ def test_latents_do_not_see_the_intent_token_of_their_item_but_later_items_do(bu
 
 
 def test_gradient_reaches_each_part(build_acerec):
-    _, model, train, *_ = build_acerec(repeat_prior=True)
+    _, model, train, *_ = build_acerec()
     model.train().calculate_loss(first_rows(train)).backward()
     unreached = [name for name, parameter in model.named_parameters() if parameter.grad is None or not parameter.grad.abs().sum() > 0]
     assert not unreached
@@ -372,28 +366,6 @@ def test_each_part_is_one_key(build_acerec, key, moves):
     assert getattr(model, moves) is not None and ACERec.result_name(on) not in ("RPG", "ACERec")
     model.calculate_loss(first_rows(train)).backward()
     assert all(parameter.grad.abs().sum() > 0 for parameter in getattr(model, moves).parameters())
-
-
-def test_the_prior_learns_from_the_catalogue_at_a_few_positions(build_acerec, monkeypatch):
-    monkeypatch.setattr("recbole_r3vae.model.generator.acerec.PRIOR_POSITIONS", 3)
-    _, model, train, *_ = build_acerec(repeat_prior=True)
-    windows = first_rows(train, 4)
-    rows, targets = prefixes(windows)
-    order = pack(windows["item_id_list"] > 0)
-    has_target = order.take(windows[TARGET_LIST_FIELD]) > 0
-    place = order.place[has_target]
-    user = model.read(rows).user[place.argsort().argsort()]  # prefixes come in the order of places
-    targets = targets[place.argsort().argsort()]
-    loss = model.prior_loss(user.detach(), targets, windows["item_id_list"], place)
-    step = max(1, len(targets) // 3)
-    expected = []
-    by_place = place.argsort().argsort()
-    for one in range(0, len(targets), step):
-        row = rows[[int(by_place[one])]]
-        expected.append(-model.full_sort_predict(row)[0, 1:].log_softmax(0)[targets[one] - 1])
-    assert torch.allclose(loss, torch.stack(expected).mean(), atol=1e-3)
-    loss.backward()
-    assert model.prior.scaled.grad.abs().sum() > 0 and model.projections.weight.grad is None
 
 
 RUN = {"tokenizer_epochs": 0, "tokenizer_codebook_sizes": [8] * 6, "n_latents": 2, "train_batch_size": 16, "learning_rate": 0.01}
