@@ -32,6 +32,9 @@ from recbole_r3vae.model.ranker import Ranker
 if TYPE_CHECKING:
     from recbole.config import Config
     from recbole.data.interaction import Interaction
+DIGIT_DEVIATION = 0.2
+"""Of the digits' embeddings to begin with."""
+
 
 class TokenMerger(nn.Module):
     """Attentive token merger: one cross-attention from k queries, which are made of the item's summary, to its m digits.
@@ -133,7 +136,7 @@ class ACERec(Ranker):
 
     The paper does not say, and it is so here:
 
-    * the summary :math:`f_s` is an MLP of one hidden layer over the mean of the digits' embeddings;
+    * the summary :math:`f_s` is the mean of the digits' embeddings, and an MLP of it added;
     * the reconstruction goes from k to m tokens by two linear layers over the tokens; what it is compared with gets no gradient from it;
     * all positions of a history are trained in one window;
     * the digits' logits are cosines, those of the contrast too; its candidates are the distinct targets of the batch;
@@ -186,6 +189,11 @@ class ACERec(Ranker):
         self.register_buffer("popularity", config["popularity_weight"] * _popularity(dataset, self.ITEM_ID, self.n_items), persistent=False)
         self.heads["digits"] = ParallelHead(self)
         self.apply(initialise)
+        # The mean of 32 embeddings of deviation .02 is drowned by the embedding of a position, for hundreds of steps.
+        nn.init.normal_(self.code_embedding.weight[1:], std=DIGIT_DEVIATION)
+        for layer in self.merger.modules() if config["merger"] else ():
+            if isinstance(layer, nn.Linear):  # nothing is added to what comes through them, so that they must not make it small
+                nn.init.xavier_normal_(layer.weight)
 
     # -- the history -------------------------------------------------------------------------------------------------------
 
@@ -201,7 +209,7 @@ class ACERec(Ranker):
         """
         tokens, table = self.tokens[items], self.code_embedding.weight
         mean = F.embedding_bag(tokens, table, mode="mean")  # [U, d]
-        summary = None if self.summary is None else self.summary(mean)
+        summary = None if self.summary is None else mean + self.summary(mean)
         latents = mean[:, None] if self.merger is None else self.merger(tokens, table, summary)  # [U, k, d]
         return torch.cat([latents, summary[:, None]], 1) if self.intent_token else latents, summary
 

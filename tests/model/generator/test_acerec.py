@@ -143,7 +143,7 @@ def test_an_item_is_read_as_its_latents_and_its_summary(build_acerec):
     items = torch.tensor([3, 9])
     x, summary = model.item_tokens(items)
     mean = torch.stack([model.code_embedding.weight[model.tokens[item]].mean(0) for item in items])
-    assert torch.allclose(summary, model.summary(mean), atol=1e-5) and torch.equal(x[:, 2], summary) and x.shape == (2, 3, 16)
+    assert torch.allclose(summary, mean + model.summary(mean), atol=1e-5) and torch.equal(x[:, 2], summary) and x.shape == (2, 3, 16)
     assert torch.equal(x[:, :2], model.merger(model.tokens[items], model.code_embedding.weight, summary))
     for switches, width in (({"intent_token": False}, 2), ({"merger": False}, 2), (OFF, 1)):
         _, model, *_ = build_acerec(**switches)
@@ -177,7 +177,8 @@ def test_the_loss_is_the_sum_of_its_terms_by_loops(build_acerec):
     del count[0]
     most = math.log(max(count.values()))
     candidates = sorted(set(targets.tolist()))
-    summaries = {item: F.normalize(model.summary(weight[model.tokens[item]].mean(0)), dim=0) for item in candidates}
+    means = {item: weight[model.tokens[item]].mean(0) for item in candidates}
+    summaries = {item: F.normalize(mean + model.summary(mean), dim=0) for item, mean in means.items()}
     contrast = torch.zeros(())
     for history, target in zip(user, targets.tolist()):
         logits = [F.normalize(history, dim=0) @ summaries[item] / 0.07 - 0.5 * math.log(count[item]) / most for item in candidates]
@@ -366,6 +367,20 @@ def test_each_part_is_one_key(build_acerec, key, moves):
     assert getattr(model, moves) is not None and ACERec.result_name(on) not in ("RPG", "ACERec")
     model.calculate_loss(first_rows(train)).backward()
     assert all(parameter.grad.abs().sum() > 0 for parameter in getattr(model, moves).parameters())
+
+
+@pytest.mark.parametrize("switches", [{}, OFF, {**OFF, "merger": True}], ids=["ACERec", "RPG", "RPG-ATM"])
+def test_it_learns_within_a_few_steps(build, switches):
+    """Items have a say from the start: with digits that begin as small as other embeddings, it recommends a tenth of these."""
+    _, model, train, *_ = build((8,) * 6, model="ACERec", dropout=0.0, n_latents=2, hidden_size=32, **switches)
+    windows = first_rows(train, 12)
+    rows, targets = prefixes(windows)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    for _ in range(30):
+        optimizer.zero_grad()
+        model.train().calculate_loss(windows).backward()
+        optimizer.step()
+    assert (model.eval().recommend(rows, 1)[0][:, 0] == targets).float().mean() > 0.9
 
 
 RUN = {"tokenizer_epochs": 0, "tokenizer_codebook_sizes": [8] * 6, "n_latents": 2, "train_batch_size": 16, "learning_rate": 0.01}
