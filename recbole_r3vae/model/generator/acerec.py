@@ -32,10 +32,6 @@ from recbole_r3vae.model.ranker import Ranker
 if TYPE_CHECKING:
     from recbole.config import Config
     from recbole.data.interaction import Interaction
-DIGIT_DEVIATION = 0.2
-"""Of the digits' embeddings to begin with."""
-
-
 class TokenMerger(nn.Module):
     """Attentive token merger: one cross-attention from k queries, which are made of the item's summary, to its m digits.
 
@@ -52,6 +48,7 @@ class TokenMerger(nn.Module):
     def __init__(self, codebook_sizes: tuple[int, ...], size: int, n_latents: int, n_heads: int):
         super().__init__()
         self.n_heads, self.n_latents = n_heads, n_latents
+        self.norm = nn.LayerNorm(size)
         self.queries, self.kv = nn.Linear(size, n_latents * size), nn.Linear(size, 2 * size)
         self.digit_embedding = nn.Embedding(len(codebook_sizes), size)  # P: which sub-space a digit is of
         self.out = nn.Sequential(nn.Linear(size, size), nn.GELU(), nn.Linear(size, size), nn.LayerNorm(size))
@@ -71,7 +68,7 @@ class TokenMerger(nn.Module):
         """
         heads = (self.n_heads, -1)
         query = self.queries(summary).unflatten(1, (self.n_latents, *heads)).transpose(1, 2)  # [U, H, k, d/H]
-        kv = self.kv(table + self.digit_embedding(self.digit_of_token))  # [n_tokens, 2d]: fewer rows than the items have digits
+        kv = self.kv(self.norm(table + self.digit_embedding(self.digit_of_token)))  # [n_tokens, 2d]: fewer rows than the items have digits
         key, value = F.embedding(tokens, kv).unflatten(2, (2, *heads)).permute(2, 0, 3, 1, 4)  # each [U, H, m, d/H]
         return self.out(F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))
 
@@ -137,6 +134,8 @@ class ACERec(Ranker):
     The paper does not say, and it is so here:
 
     * the summary :math:`f_s` is the mean of the digits' embeddings, and an MLP of it added;
+    * that mean, and what the merger attends to, pass a layer norm: embeddings that begin small learn fast where cosines are compared, and
+      the mean of 32 of them would be drowned by the position's for hundreds of steps;
     * the reconstruction goes from k to m tokens by two linear layers over the tokens; what it is compared with gets no gradient from it;
     * all positions of a history are trained in one window;
     * the digits' logits are cosines, those of the contrast too; its candidates are the distinct targets of the batch;
@@ -184,15 +183,13 @@ class ACERec(Ranker):
             self.upsampling = nn.Sequential(nn.Linear(self.n_latents, m), nn.GELU(), nn.Linear(m, m))
         self.dropout = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(ItemBlock(size, n_heads, inner_size, dropout) for _ in range(config["n_layers"]))
-        self.norm = nn.LayerNorm(size)
+        self.item_norm, self.norm = nn.LayerNorm(size), nn.LayerNorm(size)
         self.projections = nn.Linear(size, m * size)  # one head a digit
         self.register_buffer("popularity", config["popularity_weight"] * _popularity(dataset, self.ITEM_ID, self.n_items), persistent=False)
         self.heads["digits"] = ParallelHead(self)
         self.apply(initialise)
-        # The mean of 32 embeddings of deviation .02 is drowned by the embedding of a position, for hundreds of steps.
-        nn.init.normal_(self.code_embedding.weight[1:], std=DIGIT_DEVIATION)
         for layer in self.merger.modules() if config["merger"] else ():
-            if isinstance(layer, nn.Linear):  # nothing is added to what comes through them, so that they must not make it small
+            if isinstance(layer, nn.Linear):  # latents are what comes through these and nothing else: it must not become small
                 nn.init.xavier_normal_(layer.weight)
 
     # -- the history -------------------------------------------------------------------------------------------------------
@@ -208,7 +205,7 @@ class ACERec(Ranker):
             part asks for them.
         """
         tokens, table = self.tokens[items], self.code_embedding.weight
-        mean = F.embedding_bag(tokens, table, mode="mean")  # [U, d]
+        mean = self.item_norm(F.embedding_bag(tokens, table, mode="mean"))  # [U, d]
         summary = None if self.summary is None else mean + self.summary(mean)
         latents = mean[:, None] if self.merger is None else self.merger(tokens, table, summary)  # [U, k, d]
         return torch.cat([latents, summary[:, None]], 1) if self.intent_token else latents, summary
