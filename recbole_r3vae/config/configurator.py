@@ -149,6 +149,10 @@ class Config(RecBoleConfig):
         self._check_mappings()
         self.external_config_dict = given = merged({key: values[key] for key in KEY_BY_KEY if key in given and key in values}, given)
         self.contract.complete(values, given, recboles_columns)
+        for key in values.keys() - given.keys():  # the user's X wins over the model's tokenizer_X, in a checkpoint too, where all are given
+            plain = key.removeprefix(PREFIX)
+            if plain != key and plain in given and plain not in self.model_keys:
+                values[key] = given[plain]
         self._check_types()
         for key, default in self._tokenizers_defaults().items():
             if key in self.external_config_dict and key not in self.internal_config_dict:
