@@ -10,6 +10,7 @@ from recbole.data.interaction import Interaction
 
 from recbole_r3vae.config import Config
 from recbole_r3vae.data.content import ItemContent
+from recbole_r3vae.data.sequences import PrefixDataset
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.model.contract import SHARED, UNIQUE, Needs, Sources
 from recbole_r3vae.model.generator.decoding.rules import Excluded
@@ -230,8 +231,13 @@ def test_padding_and_batch_mates_do_not_matter(build_liger):
     assert torch.allclose(model.predict(rows), alone, atol=1e-4)
 
 
-def test_texts_are_standardized_over_seen_items(build_liger):
+def test_texts_are_standardized_over_seen_items(build_liger, monkeypatch):
+    counted = PrefixDataset.counter
+    monkeypatch.setattr(
+        PrefixDataset, "counter", lambda self, field: {item: n for item, n in counted(self, field).items() if item not in COLD.tolist()}
+    )
     _, model, *_ = build_liger(cold=False)
+    assert set(COLD.tolist()) <= set(model.cold_items().tolist())
     texts = (model.content - model.text_centre) / model.text_scale
     assert torch.allclose(texts[model.seen].mean(0), torch.zeros(12), atol=1e-5)
     assert torch.allclose(texts[model.seen].std(0, unbiased=False), torch.ones(12), atol=1e-5)
