@@ -168,6 +168,14 @@ def test_what_is_seen_is_what_training_reads_or_aims_at(build_liger):
     assert train.counter("item_id_list").keys() <= met
 
 
+@pytest.mark.parametrize("field, other", [("item_id_list", "item_id"), ("item_id", "item_id_list")])
+def test_an_item_is_seen_as_input_or_as_target(build_liger, monkeypatch, field, other):
+    counts = {field: {5: 1, 9: 2}, other: {}}
+    monkeypatch.setattr(PrefixDataset, "counter", lambda self, field: counts[field])
+    _, model, *_ = build_liger(cold=False)
+    assert model.seen.nonzero().squeeze(1).tolist() == [5, 9]
+
+
 @pytest.mark.parametrize("detach", [True, False])
 def test_detached_text_learns_from_targets_alone(build_liger, detach):
     _, model, _, _, test = build_liger(detach_text=detach)
