@@ -234,7 +234,8 @@ class DenseHead(ExactHead):
     def products(self, reading: Any, items: Tensor) -> Tensor:
         """The products with several items a history ``[B, C]``, float32, without the prior."""
         users, vectors = self.model.user_vectors(reading).float(), self.model.item_vectors().float()
-        return torch.einsum("bd,bcd->bc", users, vectors[items])
+        with torch.autocast(users.device.type, enabled=False):  # bfloat16 would tie what rank tells apart
+            return torch.einsum("bd,bcd->bc", users, vectors[items])
 
 
 def item_bias(model: Any, reading: Any) -> Tensor | None:

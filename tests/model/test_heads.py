@@ -142,3 +142,11 @@ def test_the_best_of_candidates_each_once(seed, k):
         wanted = sorted({*items[row].tolist()} - {0, 5}, key=lambda item: (-float(of_item[row, item]), item))[:k]
         assert found.items[row].tolist() == [*wanted, *[0] * (k - len(wanted))]
         assert found.scores[row].tolist() == [*of_item[row, wanted].tolist(), *[-torch.inf] * (k - len(wanted))]
+
+
+def test_products_are_float32_whatever_the_model_computes_in():
+    head = DenseHead(Model(0, prior=False))
+    reading, items = torch.arange(B), torch.randint(N, (B, 3))
+    exact = head.products(reading, items)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(head.products(reading, items), exact) and head.score(reading, items[:, 0]).dtype == torch.float32

@@ -275,6 +275,20 @@ def test_padding_and_batch_mates_do_not_matter(build_cobra):
     assert torch.equal(model.recommend(rows, 10)[0], torch.cat([model.recommend(rows[[row]], 10)[0] for row in range(len(rows))]))
 
 
+@torch.no_grad()
+def test_bfloat16_stays_near_float32(build_cobra):
+    _, model, train, _, test = build_cobra()
+    rows, trained = rows_of(test), train.inter_feat[:8]
+    loss, score = model.calculate_loss(trained), model.predict(rows)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        model.forget()
+        assert torch.allclose(model.calculate_loss(trained), loss, rtol=0.03)
+        assert torch.allclose(model.predict(rows), score, rtol=0.1, atol=0.5)
+        items, scores = model.recommend(rows, 20)
+        rows["item_id"] = items[:, 0]
+        assert torch.allclose(model.predict(rows), scores[:, 0], atol=0.05)
+
+
 # -- items that come later, checkpoints ----------------------------------------------------------------------------------------------
 
 

@@ -263,6 +263,20 @@ def test_projection():
     assert torch.allclose(deep(x), deep.out(hidden), atol=1e-6)
 
 
+@torch.no_grad()
+def test_bfloat16_stays_near_float32(build_liger):
+    _, model, _, _, test = build_liger()
+    rows, trained = rows_of(test), test.inter_feat[:12]
+    loss, score = model.calculate_loss(trained), model.predict(rows)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        model.forget()
+        assert torch.allclose(model.calculate_loss(trained), loss, rtol=0.03)
+        assert torch.allclose(model.predict(rows), score, rtol=0.1, atol=0.5)
+        items, scores = model.recommend(rows, 20)
+        rows["item_id"] = items[:, 0]
+        assert torch.allclose(model.predict(rows), scores[:, 0], atol=1e-3)
+
+
 # -- items that come later, checkpoints ----------------------------------------------------------------------------------------------
 
 
