@@ -38,11 +38,11 @@ ITEMS = 1024  # whose words are read at a time
 
 @dataclass
 class Reading:
-    """Histories: their last states, their numbers of positions, and what each block knows of them."""
+    """Histories: their last states, their numbers of positions, and, for an ID that comes next, what each block knows of them."""
 
     state: Tensor  # [B, d]
     length: Tensor  # [B]
-    past: list[Past]
+    past: list[Past] | None
 
 
 @dataclass
@@ -169,7 +169,7 @@ class COBRA(KeepsVectors, SIDGenerator):
 
     def read(self, interaction: Interaction) -> Reading:
         """Histories as what may follow them attends to."""
-        lengths, past = interaction[self.ITEM_SEQ_LEN], []
+        lengths, past = interaction[self.ITEM_SEQ_LEN], [] if len(self.kinds) == 2 else None
         items = interaction[self.ITEM_SEQ][:, : int(lengths.max())]
         x, packing = self.encode(self.kept_vectors(), items, lengths * len(self.kinds), past)
         return Reading(packing.last(x), lengths * len(self.kinds), past)
