@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbole_r3vae.errors import UserError
-from recbole_r3vae.model.contract import SHARED, UNIQUE, Needs, Sources
+from recbole_r3vae.model.contract import UNIQUE, Needs, Sources
 from recbole_r3vae.model.generator.decoding.rules import Allowed, check_found, is_allowed
 from recbole_r3vae.model.generator.tiger import TIGER
 from recbole_r3vae.model.heads import EXACT, DenseHead, Ranking, best_of
@@ -236,8 +236,8 @@ class LIGER(KeepsVectors, TIGER):
 
     @classmethod
     def needs(cls, config: Config) -> Needs:
-        """Semantic IDs, unique ones where it writes them, and item content."""
-        return Needs(UNIQUE if cls.writes_codes(config) else SHARED, content=())
+        """Unique semantic IDs, which the paper's Dense (SID) reads too, and item content."""
+        return Needs(UNIQUE, content=())
 
     @classmethod
     def result_name(cls, config: Config) -> str:

@@ -12,7 +12,7 @@ from recbole_r3vae.config import Config
 from recbole_r3vae.data.content import ItemContent
 from recbole_r3vae.data.sequences import PrefixDataset
 from recbole_r3vae.errors import UserError
-from recbole_r3vae.model.contract import SHARED, UNIQUE, Needs, Sources
+from recbole_r3vae.model.contract import UNIQUE, Needs, Sources
 from recbole_r3vae.model.generator.decoding.rules import Excluded
 from recbole_r3vae.model.generator.liger import LIGER, TextProjection
 from recbole_r3vae.quick_start import load_data_and_model, run_recbole_r3vae
@@ -329,14 +329,14 @@ def test_settings_out_of_range_are_named(tiny_settings, keys, message):
 
 
 @pytest.mark.parametrize(
-    "rank_by, sids, name, loss",
+    "rank_by, name, loss",
     [
-        ("both", UNIQUE, "LIGER", "NLL of semantic ID + CE of text"),
-        ("dense", SHARED, "LIGER-dense", "CE of text"),
-        ("generate", UNIQUE, "LIGER-generate", "NLL of semantic ID"),
+        ("both", "LIGER", "NLL of semantic ID + CE of text"),
+        ("dense", "LIGER-dense", "CE of text"),
+        ("generate", "LIGER-generate", "NLL of semantic ID"),
     ],
 )
-def test_what_it_says_of_itself(tiny_settings, rank_by, sids, name, loss):
+def test_what_it_says_of_itself(tiny_settings, rank_by, name, loss):
     config = Config("LIGER", "tiny", config_dict={**tiny_settings, "rank_by": rank_by})
     LIGER.check(config)
-    assert LIGER.needs(config) == Needs(sids, content=()) and LIGER.result_name(config) == name and LIGER.loss_name(config) == loss
+    assert LIGER.needs(config) == Needs(UNIQUE, content=()) and LIGER.result_name(config) == name and LIGER.loss_name(config) == loss
