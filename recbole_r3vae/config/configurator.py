@@ -126,6 +126,10 @@ class Config(RecBoleConfig):
         check_mappings(given)
         self.external_config_dict = given = merged({key: values[key] for key in KEY_BY_KEY if key in given and key in values}, given)
         self.contract.complete(values, given, recboles_columns)
+        for key in values.keys() - given.keys():  # the user's X wins over the model's tokenizer_X, in a checkpoint too, where all are given
+            plain = key.removeprefix(PREFIX)
+            if plain != key and plain in given and plain not in self.model_keys:
+                values[key] = given[plain]
         general = {key for name, keys in self.parameters.items() if name != "Model" for key in keys}
         check_values(given, values, general, self.contract.whole_means_int)
         for key, default in self._tokenizers_defaults().items():

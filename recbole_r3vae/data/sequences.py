@@ -213,6 +213,15 @@ class PrefixDataset(WindowDataset):
     def _training_rows(self, rows: Interaction) -> Interaction:
         return rows
 
+    def counter(self, field):
+        """How often each id occurs in a field; of histories, how many interactions with an item some row reads."""
+        if field == self.item_id_list_field and field not in self.inter_feat:
+            ends = torch.zeros(len(self.item_sequence) + 1, dtype=torch.int64)  # +1 where a history begins, -1 after its end
+            for place, step in (("user_start", 1), ("target_position", -1)):
+                ends.index_add_(0, self.inter_feat[place], torch.full((len(self.inter_feat),), step))
+            return Counter(self.item_sequence[ends.cumsum(0)[:-1] > 0].numpy())
+        return super().counter(field)
+
     def join(self, df):
         """Rows with their histories."""
         return df if self.item_id_list_field in df else self._prefixes(df)

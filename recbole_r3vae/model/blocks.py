@@ -1,8 +1,9 @@
-"""The two blocks that causal models of histories are made of: a Transformer's and HSTU's, over packed positions."""
+"""The blocks that causal models of histories are made of: a Transformer's and HSTU's, over packed positions."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -46,6 +47,37 @@ class TransformerBlock(nn.Module):
         heads = (part.permute(2, 0, 3, 1, 4) for part in packing.split(qkv))  # each [3, n, H, t, d/H]
         attended = (F.scaled_dot_product_attention(*part, is_causal=True) for part in heads)  # [n, H, t, d/H]
         return torch.cat([part.transpose(1, 2).flatten(2).flatten(0, 1) for part in attended])
+
+
+@dataclass
+class Past:
+    """What a :class:`ContinuedBlock` knows of histories of at most S positions."""
+
+    key: Tensor  # [B, S, H, d/H]
+    value: Tensor  # likewise
+    real: Tensor  # [B, S], False where there is nothing
+
+
+class ContinuedBlock(TransformerBlock):
+    """Transformer block over packed histories, and then over single positions that may come next, many after each history."""
+
+    def past(self, x: Tensor, packing: Packing) -> Past:
+        """Keys and values of histories ``[M, d]``, the input of this block, in the order of the batch."""
+        kv = packing.pad(self.qkv(self.attention_norm(x))[:, x.shape[1] :])  # [B, S, 2 d]
+        real = packing.pad(x.new_ones(len(x), 1))[..., 0] > 0
+        return Past(*kv.unflatten(-1, (2, self.n_heads, -1)).unbind(2), real)
+
+    def attend(self, qkv: Tensor, layout: Packing | Past) -> Tensor:
+        """Packed positions [M, 3, H, d/H] to [M, d]; or C next positions of each history [B, C, 3, H, d/H] to [B, C, d], each by itself."""
+        if isinstance(layout, Packing):
+            return super().attend(qkv, layout)
+        query, key, value = qkv.unbind(2)  # [B, C, H, d/H] each
+        query = query * query.shape[-1] ** -0.5
+        of_past = torch.einsum("bchd,bshd->bchs", query, layout.key).masked_fill(~layout.real[:, None, None], -torch.inf)
+        of_own = (query * key).sum(-1, keepdim=True)  # [B, C, H, 1]
+        weights = torch.cat([of_past, of_own], -1).softmax(-1)  # [B, C, H, S + 1]
+        attended = torch.einsum("bchs,bshd->bchd", weights[..., :-1], layout.value) + weights[..., -1:] * value
+        return attended.flatten(2)
 
 
 class HSTUBlock(nn.Module):

@@ -76,7 +76,7 @@ class Contract:
         ranks_catalogues: whether a benchmark can rank a catalogue with it.
         ranks_lists: whether it hands over its best items alone instead of a score for every item.
         self_contained: whether its constructor reads nothing of its dataset but the numbers and ids of users and items, ``sources``, and
-            counts that it needs to train, so that a checkpoint alone suffices to recommend.
+            counts and texts that it needs to train, so that a checkpoint alone suffices to recommend.
         whole_means_int: whether a whole number in its YAML says that the key takes whole numbers alone.
         layers: names of YAML files between ``overall.yaml`` and the model's own.
         more_metrics: what its validation measures beside RecBole's metrics.

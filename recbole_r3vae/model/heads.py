@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from recbole_r3vae.model.generator.decoding.beam import beam_searches
@@ -54,6 +55,22 @@ def joined(parts: Sequence[Ranking]) -> Ranking:
         torch.cat([part.scores for part in parts]),
         None if states[0] is None else torch.cat(states),
     )
+
+
+def best_of(items: Tensor, scores: Tensor, k: int) -> Ranking:
+    """The k best of what several searches found, each item once; equal scores in the order of item numbers.
+
+    Args:
+        items: int64 ``[B, C]``, of which some may stand there again, with the same score; 0 is none.
+        scores: floats ``[B, C]``; ``-inf`` takes an item out.
+        k: number of items.
+    """
+    items, order = F.pad(items, (0, max(0, k - items.shape[1]))).sort(1)  # [B, C or k]
+    scores = F.pad(scores.float(), (0, items.shape[1] - scores.shape[1])).gather(1, order)
+    again = F.pad(items[:, 1:] == items[:, :-1], (1, 0))
+    scores, order = scores.masked_fill(again | (items == 0), -torch.inf).sort(dim=1, descending=True, stable=True)
+    scores, items = scores[:, :k], items.gather(1, order)[:, :k]
+    return Ranking(items.masked_fill(scores == -torch.inf, 0), scores)
 
 
 class Head(Protocol):
@@ -217,7 +234,8 @@ class DenseHead(ExactHead):
     def products(self, reading: Any, items: Tensor) -> Tensor:
         """The products with several items a history ``[B, C]``, float32, without the prior."""
         users, vectors = self.model.user_vectors(reading).float(), self.model.item_vectors().float()
-        return torch.einsum("bd,bcd->bc", users, vectors[items])
+        with torch.autocast(users.device.type, enabled=False):  # bfloat16 would tie what rank tells apart
+            return torch.einsum("bd,bcd->bc", users, vectors[items])
 
 
 def item_bias(model: Any, reading: Any) -> Tensor | None:

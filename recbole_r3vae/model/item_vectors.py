@@ -39,6 +39,46 @@ def copied(vectors: Any) -> Tensor:
     return torch.from_numpy(np.array(vectors, dtype=np.float32))
 
 
+class KeepsVectors(nn.Module):
+    """A part of a model's class: the vectors of all items, computed once while nothing is trained.
+
+    A subclass says :meth:`all_vectors`. What was kept is forgotten when the model is trained, loaded or moved; who changes items or
+    weights otherwise calls :meth:`forget`.
+    """
+
+    _vectors: Tensor | None = None
+
+    def all_vectors(self) -> Tensor:
+        """Vectors of all items ``[n_items, d]``."""
+        raise NotImplementedError
+
+    def kept_vectors(self) -> Tensor:
+        """The same; in evaluation those of the first call."""
+        if self.training:
+            return self.all_vectors()
+        if self._vectors is None:
+            self._vectors = self.all_vectors()
+        return self._vectors
+
+    def forget(self) -> None:
+        """Compute them anew next time."""
+        self._vectors = None
+
+    def train(self, mode: bool = True) -> KeepsVectors:
+        """As of any module."""
+        self.forget()
+        return super().train(mode)
+
+    def load_state_dict(self, *given: Any, **named: Any) -> Any:
+        """As of any module."""
+        self.forget()
+        return super().load_state_dict(*given, **named)
+
+    def _apply(self, *given: Any, **named: Any) -> KeepsVectors:
+        self.forget()
+        return super()._apply(*given, **named)
+
+
 class ItemVectors(nn.Module):
     """Vectors of items: the sum of what ``item_inputs`` names.
 

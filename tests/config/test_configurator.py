@@ -90,6 +90,14 @@ def test_a_users_own_tokenizer_key_beats_the_datasets_file():
     assert sizes == [[64, 64, 64], [5], [6]]
 
 
+@pytest.mark.parametrize("given, sizes", [({}, [32, 32, 32]), ({"codebook_sizes": [5, 5]}, [5, 5]), ({"tokenizer_codebook_sizes": [6]}, [6])])
+def test_a_models_key_of_its_tokenizer_gives_way_in_a_checkpoint_too(given, sizes):
+    config = Config("COBRA", "lastfm", config_dict=given)
+    again = Config(config_dict=yaml.safe_load(yaml.safe_dump(config.declared)))
+    assert tokenizer_config(config)["codebook_sizes"] == tokenizer_config(again)["codebook_sizes"] == sizes
+    assert decisive(again) == decisive(config)
+
+
 def test_a_config_can_be_made_again_from_what_it_declares():
     config = Config("R3GR", "ml-100k", config_dict={"dropout": 0.3, "tokenizer_epochs": 3})
     again = Config(config_dict=yaml.safe_load(yaml.safe_dump(config.declared)))

@@ -134,3 +134,13 @@ def test_time_order_survives_float32(tmp_path):
 
 def test_time_ordered_keeps_a_class_that_has_it():
     assert time_ordered(WindowDataset) is WindowDataset
+
+
+@pytest.mark.parametrize("split", [{"LS": "valid_and_test"}, {"RS": [0.8, 0.1, 0.1]}])
+def test_prefix_rows_count_what_they_read(tiny_data, split):
+    """Every interaction in the history of a training row once; not those that only validation or test see."""
+    config = settings(tiny_data, eval_args={"split": split, "order": "TO", "group_by": "user", "mode": "full"})
+    train, _, _ = PrefixDataset(config).build()
+    read = {place for start, target in rows(train, "user_start", "target_position") for place in range(start, target)}
+    assert train.counter("item_id_list") == Counter(int(train.item_sequence[place]) for place in read)
+    assert len(read) < len(train.item_sequence)

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from recbole_r3vae.model.blocks import ENCODERS, HSTUBlock, TransformerBlock, causal_blocks
+from recbole_r3vae.model.blocks import ENCODERS, ContinuedBlock, HSTUBlock, TransformerBlock, causal_blocks
 from recbole_r3vae.model.packing import pack
 
 LENGTHS = torch.tensor([5, 2, 5, 1, 3])
@@ -84,3 +84,21 @@ def test_dropout_is_asked_for(encoder):
     assert len(blocks) == 3
     assert not torch.equal(blocks[0](x, packing), blocks[0](x, packing))
     assert torch.equal(blocks[0].eval()(x, packing), blocks[0](x, packing))
+
+
+def test_a_next_position_is_the_last_of_a_longer_history():
+    """Many next positions of a history do not see each other, and their block is the one that read the history."""
+    torch.manual_seed(0)
+    block = ContinuedBlock(8, 2, 16, dropout=0.0)
+    x, packing = packed()
+    padded, lengths = packing.pad(x), LENGTHS.tolist()
+    more = torch.randn(5, 3, 8)
+    found = block(more, block.past(x, packing))  # [B, 3, d]
+    plain = TransformerBlock(8, 2, 16, dropout=0.0)
+    plain.load_state_dict(block.state_dict())
+    for row, length in enumerate(lengths):
+        for place in range(3):
+            history = torch.cat([padded[row, :length], more[row, place : place + 1]])
+            alone = plain(history, pack(torch.ones(1, length + 1, dtype=torch.bool)))
+            assert torch.allclose(found[row, place], alone[-1], atol=1e-5)
+    assert torch.allclose(block(x, packing), plain(x, packing), atol=1e-6)

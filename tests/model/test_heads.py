@@ -9,7 +9,7 @@ import torch
 
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.model.generator.decoding.rules import Excluded
-from recbole_r3vae.model.heads import DenseHead, ParallelHead, Ranking, item_bias, joined, of_rows
+from recbole_r3vae.model.heads import DenseHead, ParallelHead, Ranking, best_of, item_bias, joined, of_rows
 
 B, N, SIZES, WIDTH = 4, 11, (3, 5), 6
 
@@ -128,3 +128,25 @@ def test_rules_and_rankings_of_some_rows():
     parts = [Ranking(torch.tensor([[row]]), torch.tensor([[float(row)]]), torch.full((1, 1, 2), row)) for row in range(3)]
     assert joined(parts).items.tolist() == [[0], [1], [2]] and joined(parts).states[:, 0, 0].tolist() == [0, 1, 2]
     assert joined([Ranking(part.items, part.scores) for part in parts]).states is None
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("k", [1, 4, 12])
+def test_the_best_of_candidates_each_once(seed, k):
+    drawn = torch.Generator().manual_seed(seed)
+    items = torch.randint(8, (3, 9), generator=drawn)
+    of_item = torch.randint(-3, 3, (3, 8), generator=drawn).float()  # ties
+    of_item[:, 5] = -torch.inf
+    found = best_of(items, of_item.gather(1, items), k)
+    for row in range(3):
+        wanted = sorted({*items[row].tolist()} - {0, 5}, key=lambda item: (-float(of_item[row, item]), item))[:k]
+        assert found.items[row].tolist() == [*wanted, *[0] * (k - len(wanted))]
+        assert found.scores[row].tolist() == [*of_item[row, wanted].tolist(), *[-torch.inf] * (k - len(wanted))]
+
+
+def test_products_are_float32_whatever_the_model_computes_in():
+    head = DenseHead(Model(0, prior=False))
+    reading, items = torch.arange(B), torch.randint(N, (B, 3))
+    exact = head.products(reading, items)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(head.products(reading, items), exact) and head.score(reading, items[:, 0]).dtype == torch.float32

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from recbole_r3vae.data.content import ItemContent
 from recbole_r3vae.model.contract import Sources
-from recbole_r3vae.model.item_vectors import ItemInputs, ItemVectors, modalities
+from recbole_r3vae.model.item_vectors import ItemInputs, ItemVectors, KeepsVectors, modalities
 from recbole_r3vae.sid.table import SemanticIDs
 
 SIZES, SIZE, WIDTH = (3, 4, 2), 5, 6
@@ -107,3 +107,25 @@ def test_inputs_that_are_none():
     takes = ItemInputs().takes
     assert takes(["codes"]) and takes(["text", "image", "id"]) and modalities(["codes", "image", "id", "text"]) == ("image", "text")
     assert not any(takes(value) for value in ([], "codes", ["codes", "codes"], ["codes", ""], [1], None))
+
+
+class Keeper(KeepsVectors, torch.nn.Linear):
+    """Counts how often it is asked."""
+
+    asked = 0
+
+    def all_vectors(self) -> Tensor:
+        self.asked += 1
+        return self.weight * 2
+
+
+def test_vectors_are_kept_while_nothing_changes():
+    keeper = Keeper(3, 4)
+    assert torch.equal(keeper.kept_vectors(), keeper.weight * 2) and keeper.kept_vectors() is not keeper.kept_vectors()  # in training
+    keeper.eval()
+    keeper.asked = 0
+    assert keeper.kept_vectors() is keeper.kept_vectors() and keeper.asked == 1
+    changes = [lambda: keeper.load_state_dict(keeper.state_dict()), lambda: keeper.train().eval(), lambda: keeper.double(), keeper.forget]
+    for n, change in enumerate(changes, start=2):
+        change()
+        assert torch.equal(keeper.kept_vectors(), keeper.weight * 2) and keeper.asked == n

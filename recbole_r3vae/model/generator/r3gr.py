@@ -25,8 +25,8 @@ from recbole_r3vae.model.blocks import ENCODERS, TransformerBlock, causal_blocks
 from recbole_r3vae.model.contract import Needs, Sources
 from recbole_r3vae.model.generator.decoding.rules import Allowed, check_found
 from recbole_r3vae.model.generator.levels import LevelCache, attend_levels
-from recbole_r3vae.model.heads import DenseHead, Ranking
-from recbole_r3vae.model.item_vectors import CODES, ID, MERGES, TEXT, ItemInputs, ItemVectors, modalities
+from recbole_r3vae.model.heads import DenseHead, Ranking, best_of
+from recbole_r3vae.model.item_vectors import CODES, ID, MERGES, TEXT, ItemInputs, ItemVectors, KeepsVectors, modalities
 from recbole_r3vae.model.losses import catalogue_cross_entropy
 from recbole_r3vae.model.packing import Packing, pack
 from recbole_r3vae.model.parameters import SHARE, Choice, Flag, Number, Whole
@@ -70,7 +70,7 @@ class DecodingState:
     level: int = 0
 
 
-class R3GR(SIDGenerator):
+class R3GR(KeepsVectors, SIDGenerator):
     """Ranker over item-level histories with one or two heads over one encoder.
 
     An item is the sum of what ``item_inputs`` names, see :class:`~recbole_r3vae.model.item_vectors.ItemVectors`. With ids among it the
@@ -141,7 +141,6 @@ class R3GR(SIDGenerator):
         if self.rank_by != "generate":
             self.heads["dense"] = DenseHead(self)
         self.prior = RepeatPrior(self.max_seq_length, config["repeat_penalty"]) if config["repeat_prior"] else None
-        self.register_buffer("_catalogue", None, persistent=False)  # vectors of all items, kept while nothing is trained
         self.apply(initialise)
 
     # -- the history ---------------------------------------------------------------------------------------------------
@@ -266,19 +265,11 @@ class R3GR(SIDGenerator):
 
     def item_vectors(self) -> Tensor:
         """``[n_items, d]``, of length 1."""
-        if self._catalogue is None or self.training:
-            self._catalogue = F.normalize(self.items.catalogue(), dim=-1)
-        return self._catalogue
+        return self.kept_vectors()
 
-    def train(self, mode: bool = True) -> R3GR:
-        """As of any module; vectors of items that were kept for ranking are forgotten."""
-        self._catalogue = None
-        return super().train(mode)
-
-    def load_state_dict(self, *given: Any, **named: Any) -> Any:
-        """As of any module; likewise."""
-        self._catalogue = None
-        return super().load_state_dict(*given, **named)
+    def all_vectors(self) -> Tensor:
+        """The same, computed anew."""
+        return F.normalize(self.items.catalogue(), dim=-1)
 
     # -- both --------------------------------------------------------------------------------------------------------------
 
@@ -288,16 +279,10 @@ class R3GR(SIDGenerator):
             return super().rank(reading, k, rules, strict)
         n = max(k, self.most_items)  # the decoder refuses a k above its beams
         proposed = [head.rank(reading, n, rules, strict=False) for head in self.heads.values()]
-        rankings = [self._blended(reading, torch.cat([a.items, b.items], 1), k) for a, b in zip(*proposed)]
+        candidates = [torch.cat([a.items, b.items], 1) for a, b in zip(*proposed)]  # [B, 2n]
+        rankings = [best_of(items, self._blend(reading, items), k) for items in candidates]
         check_found([ranking.items for ranking in rankings], torch.stack([r.scores.isnan().any() for r in rankings]).any(), strict)
         return rankings
-
-    def _blended(self, reading: Reading, items: Tensor, k: int) -> Ranking:
-        items = items.sort(1).values  # [B, 2n]
-        again = F.pad(items[:, 1:] == items[:, :-1], (1, 0))
-        scores = self._blend(reading, items).masked_fill(again | (items == 0), -torch.inf)
-        scores, place = scores.topk(k, dim=1)  # of equal scores whichever: they are sums of floats
-        return Ranking(items.gather(1, place).masked_fill(scores == -torch.inf, 0), scores)
 
     def _blend(self, reading: Reading, items: Tensor) -> Tensor:
         """Scores of several items a history, ``[B, C]``."""
@@ -359,5 +344,5 @@ class R3GR(SIDGenerator):
     def grow(self, sources: Sources) -> None:
         """Know more items, see :meth:`.Contract.grow`; they have no id embedding."""
         self.items.grow(sources)
-        self._catalogue = None
+        self.forget()
         super().grow(sources)

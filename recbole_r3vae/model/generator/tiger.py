@@ -119,16 +119,23 @@ class TIGER(SIDGenerator):
         Returns:
             ``[M, d]`` for the M real positions, and where each of them lies.
         """
+        _, tokens, packing = self.lay_out(interaction)
+        return self.encoded(self.dropout(self.embedding(packing.take(tokens))), packing), packing
+
+    def lay_out(self, interaction: Interaction) -> tuple[Tensor, Tensor, Packing]:
+        """Histories of items ``[B, T]`` as tokens ``[B, S]``, 0 where there is nothing, and where these lie without their padding."""
         items = interaction[self.ITEM_SEQ][:, : int(interaction[self.ITEM_SEQ_LEN].max())]
-        tokens = self.tokens[items].flatten(1)  # [B, T], 0 where there is nothing
+        tokens = self.tokens[items].flatten(1)
         if self.USER_ID in interaction:
             tokens = torch.cat([self.user_tokens[interaction[self.USER_ID]][:, None], tokens], dim=1)
-        packing = pack(tokens > 0)
+        return items, tokens, pack(tokens > 0)
+
+    def encoded(self, x: Tensor, packing: Packing) -> Tensor:
+        """What the encoder makes of its inputs ``[M, d]``: the same shape."""
         bias = self.encoder_bias(packing.longest)
-        x = self.dropout(self.embedding(packing.take(tokens)))  # [M, d]
         for layer in self.encoder:
             x = layer(x, packing, bias)
-        return self.dropout(self.encoder_norm(x)), packing
+        return self.dropout(self.encoder_norm(x))
 
     # -- the next item, in training ------------------------------------------------------------------------------------
 
@@ -141,18 +148,18 @@ class TIGER(SIDGenerator):
         Returns:
             ``[B, L, V]`` logits of the next token over the whole vocabulary, and ``[B, L]`` the target's tokens.
         """
-        x, target, packing = self._teacher_forced(interaction)
+        encoded, packing = self.encode(interaction)
+        x, target = self._teacher_forced(encoded, packing, interaction[self.ITEM_ID])
         return self._logits(packing.unsort(x)), packing.unsort(target)
 
-    def _teacher_forced(self, interaction: Interaction) -> tuple[Tensor, Tensor, Packing]:
-        """The decoder's output ``[B, L, d]`` and the target's tokens ``[B, L]``, rows in the order of the packing."""
-        encoded, packing = self.encode(interaction)
-        target = self.tokens[interaction[self.ITEM_ID][packing.order]]  # [B, L]
+    def _teacher_forced(self, encoded: Tensor, packing: Packing, items: Tensor) -> tuple[Tensor, Tensor]:
+        """The decoder's output ``[B, L, d]`` and the tokens ``[B, L]`` of the targets ``items`` [B], rows in the order of the packing."""
+        target = self.tokens[items[packing.order]]  # [B, L]
         x = self.dropout(self.embedding(F.pad(target[:, :-1], (1, 0))))  # [B, L, d]: position l is given c_1 … c_l
         bias, history = self.decoder_bias(self.n_levels), packing.split(encoded)  # [1, H, L, L], of [n, t, d]
         for layer in self.decoder:
             x = layer(x, bias, history)
-        return x, target, packing
+        return x, target
 
     def _logits(self, x: Tensor) -> Tensor:
         """Decoder output [..., d] to float32 logits over the vocabulary [..., V]."""
@@ -165,7 +172,11 @@ class TIGER(SIDGenerator):
         Args:
             interaction: rows of a :class:`~recbole_r3vae.data.sequences.PrefixDataset`.
         """
-        x, target, _ = self._teacher_forced(interaction)
+        return self.code_loss(*self.encode(interaction), interaction[self.ITEM_ID])
+
+    def code_loss(self, encoded: Tensor, packing: Packing, items: Tensor) -> Tensor:
+        """The same of encoded histories and their targets ``items`` [B]."""
+        x, target = self._teacher_forced(encoded, packing, items)
         logits = self._logits(x).flatten(0, 1) / self.temperature  # [B * L, V]
         return F.cross_entropy(logits, target.flatten(), reduction="sum") / len(target)
 

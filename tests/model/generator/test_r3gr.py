@@ -326,7 +326,7 @@ def test_vectors_kept_for_ranking_are_forgotten_when_weights_are_loaded(build):
     other = model.predict(rows)
     model.load_state_dict(weights)
     assert torch.equal(model.predict(rows), before) and not torch.allclose(other, before, atol=0.1)
-    assert "_catalogue" not in model.state_dict()
+    assert "_vectors" not in model.state_dict()
 
 
 @torch.no_grad()

@@ -51,6 +51,29 @@ def check_allowed(allowed: Allowed, n_users: int, n_items: int) -> None:
         )
 
 
+def is_allowed(rule: Allowed, items: Tensor, n_items: int) -> Tensor:
+    """Which of some candidates a rule lets through; the padding item never.
+
+    Args:
+        rule: which items may be returned.
+        items: int64 ``[B, …]``, candidates of each user.
+        n_items: the padding item included.
+
+    Returns:
+        bool, of the shape of ``items``.
+
+    Raises:
+        UserError: as :func:`check_allowed`.
+    """
+    check_allowed(rule, len(items), n_items)
+    if isinstance(rule, Excluded):
+        rule = rule.flags(len(items), n_items)
+    if rule is None:
+        return items > 0
+    flags = rule.to(items.device)
+    return (items > 0) & (flags[items] if flags.dim() == 1 else flags.gather(1, items.flatten(1)).view_as(items))
+
+
 def first_best(scores: Tensor, width: int) -> Tensor:
     """Places of the best scores, ascending; of equal scores the first are taken, on every device.
 

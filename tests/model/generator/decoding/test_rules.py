@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recbole_r3vae.errors import UserError
-from recbole_r3vae.model.generator.decoding.rules import Excluded, check_allowed, check_found, first_best
+from recbole_r3vae.model.generator.decoding.rules import Excluded, check_allowed, check_found, first_best, is_allowed
 
 VALUES = st.sampled_from([-torch.inf, -3.0, -1e-40, -0.5, -0.0, 0.0, 1e-40, 0.5, 2.0, torch.inf])
 
@@ -47,3 +47,17 @@ def test_what_was_found_is_checked_rule_by_rule():
         check_found([whole, short], fine, strict=True)
     with pytest.raises(UserError, match="NaN.*; go back to an earlier checkpoint"):
         check_found([whole], ~fine, strict=False)
+
+
+@pytest.mark.parametrize("shape", [(3, 7), (3, 2, 5)])
+def test_candidates_that_a_rule_lets_through(shape):
+    drawn = torch.Generator().manual_seed(0)
+    items, flags = torch.randint(9, shape, generator=drawn), torch.rand(3, 9, generator=drawn) < 0.6
+    rules = {"all": None, "one": flags[1], "each": flags, "pairs": Excluded(*(~flags).nonzero(as_tuple=True))}
+    for name, rule in rules.items():
+        found = is_allowed(rule, items, 9)
+        for place in torch.cartesian_prod(*map(torch.arange, shape)).tolist():
+            user, item = place[0], int(items[tuple(place)])
+            assert bool(found[tuple(place)]) == (item > 0 and (name == "all" or bool(flags[1 if name == "one" else user, item])))
+    with pytest.raises(UserError, match="allowed must be bool"):
+        is_allowed(flags, items[:2], 9)
