@@ -74,8 +74,9 @@ def load_grid(path: str | os.PathLike, max_minutes: float | None = None) -> dict
             values["tokenizers"] = tokenizers = dict.fromkeys(_names(tokenizers, f"tokenizers of model {name} in grid {path}", str))
         if "tokenizers" in values and (not isinstance(tokenizers, dict) or not tokenizers):
             raise UserError(f"tokenizers of model {name} in grid {path} is {tokenizers!r}; give a list, such as [R3VAE, RKMeans]")
-        for tokenizer, own in (tokenizers or {}).items():
-            tokenizers[tokenizer] = _level(own, f"tokenizer {tokenizer} of model {name} in grid {path}", ("tokenizer",))
+        if tokenizers:  # a mapping of its own: an anchor of YAML makes one mapping serve several models
+            where = f"of model {name} in grid {path}"
+            values["tokenizers"] = {entry: _level(own, f"tokenizer {entry} {where}", ("tokenizer",)) for entry, own in tokenizers.items()}
     if max_minutes is not None:
         minutes = _minutes(max_minutes, "--max_minutes")
         for level in levels_of(grid):

@@ -131,6 +131,17 @@ def test_a_model_and_a_tokenizer_stand_more_than_once_under_names_of_their_own(t
     assert len({unit.file(tmp_path) for unit in found}) == 4
 
 
+def test_models_may_share_their_tokenizers_by_an_anchor(tiny_data, tmp_path):
+    path = tmp_path / "grid.yaml"
+    path.write_text(
+        "datasets: [tiny]\nseeds: [2020]\nmodels:\n"
+        "  wide: {model: R3GR, settings: {hidden_size: 32}, tokenizers: &same {RKMeans: , Random: {seeds: [7]}}}\n"
+        "  narrow: {model: R3GR, settings: {hidden_size: 16}, tokenizers: *same}\n"
+    )
+    found = [(unit.label, unit.tokenizer, unit.config["hidden_size"], unit.seed) for unit in units(path, tiny_data)]
+    assert sorted(found) == sorted((n, t, w, s) for n, w in (("wide", 32), ("narrow", 16)) for t, s in (("RKMeans", 2020), ("Random", 7)))
+
+
 def test_the_hash_follows_what_decides_the_result_and_nothing_else(tiny_data, tmp_path):
     def hash_of(model="R3GR", given=None, data=tiny_data, **more):
         models = {model: {"settings": given or {}, **({"tokenizers": ["RKMeans"]} if model == "R3GR" else {})}}
