@@ -14,7 +14,7 @@ import torch
 from recbole_r3vae.data.content import parts_of
 from recbole_r3vae.data.content.vectors import VectorFile
 from recbole_r3vae.errors import UserError
-from recbole_r3vae.model.contract import Sources
+from recbole_r3vae.model.contract import Sources, collisions_of
 from recbole_r3vae.quick_start.semantic_ids import DESCRIPTION
 from recbole_r3vae.serve.models import ServedModel
 from recbole_r3vae.sid.extension import TableExtension
@@ -56,7 +56,8 @@ def grown(served: ServedModel, sids: SemanticIDs, vectors: str | os.PathLike | N
     if not new:
         return served
     names, codes, before = [sids.item_ids[row] for row in new], sids.codes[new], served.sids
-    extension = TableExtension(before, policy or sids.meta.get("collision_policy") or served.config["collision_policy"] or "share")
+    asked = policy or sids.meta.get("collision_policy") or collisions_of(served.config.contract.needs(served.config), served.config)
+    extension = TableExtension(before, asked or "share")
     if sids.n_levels == before.n_levels:
         extension.occupy(names, codes)
     else:

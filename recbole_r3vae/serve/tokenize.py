@@ -137,7 +137,7 @@ def _tokenizer_and_table(
             f"{checkpoint.parent} has no tokenizer: its semantic IDs came from sid_file {state['config'].get('sid_file')}; tokenize new "
             "items with the tool that made that file"
         )
-    policy = policy or state["config"].get("collision_policy") or "share"
+    policy = policy or table.meta.get("collision_policy") or "share"  # a table without one holds the codes as the tokenizer gave them
     return load_tokenizer(folder, named=named), table, policy, ReadingSettings.of(state["config"])
 
 
@@ -148,6 +148,8 @@ def _table_of(tokenizer: TrainedTokenizer, policy: str) -> SemanticIDs:
         return SemanticIDs.load(path)
     if policy not in ("suffix", "share"):
         raise UserError(f"there is no {path}, the catalogue under policy {policy!r}; choose suffix or share, or give a generator's run")
+    if policy == "share":
+        return tokenizer.raw
     codes, sizes, _ = resolve_collisions(tokenizer.raw.codes[1:], tokenizer.raw.codebook_sizes, policy)
     return SemanticIDs(torch.cat([torch.full((1, len(sizes)), -1), codes]), sizes, tokenizer.raw.item_ids)
 

@@ -71,6 +71,30 @@ def test_new_items_get_the_template_of_the_old_ones(checkpoint, twins, tmp_path)
     assert np.allclose(np.load(tmp_path / "untagged.npy"), encoder.encoder.transform(titles), atol=1e-6)
 
 
+DENSE = {"rank_by": "dense", "tokenizer": "OPQ", "tokenizer_codebook_sizes": [8, 8, 8, 8], "repeat_prior": True}
+
+
+def test_new_items_of_a_dense_head_share_codes_as_the_old_ones_do(checkpoint, twins, tmp_path):
+    """Nobody has to name a policy: the run's key says suffix, which is for decoders."""
+    folder = checkpoint(**DENSE)
+    done = tokenize_items(folder, twins, tmp_path / "new.sid")
+    old = Recommender(folder).served
+    names = [name.removeprefix("new ") for name in done.sids.item_ids[1:]]
+    assert (done.moved, done.shared) == (0, 10) and not done.sids.ordered
+    assert torch.equal(done.sids.codes[1:], old.sids.codes[[old.row_of[name] for name in names]])
+    recommender = Recommender(folder)
+    assert recommender.add_items(tmp_path / "new.sid") == 10
+    stranger = next(name for name in old.item_ids[1:] if name not in names)  # the prior would tell a met item from its twin
+    scores = recommender.recommend([[stranger]], k=158).set_index("item")["score"]
+    assert scores[[f"new {name}" for name in names]].to_numpy() == pytest.approx(scores[names].to_numpy(), abs=1e-5)
+
+
+def test_codes_without_an_order_stay_so_beside_a_tokenizer(checkpoint, twins, tmp_path):
+    folder = checkpoint(**DENSE) / "tokenizer"
+    assert not tokenize_items(folder, twins, tmp_path / "shared.sid", policy="share").sids.ordered
+    assert tokenize_items(folder, twins, tmp_path / "suffixed.sid", policy="suffix").sids.ordered
+
+
 def test_vectors_instead_of_texts(checkpoint, twins, tmp_path):
     tokenize_items(checkpoint(), twins, tmp_path / "new.sid")
     done = tokenize_items(checkpoint(), tmp_path / "new.npy", tmp_path / "again.sid")
