@@ -17,13 +17,15 @@ from recbole_r3vae.record import RULES, Record
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "README.md"
 RUNS = ROOT / "results" / "runs" / "amazon-beauty"
-ROWS: dict[str, tuple[str, dict[str, object]]] = {
-    "32 text codes, text vector (mpnet)": ("R3GR-dense[OPQ]", {"content_encoder": "file"}),
-    "the same of TF-IDF": ("R3GR-dense[OPQ]", {"content_encoder": "tfidf-svd"}),
-    "32 random codes, text vector": ("R3GR-dense[Random]", {}),
-    "its id": ("WindowSASRec", {}),
+ROWS: dict[str, tuple[str, str | None]] = {
+    "32 text codes, text vector (mpnet)": ("R3GR-dense[OPQ]", "codes and text"),
+    "the same of TF-IDF": ("R3GR-dense[OPQ]", "codes and text, TF-IDF"),
+    "32 R3-VAE codes, text vector": ("R3GR-dense[R3VAE]", "R3VAE, parallel"),
+    "its id, text vector": ("R3GR-dense-hybrid", "ids and text"),
+    "32 random codes, text vector": ("R3GR-dense[Random]", "codes and text"),
+    "its id": ("WindowSASRec", None),
 }
-"""What an item is to the model, in the order of the table, to the name of the result and keys of its configuration that tell it apart."""
+"""What an item is to the model, in the order of the table, to the name of the result and what the grid's file calls it."""
 
 METRICS = ("recall@10", "ndcg@10")
 HEAD = ("an item is", "model", "seeds", "left out", "stay", "parameters", "minutes")
@@ -31,13 +33,13 @@ NO_BREAK = "\u00a0"
 BEGIN, END = "<!-- table -->\n", "<!-- /table -->\n"
 
 
-def chosen(name: str, keys: dict[str, object], groups: Sequence[list[Record]]) -> list[Record]:
-    """The runs of a name and of some keys, a seed each: of several configurations that of most seeds, then the best one on the validation users.
+def chosen(name: str, label: str | None, groups: Sequence[list[Record]]) -> list[Record]:
+    """The runs of a name and a label, a seed each: of several configurations that of most seeds, then the best one on the validation users.
 
     Raises:
         ValueError: there is none.
     """
-    found = [group for group in groups if group[0].name == name and all(group[0].config.get(key) == keys[key] for key in keys)]
+    found = [group for group in groups if (group[0].name, group[0].label) == (name, label)]
     if not found:
         raise ValueError(f"{RUNS} has no record of {name}; run its benchmark, or take it out of ROWS")
     return max(found, key=lambda group: (len(group), group[0].valid_rule == RULES[0], mean(group, "valid", "ndcg@10")))
@@ -74,7 +76,7 @@ def table() -> str:
     """
     records, _, _ = read_runs(RUNS)
     groups = grouped(records, [])
-    rows = [(name, item, chosen(name, keys, groups)) for item, (name, keys) in ROWS.items()]
+    rows = [(name, item, chosen(name, label, groups)) for item, (name, label) in ROWS.items()]
     if len({(record.users["split"], record.precision) for *_, found in rows for record in found}) > 1:
         raise ValueError(f"the rows of {RUNS} are of different splits or precisions; take those out of ROWS that do not compare")
     cells = [

@@ -88,9 +88,9 @@ def test_the_table_shows_means_over_seeds_and_budgets():
     table = script("build_table")
     lines = table.table().splitlines()[2:]
     assert len(lines) == len(table.ROWS)
-    for line, (item, (name, keys)) in zip(lines, table.ROWS.items()):
+    for line, (item, (name, label)) in zip(lines, table.ROWS.items()):
         runs = [json.loads(path.read_text(encoding="utf-8")) for path in table.RUNS.glob(f"{glob.escape(name)}-*.json")]
-        runs = [run for run in runs if "schema" in run and all(run["config"].get(key) == keys[key] for key in keys)]
+        runs = [run for run in runs if "schema" in run and run.get("label") == label]
         _, shown_item, model, seeds, left_out, stay, parameters, minutes, _ = (cell.replace(table.NO_BREAK, " ").strip() for cell in line.split("|"))
         assert (shown_item, model) == (item, name) and int(seeds) == len({run["seed"] for run in runs}) == len(runs)
         for rule, cell in (("left_out", left_out), ("stay", stay)):
@@ -108,17 +108,17 @@ def test_of_several_configurations_the_one_of_most_seeds_is_shown():
 
     table = script("build_table")
 
-    def runs(*seeds: int, rule: str, score: float, **config: object) -> list[Record]:
-        what = {"dataset": "tiny", "name": "A", "model": "A", "hash": "0", "config": config, "data": {}}
-        return [Record(**what, seed=seed, valid_rule=rule, valid={"ndcg@10": score}) for seed in seeds]
+    def runs(*seeds: int, rule: str, score: float, label: str | None = None) -> list[Record]:
+        what = {"dataset": "tiny", "name": "A", "model": "A", "hash": "0", "config": {}, "data": {}}
+        return [Record(**what, label=label, seed=seed, valid_rule=rule, valid={"ndcg@10": score}) for seed in seeds]
 
-    single, three = runs(1, rule="left_out", score=0.9, size=4), runs(1, 2, 3, rule="stay", score=0.1)
-    assert table.chosen("A", {}, [single, three]) == three and table.chosen("A", {"size": 4}, [single, three]) == single
+    single, three, named = runs(1, rule="left_out", score=0.9), runs(1, 2, 3, rule="stay", score=0.1), runs(1, rule="stay", score=0, label="x")
+    assert table.chosen("A", None, [single, three, named]) == three and table.chosen("A", "x", [single, three, named]) == named
     ours, theirs = runs(1, rule="left_out", score=0.1), runs(1, rule="stay", score=0.9)
-    assert table.chosen("A", {}, [theirs, ours]) == ours and table.chosen("A", {}, [ours, single]) == single
-    for name, keys in (("B", {}), ("A", {"size": 5})):
+    assert table.chosen("A", None, [theirs, ours]) == ours and table.chosen("A", None, [ours, single]) == single
+    for name, label in (("B", None), ("A", "y")):
         with pytest.raises(ValueError, match=f"no record of {name}"):
-            table.chosen(name, keys, [single])
+            table.chosen(name, label, [single])
 
 
 # -- the home page of the site -----------------------------------------------------------------------------------------------------
