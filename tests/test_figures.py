@@ -263,6 +263,26 @@ def test_long_codes_on_beauty():
     assert ndcg["text"] < ids and "through a hidden layer of as many parameters it has less than ids" in page
 
 
+def test_where_people_return():
+    """Each row, and that the prior moves repeated and new targets in opposite directions."""
+    labels = {"32 text codes, text vector; prior": "with prior", "32 text codes, text vector": "without prior"}
+    labels |= {"its id; prior": "ids, with prior", "its id": "ids, without prior"}
+    runs = [json.loads(path.read_text(encoding="utf-8")) for path in (ROOT / "results" / "runs" / "yelp-2019").glob("[!s]*.json")]
+    known = {(run["name"], run.get("label")): run for run in runs}
+    found = rows("docs/results.md", "## Where people return: `yelp-2019`", "* A prior on repeats")
+    assert len(found) == len(known)
+    repeated, new = {}, {}
+    for item, name, left_out, recall, ndcg, of_repeated, of_new in found:
+        run = known[name, labels.get(item)]
+        assert left_out == shown([run["test"]["left_out"]["ndcg@10"]])
+        assert [recall, ndcg] == [shown([run["test"]["stay"][metric]]) for metric in ("recall@10", "ndcg@10")]
+        parts = [run["by_repeat"][part]["stay"] for part in ("repeated", "new")]
+        assert [of_repeated, of_new] == [shown([part["ndcg@10"]]) for part in parts]
+        repeated[item], new[item] = (part["recall@10"] for part in parts)
+    for plain in ("32 text codes, text vector", "its id"):
+        assert repeated[f"{plain}; prior"] > repeated[plain] and new[f"{plain}; prior"] < new[plain]
+
+
 def test_models_of_item_ids_lead_on_the_other_datasets():
     for dataset in ("amazon-toys", "lastfm", "ml-100k"):
         known = leaderboard_of(dataset)["rows"]
