@@ -27,14 +27,14 @@ from recbole_r3vae.config import Config
 from recbole_r3vae.config.registry import own_models
 from recbole_r3vae.config.sources import load_yaml, properties
 home = Path(recbole_r3vae.__file__).parent
-[css] = home.rglob("page.css")
-page = importlib.import_module(f"recbole_r3vae.{css.parent.name}.page").page([])
+[css] = home.rglob("style.css")
+page = importlib.import_module("recbole_r3vae.experiments.leaderboard.page.document").page([])
 print(json.dumps({
     "home": str(home),
     "defaults": {name: load_yaml(properties() / "model" / f"{name}.yaml") == {} for name in own_models()},
     "properties": str(properties()),
     "tokenizer": Config("R3GR", "ml-100k", config_dict={"device": "cpu"})["tokenizer"],
-    "styled": css.read_text(encoding="utf-8") in page and css.with_suffix(".js").read_text(encoding="utf-8") in page,
+    "styled": css.read_text(encoding="utf-8") in page and css.with_name("script.js").read_text(encoding="utf-8") in page,
     "entrances": [getattr(recbole_r3vae, name).__name__ for name in ("Recommender", "run_recbole_r3vae", "load_data_and_model")],
 }))
 """

@@ -14,7 +14,7 @@ from recbole.config import Config as RecBoleConfig
 from recbole_r3vae import compat
 from recbole_r3vae.config.checks import check_mappings, check_metrics, check_rule, check_valid_metric, check_values, whole_numbers
 from recbole_r3vae.config.device import set_device
-from recbole_r3vae.config.registry import contract_of, get_model, reference, settings_file
+from recbole_r3vae.config.registry import MODEL_ROOMS, contract_of, get_model, own_models, reference, settings_file
 from recbole_r3vae.config.sources import (
     KEY_BY_KEY, YamlLoader, given_settings, load_yaml, merged, parse_arguments, parse_value, plain_values, properties, recbole_properties,
 )  # fmt: skip
@@ -25,8 +25,8 @@ from recbole_r3vae.errors import UserError, as_user_error, did_you_mean, short_r
 class Config(RecBoleConfig):
     """RecBole's ``Config`` that knows this package's models and property files.
 
-    Precedence is RecBole's: ``arguments`` over ``config_dict`` over ``config_file_list`` over the YAML for this model on this dataset
-    (``quick_start/``) over the dataset's over the model's over ``overall.yaml``; this package's YAML files win over RecBole's of
+    Precedence is RecBole's: ``arguments`` over ``config_dict`` over ``config_file_list`` over ``<dataset>.yaml`` in the dataset's own folder,
+    where there is one, over the YAML for this model on this dataset (``quick_start/``) over the dataset's over the model's over ``overall.yaml``; this package's YAML files win over RecBole's of
     the same name. Layers that the model names, such as ``ctr`` for models that predict clicks, come after ``overall.yaml``
     (``ctr.yaml``) and after the dataset's (``ctr/<dataset>.yaml``). Of the mappings ``eval_args`` and ``train_neg_sample_args`` the keys
     that are not given stay as the weaker sources have them. What differs: the command line is passed in rather than read from
@@ -59,6 +59,7 @@ class Config(RecBoleConfig):
         arguments: Iterable[str] = (),
     ):
         self._arguments = list(arguments)
+        self.folders_config_dict, self._folders_file = {}, ""
         with as_user_error("these settings cannot be used", "correct the key that this is about"):
             super().__init__(model, dataset, config_file_list, config_dict)
         self.contract.check(self)
@@ -87,7 +88,15 @@ class Config(RecBoleConfig):
         return plain_values(parse_arguments(self._arguments), "argument")
 
     def _merge_external_config_dict(self):
-        self.external_config_dict = merged(self.file_config_dict, self.variable_config_dict, self.cmd_config_dict)
+        given = (self.file_config_dict, self.variable_config_dict, self.cmd_config_dict)
+        self.external_config_dict = merged(self.folders_config_dict, *given)
+
+    def _take_folders_settings(self, dataset: str) -> None:
+        """The settings that lie in the dataset's own folder, as ``prepare csv`` writes them, are the weakest that a user gives."""
+        path = os.path.join(str(self.external_config_dict.get("data_path") or "dataset"), dataset, f"{dataset}.yaml")
+        if os.path.isfile(path):
+            self.folders_config_dict, self._folders_file = given_settings((path,)), path
+            self._merge_external_config_dict()
 
     def _get_model_and_dataset(self, model, dataset):
         for key, value in (("model", model), ("dataset", dataset)):
@@ -101,6 +110,7 @@ class Config(RecBoleConfig):
         if dataset is None:
             raise UserError("no dataset is named; give --dataset=ml-100k, or `dataset:` in a configuration file")
         model_class = model if isinstance(model, type) else get_model(str(model))
+        self._take_folders_settings(str(dataset))
         return model_class.__name__, model_class, str(dataset)  # a folder may be called 2020
 
     def _load_internal_config_dict(self, model, model_class, dataset):
@@ -160,7 +170,11 @@ class Config(RecBoleConfig):
             if self.external_config_dict.get("strict_config"):
                 raise UserError(remedy)
             logging.getLogger().warning(remedy)
-        for source, values in (("a configuration file", self.file_config_dict), ("config_dict", self.variable_config_dict)):
+        # It serves all models, those without a tokenizer too.
+        folders = {key for key in self.folders_config_dict if not (self._whose(key) or self._is_of_a_tokenizer(key))}
+        for source, values in (
+            (self._folders_file, folders), ("a configuration file", self.file_config_dict), ("config_dict", self.variable_config_dict),
+        ):  # fmt: skip
             unknown = sorted(set(values) - known)
             if unknown:
                 text = ", ".join(f"{key}{self._whose(key) or did_you_mean(key, known, 1)}" for key in unknown)
@@ -178,6 +192,9 @@ class Config(RecBoleConfig):
     def _reads_preload_weight(self) -> bool:
         """Whether the model asks its dataset for weights of ``.feature`` files; RecBole itself only loads them."""
         return "get_preload_weight" in inspect.getsource(inspect.getmodule(self.model_class))
+
+    def _is_of_a_tokenizer(self, key: str) -> bool:
+        return any(key in tokenizer_defaults(name) for name in own_models(MODEL_ROOMS[0]))
 
     def _whose(self, key: str) -> str:
         """A hint for keys that exist and are not this model's."""

@@ -48,6 +48,12 @@ def collisions_of(needs: Needs, config: Any) -> str | None:
     return {UNIQUE: config["collision_policy"], SHARED: "share"}.get(needs.semantic_ids)
 
 
+def where_words(config: Config) -> str:
+    """The words of a command that name a run's data: its dataset, and where that lies unless that is where it is looked for."""
+    path = config.external_config_dict.get("data_path")
+    return f"--dataset={config.dataset}" if path in (None, "dataset") else f"--dataset={config.dataset} --data_path={path}"
+
+
 @dataclass(frozen=True)
 class Sources:
     """What was asked for, in the dataset's item order.
@@ -120,7 +126,7 @@ class Contract:
     @classmethod
     def next_step(cls, config: Config) -> str:
         """A command that a reader of a result of semantic IDs may want next."""
-        return f"next: recbole-r3vae run --model=WindowSASRec --dataset={config.dataset}   # an item-id model on the same split"
+        return f"next: recbole-r3vae run --model=WindowSASRec {where_words(config)}   # an item-id model on the same split"
 
     @classmethod
     def needs(cls, config: Config) -> Needs:

@@ -12,7 +12,7 @@ from recbole.utils import FeatureType, ModelType
 
 from recbole_r3vae.data.clicks import ClickDataset, ClickHistoryDataset
 from recbole_r3vae.errors import UserError, did_you_mean
-from recbole_r3vae.model.contract import CLICK, RANK, SHARED, Contract, Needs, Sources
+from recbole_r3vae.model.contract import CLICK, RANK, SHARED, Contract, Needs, Sources, where_words
 from recbole_r3vae.model.parameters import check_parameters, declared_by
 
 if TYPE_CHECKING:
@@ -191,7 +191,7 @@ class ClickContract(RecBoleContract):
 
     def next_step(self, config: Config) -> str:
         """The same rows with the item id."""
-        return f"next: recbole-r3vae run --model={config.declared['model']} --dataset={config.dataset}   # the item id, on the same rows"
+        return f"next: recbole-r3vae run --model={config.declared['model']} {where_words(config)}   # the item id, on the same rows"
 
 
 def contract_of(model_class: type, evaluation_mode: Any = None) -> Any:

@@ -19,7 +19,7 @@ from recbole_r3vae.data.entrance import check_split
 from recbole_r3vae.data.fingerprint import data_fingerprint, known_ids
 from recbole_r3vae.data.split import held_out, met_before, told_repeats
 from recbole_r3vae.errors import UserError, as_user_error
-from recbole_r3vae.model.contract import TOKENIZE, Sources, collisions_of
+from recbole_r3vae.model.contract import TOKENIZE, Sources, collisions_of, where_words
 from recbole_r3vae.provenance import peak_memory_mb, provenance
 from recbole_r3vae.quick_start.init_from import SEMANTIC_IDS, EarlierRun, earlier_run
 from recbole_r3vae.quick_start.lookup import create_dataset, data_preparation, dataset_folder, get_trainer
@@ -212,7 +212,7 @@ def _run_tokenizer(config: Config, dataset) -> dict[str, Any]:
     logging.getLogger().info(
         f"{config.model} {how}\n{format_quality(tokenizer.description['quality'])}\n"
         f"semantic IDs (collisions left as they are): {sid_file}\n"
-        f"next: recbole-r3vae run --model=R3GR --tokenizer={config.declared['model']} --dataset={config.dataset}"
+        f"next: recbole-r3vae run --model=R3GR --tokenizer={config.declared['model']} {where_words(config)}"
     )
     return {
         "name": config.model,

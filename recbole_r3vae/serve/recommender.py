@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from numbers import Integral
 from threading import Lock, local
 from typing import Any
 
 import pandas as pd
 
 from recbole_r3vae.config import Config
-from recbole_r3vae.errors import UserError
+from recbole_r3vae.errors import UserError, short_repr
 from recbole_r3vae.io import beside
 from recbole_r3vae.quick_start.lookup import create_dataset
 from recbole_r3vae.serve.batches import Batches, Skipped, allowed_items, ids_of
@@ -21,6 +22,11 @@ from recbole_r3vae.serve.users import UserHistories, some_of
 from recbole_r3vae.sid.table import SemanticIDs
 
 BATCH_SIZE = 256
+
+
+def _check_count(name: str, value: Any, least: int = 1) -> None:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise UserError(f"{name} is {short_repr(value)}; give a whole number from {least}")
 
 
 class Recommender:
@@ -137,8 +143,9 @@ class Recommender:
             n: how many of the nearest.
 
         Raises:
-            UserError: the model has no semantic IDs, or the item is unknown.
+            UserError: the model has no semantic IDs, the item is unknown, or n is no whole number from 0.
         """
+        _check_count("n", n, least=0)
         sids = self.served.sids
         if sids is None:
             raise UserError(f"{self.config.model} has no semantic IDs to explain an item by; take the checkpoint of a generator, such as R3GR")
@@ -220,8 +227,8 @@ class Recommender:
             UserError: as :meth:`recommend`.
         """
         served = self.served
-        if k < 1 or batch_size < 1:
-            raise UserError(f"k and batch_size must be 1 or more, got {k} and {batch_size}; correct --topk or --batch_size")
+        _check_count("k (--topk)", k)
+        _check_count("batch_size", batch_size)
         if not served.reads_histories and not are_users:
             raise UserError(f"{self.config.model} knows users, not histories; name users of the dataset")
         if served.reads_times and not are_users:

@@ -89,7 +89,7 @@ class UserHistories:
         known = self._has_history(as_of)
         unknown = [user for user in users if user not in self.number]
         if unknown:
-            names = ", ".join(map(repr, self._users[1:4]))
+            names = ", ".join(repr(str(user)) for user in self._users[1:4])
             raise UserError(
                 f"users unknown to dataset {self._name}: {some_of(unknown)}; it knows {names} …: correct their ids, or give their histories"
             )

@@ -302,3 +302,23 @@ def test_every_spelling_of_a_right_value_passes():
     words = ["--learning_rate=1", "--num_beams=exact", "--max_minutes=5", "--topk=10", "--valid_metric=NDCG@10", "--gpu_id=", "--run_dir=~"]
     Config("R3GR", "ml-100k", arguments=words)
     Config("R3GR", 2020)  # a folder's name may be a number
+
+
+def test_settings_in_a_datasets_own_folder_are_the_weakest_of_a_users(tmp_path, caplog, monkeypatch):
+    """As ``prepare csv`` leaves them: the run needs no ``--config_files`` to find them, and models without a tokenizer pass its keys over."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "dataset" / "mine"
+    folder.mkdir(parents=True)
+    (folder / "mine.yaml").write_text("load_col: {inter: [user_id, item_id, when]}\nTIME_FIELD: when\ncodebook_sizes: [9, 9]\nepohcs: 1\n")
+    for keys in ({}, {"data_path": str(tmp_path / "dataset")}):
+        config = Config("R3GR", "mine", config_dict=keys)
+        assert config["TIME_FIELD"] == "when" and config["load_col"] == {"inter": ["user_id", "item_id", "when"]}
+        assert tokenizer_config(config)["codebook_sizes"] == [9, 9]
+    file = tmp_path / "more.yaml"
+    file.write_text("TIME_FIELD: then\n")
+    assert Config("R3GR", "mine", [file])["TIME_FIELD"] == "then"
+    assert Config("R3GR", "mine", arguments=["--TIME_FIELD=later"])["TIME_FIELD"] == "later"
+    caplog.clear()
+    assert Config("BSARec", "mine")["TIME_FIELD"] == "when"
+    assert "mine.yaml, ignored: epohcs; did you mean 'epochs'?" in caplog.text and "codebook_sizes" not in caplog.text
+    assert Config("R3GR", "other")["TIME_FIELD"] == "timestamp"
