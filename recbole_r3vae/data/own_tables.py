@@ -286,5 +286,6 @@ def run_own_tables(args: argparse.Namespace) -> OwnTablesSummary:
         not args.quiet,
     )  # fmt: skip
     print(summary)
-    print(f"next: recbole-r3vae run --model=R3GR --dataset={args.name} --config_files {summary.settings}")
+    data_path = "" if args.output == "dataset" else f" --data_path={args.output}"
+    print(f"next: recbole-r3vae run --model=R3GR --dataset={args.name}{data_path}   # with the settings of {summary.settings}")
     return summary

@@ -500,7 +500,7 @@ def test_what_was_made_trains(with_vectors, tmp_path, capsys):
     words = ["--events", "e.csv", "--items", "i.csv", "--name=shop", "--columns", "user=customer", "time=when"]
     assert main(["prepare", "csv", *words, *(["--vectors=v.npy"] if with_vectors else [])]) == 0
     *_, following = capsys.readouterr().out.splitlines()
-    assert following == "next: recbole-r3vae run --model=R3GR --dataset=shop --config_files dataset/shop/shop.yaml"
+    assert following == "next: recbole-r3vae run --model=R3GR --dataset=shop   # with the settings of dataset/shop/shop.yaml"
     assert "hat number 0\that all_kinds" in Path("dataset/shop/shop.item").read_text()
     assert yaml.safe_load(Path("dataset/shop/shop.yaml").read_text()) == {
         "data_path": "dataset", "load_col": {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id", "title", "tags"]},
@@ -508,7 +508,7 @@ def test_what_was_made_trains(with_vectors, tmp_path, capsys):
         **({"content_encoder": "file", "content_file": "dataset/shop/shop.npy"} if with_vectors else {}),
     }  # fmt: skip
     small = {"epochs": 1, "tokenizer_epochs": 1, "hidden_size": 16, "inner_size": 16, "n_heads": 1, "content_dim": 16}
-    result = run_recbole_r3vae("R3GR", "shop", ["dataset/shop/shop.yaml"], config_dict={**small, "device": "cpu", "show_progress": False})
+    result = run_recbole_r3vae("R3GR", "shop", config_dict={**small, "device": "cpu", "show_progress": False})
     assert set(result["test"]) >= {"left_out", "stay"} and result["test"]["left_out"]["recall@20"] > 0
 
 
