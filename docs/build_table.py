@@ -16,7 +16,7 @@ from recbole_r3vae.record import RULES, Record
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "README.md"
-RUNS = ROOT / "results" / "runs" / "amazon-beauty"
+RUNS = ROOT / "results" / "dense" / "runs" / "amazon-beauty"
 ROWS: dict[str, tuple[str, str | None]] = {
     "32 text codes, text vector (mpnet)": ("R3GR-dense[OPQ]", "codes and text"),
     "the same of TF-IDF": ("R3GR-dense[OPQ]", "codes and text, TF-IDF"),
