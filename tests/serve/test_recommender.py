@@ -350,6 +350,12 @@ def test_bad_requests(checkpoint, arguments, message):
         Recommender(checkpoint()).recommend(**arguments)
 
 
+@pytest.mark.parametrize("n", [-1, 1.5, True, "2"])
+def test_an_explanation_takes_a_whole_number_of_neighbours(checkpoint, n):
+    with pytest.raises(UserError, match="n is .*; give a whole number from 0"):
+        Recommender(checkpoint()).explain("50", n=n)
+
+
 def test_bad_checkpoints(checkpoint, tmp_path):
     for path in (tmp_path, tmp_path / "absent.pth"):
         with pytest.raises(UserError, match="there is no checkpoint"):
