@@ -68,7 +68,7 @@ def test_the_server_of_the_guide(served, histories):
     assert status == 200 and told["sid"] == recommender.explain("50").sid
 
     for way, body, word in (
-        ("/recommend", {"history": "50 181"}, "list of ids"), ("/recommend", {"history": ["50"], "k": 0}, "1 or more"),
+        ("/recommend", {"history": "50 181"}, "list of ids"), ("/recommend", {"history": ["50"], "k": 0}, "give a whole number from 1"),
         ("/recommend", {"histories": [["50"]]}, "histories"), ("/explain", {"item": "x"}, "not among"),
         ("/remove", {"items": ["x"]}, "does not know"), ("/fly", {}, "/fly"), ("/recommend", b"{", "Expecting"),
     ):  # fmt: skip
