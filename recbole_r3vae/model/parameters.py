@@ -149,3 +149,17 @@ def check_parameters(parameters: Mapping[str, Parameter], config: Mapping[str, A
         if not parameter.takes(value):
             hint = did_you_mean(value, parameter.words) if hasattr(parameter, "words") and isinstance(value, str) else ""
             raise UserError(f"{key} is {short_repr(value)}{hint}; give {parameter.expected()}")
+
+
+def check_heads(config: Mapping[str, Any]) -> None:
+    """Refuse attention heads that share the width unevenly.
+
+    Args:
+        config: has ``n_heads`` and ``hidden_size``, each within its range.
+
+    Raises:
+        UserError: ``n_heads`` does not divide ``hidden_size``.
+    """
+    size, n_heads = config["hidden_size"], config["n_heads"]
+    if size % n_heads:
+        raise UserError(f"n_heads is {n_heads} and hidden_size {size}; give a number of heads that divides the size")

@@ -21,12 +21,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbole_r3vae.data.sequences import TARGET_LIST_FIELD
-from recbole_r3vae.errors import UserError
 from recbole_r3vae.model.blocks import TransformerBlock, initialise
 from recbole_r3vae.model.contract import SHARED, Needs, Sources
 from recbole_r3vae.model.heads import ParallelHead
 from recbole_r3vae.model.packing import Packing, pack
-from recbole_r3vae.model.parameters import SHARE, Flag, Number, Whole
+from recbole_r3vae.model.parameters import SHARE, Flag, Number, Whole, check_heads
 from recbole_r3vae.model.ranker import Ranker
 
 if TYPE_CHECKING:
@@ -306,9 +305,7 @@ class ACERec(Ranker):
             UserError: a key has a value outside its range, or ``n_heads`` does not divide ``hidden_size``.
         """
         super().check(config)
-        size, n_heads = config["hidden_size"], config["n_heads"]
-        if size % n_heads:
-            raise UserError(f"n_heads is {n_heads} and hidden_size {size}; give a number of heads that divides the size")
+        check_heads(config)
 
     @classmethod
     def result_name(cls, config: Config) -> str:

@@ -23,7 +23,7 @@ from recbole_r3vae.model.heads import DenseHead
 from recbole_r3vae.model.item_vectors import CODES, MERGES, TEXT, ItemVectors, KeepsVectors
 from recbole_r3vae.model.losses import catalogue_cross_entropy
 from recbole_r3vae.model.packing import Packing, pack
-from recbole_r3vae.model.parameters import SHARE, Choice, Flag, Number, Whole
+from recbole_r3vae.model.parameters import SHARE, Choice, Flag, Number, Whole, check_heads
 from recbole_r3vae.model.ranker import SIDGenerator
 from recbole_r3vae.model.word_encoder import WordEncoder, word_tokens
 
@@ -277,9 +277,7 @@ class COBRA(KeepsVectors, SIDGenerator):
             UserError: a key has a value outside its range, or ``n_heads`` does not divide ``hidden_size``.
         """
         super().check(config)
-        size, n_heads = config["hidden_size"], config["n_heads"]
-        if size % n_heads:
-            raise UserError(f"n_heads is {n_heads} and hidden_size {size}; give a number of heads that divides the size")
+        check_heads(config)
 
     @classmethod
     def needs(cls, config: Config) -> Needs:

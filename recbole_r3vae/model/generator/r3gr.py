@@ -29,7 +29,7 @@ from recbole_r3vae.model.heads import DenseHead, Ranking, best_of
 from recbole_r3vae.model.item_vectors import CODES, ID, MERGES, TEXT, ItemInputs, ItemVectors, KeepsVectors, modalities
 from recbole_r3vae.model.losses import catalogue_cross_entropy
 from recbole_r3vae.model.packing import Packing, pack
-from recbole_r3vae.model.parameters import SHARE, Choice, Flag, Number, Whole
+from recbole_r3vae.model.parameters import SHARE, Choice, Flag, Number, Whole, check_heads
 from recbole_r3vae.model.ranker import SIDGenerator
 from recbole_r3vae.model.repeat_prior import Reading, RepeatPrior
 
@@ -311,9 +311,7 @@ class R3GR(KeepsVectors, SIDGenerator):
                 where item content has but one, its text.
         """
         super().check(config)
-        size, n_heads = config["hidden_size"], config["n_heads"]
-        if size % n_heads:
-            raise UserError(f"n_heads is {n_heads} and hidden_size {size}; give a number of heads that divides the size")
+        check_heads(config)
         if isinstance(config["content_encoder"], (str, type(None))):
             for name in modalities(config["item_inputs"]):
                 if name != TEXT:

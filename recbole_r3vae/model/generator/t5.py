@@ -7,12 +7,15 @@ original form: ReLU, relative positions, no additive terms.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recbole_r3vae.errors import UserError
 from recbole_r3vae.model.generator.levels import LevelCache
 from recbole_r3vae.model.packing import Packing
 
@@ -237,3 +240,19 @@ def initialise_t5(model: nn.Module, size: int, head_size: int) -> None:
     for module in model.modules():
         if isinstance(module, Layer):
             module.scale_queries(head_size**-0.5)
+
+
+def check_distances(config: Mapping[str, Any]) -> None:
+    """Refuse a :class:`RelativePositionBias` without distances for the buckets that grow.
+
+    Args:
+        config: has ``n_position_buckets`` and ``max_position_distance``, each within its range.
+
+    Raises:
+        UserError: the distance is half the number of buckets or less.
+    """
+    n_buckets, distance = config["n_position_buckets"], config["max_position_distance"]
+    if distance <= n_buckets // 2:
+        raise UserError(
+            f"max_position_distance is {distance} and n_position_buckets {n_buckets}; give a distance above half the number of buckets"
+        )

@@ -16,10 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbole_r3vae.data.sequences import TARGET_LIST_FIELD
-from recbole_r3vae.errors import UserError
-from recbole_r3vae.model.contract import UNIQUE, Needs
 from recbole_r3vae.model.generator.levels import LevelCache
-from recbole_r3vae.model.generator.t5 import EncoderLayer, History, RelativePositionBias, RMSNorm, initialise_t5
+from recbole_r3vae.model.generator.t5 import EncoderLayer, History, RelativePositionBias, RMSNorm, check_distances, initialise_t5
 from recbole_r3vae.model.generator.tiger import HEAD_ROWS, user_tokens
 from recbole_r3vae.model.packing import Packing, pack
 from recbole_r3vae.model.parameters import SHARE, Number, Whole
@@ -212,16 +210,7 @@ class TIGERCausal(SIDGenerator):
             UserError: a key has a value outside its range, or no distances are left for the buckets that grow.
         """
         super().check(config)
-        n_buckets, distance = config["n_position_buckets"], config["max_position_distance"]
-        if distance <= n_buckets // 2:
-            raise UserError(
-                f"max_position_distance is {distance} and n_position_buckets {n_buckets}; give a distance above half the number of buckets"
-            )
-
-    @classmethod
-    def needs(cls, config: Config) -> Needs:
-        """Unique semantic IDs."""
-        return Needs(semantic_ids=UNIQUE)
+        check_distances(config)
 
     @classmethod
     def result_name(cls, config: Config) -> str:

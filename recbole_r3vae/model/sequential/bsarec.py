@@ -17,7 +17,7 @@ from recbole_r3vae.data.sequences import PrefixDataset
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.model.heads import DenseHead
 from recbole_r3vae.model.losses import catalogue_cross_entropy
-from recbole_r3vae.model.parameters import SHARE, Choice, Either, Flag, Number, Whole
+from recbole_r3vae.model.parameters import SHARE, Choice, Either, Flag, Number, Whole, check_heads
 from recbole_r3vae.model.ranker import Ranker
 from recbole_r3vae.model.repeat_prior import Reading, RepeatPrior
 
@@ -223,8 +223,7 @@ class BSARec(Ranker):
                 a history has.
         """
         super().check(config)
-        size, n_heads, c, length = (config[key] for key in ("hidden_size", "n_heads", "c", "MAX_ITEM_LIST_LENGTH"))
-        if size % n_heads:
-            raise UserError(f"n_heads is {n_heads} and hidden_size {size}; give a number of heads that divides the size")
+        check_heads(config)
+        c, length = config["c"], config["MAX_ITEM_LIST_LENGTH"]
         if c > length:
             raise UserError(f"c is {c}; give the number of low components, from 1 to MAX_ITEM_LIST_LENGTH={length}")

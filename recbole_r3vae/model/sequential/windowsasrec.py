@@ -20,7 +20,7 @@ from recbole_r3vae.model.blocks import ENCODERS, causal_blocks, initialise
 from recbole_r3vae.model.heads import DenseHead
 from recbole_r3vae.model.losses import catalogue_cross_entropy, sampled_cross_entropy
 from recbole_r3vae.model.packing import Packing, pack
-from recbole_r3vae.model.parameters import SHARE, Choice, Either, Flag, Number, Whole
+from recbole_r3vae.model.parameters import SHARE, Choice, Either, Flag, Number, Whole, check_heads
 from recbole_r3vae.model.ranker import Ranker
 from recbole_r3vae.model.repeat_prior import Reading, RepeatPrior
 
@@ -151,9 +151,7 @@ class WindowSASRec(Ranker):
             raise UserError(
                 f"repeat_prior is learnt from a loss over all items, and loss_type is {config['loss_type']}; take loss_type: {CE}"
             )
-        size, n_heads = config["hidden_size"], config["n_heads"]
-        if size % n_heads:
-            raise UserError(f"n_heads is {n_heads} and hidden_size {size}; give a number of heads that divides the size")
+        check_heads(config)
 
     @classmethod
     def loss_name(cls, config: Config) -> str:
