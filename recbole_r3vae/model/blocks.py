@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recbole_r3vae.model.dropout import Dropout
 from recbole_r3vae.model.packing import Packing
 
 ENCODERS = ("transformer", "hstu")
@@ -34,7 +35,7 @@ class TransformerBlock(nn.Module):
         self.attention_norm, self.mlp_norm = nn.LayerNorm(size), nn.LayerNorm(size)
         self.qkv, self.out = nn.Linear(size, 3 * size), nn.Linear(size, size)
         self.mlp = nn.Sequential(nn.Linear(size, inner_size), nn.GELU(), nn.Linear(inner_size, size))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, layout: Packing) -> Tensor:
         """``x`` [..., d] to [..., d]; ``layout`` says which positions belong together."""
@@ -118,7 +119,7 @@ class HSTUBlock(nn.Module):
         self.attention_norm, self.gate_norm = nn.LayerNorm(size), nn.LayerNorm(n_heads * value_size)
         self.qkvu, self.out = nn.Linear(size, sum(self.widths), bias=linear_bias), nn.Linear(n_heads * value_size, size)
         self.distance_bias = nn.Parameter(torch.zeros(1 if shared_bias else n_heads, max_length))
-        self.gate_dropout, self.dropout = nn.Dropout(gate_dropout), nn.Dropout(dropout)
+        self.gate_dropout, self.dropout = Dropout(gate_dropout), Dropout(dropout)
 
     def forward(self, x: Tensor, packing: Packing, bias: Sequence[Tensor] | None = None) -> Tensor:
         """One block.

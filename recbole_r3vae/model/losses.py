@@ -69,7 +69,7 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
     ) -> Tensor:
         n_rows, wide = len(x), torch.promote_types(x.dtype, torch.float32)
         of_x, of_items, of_values = ctx.needs_input_grad[:3]
-        x_, items_ = x.to(precision), items.to(precision)
+        x_, items_ = (x * scale).to(precision), items.to(precision)
         grad_x = torch.empty_like(x) if of_x else None
         grad_items = torch.zeros_like(items) if of_items else None
         grad_values = torch.empty_like(values) if of_values else None
@@ -78,41 +78,42 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
         # Written again and again: a chunk's own arrays would be pages that the system has to hand over anew each time.
         products = torch.empty(min(chunk, n_rows), len(items), dtype=precision, device=x.device)
         floats = products if precision == wide else torch.empty_like(products, dtype=wide)
+        of_chunk = torch.empty_like(items_)
         for part, begin in enumerate(range(0, n_rows, chunk)):
             here = slice(begin, begin + chunk)
             product, logits = (array[: n_rows - begin] for array in (products, floats))  # [c, n]
             torch.mm(x_[here], items_.T, out=product)
             if logits is not product:
                 logits.copy_(product)
-            if scale != 1:
-                logits *= scale
             if bounds:
                 cells = slice(bounds[part], bounds[part + 1])
                 named = (rows[cells] - begin, columns[cells])
                 logits.index_put_(named, values[cells].to(wide), accumulate=True)
             wanted = target[here, None]  # [c, 1]
-            highest = logits.amax(1, keepdim=True)
-            loss -= (logits.gather(1, wanted) - highest).sum()
-            total = logits.sub_(highest).exp_().sum(1, keepdim=True)
-            loss += total.log().sum()
+            highest, own = logits.amax(1, keepdim=True), logits.gather(1, wanted)
+            # One pass for the maximum, the exponentials, their sum and the quotient, several times as fast as one pass for each.
+            slope = torch.softmax(logits, 1, out=logits)
+            # The highest probability is at least 1 / n, so that its logarithm gives the sum where the target's own is 0 in float32.
+            loss += (highest - slope.amax(1, keepdim=True).log() - own).sum()
             if not (of_x or of_items or of_values):
                 continue
-            slope = logits.div_(total * n_rows)  # of the loss, by each logit
-            slope.scatter_add_(1, wanted, slope.new_full((), -1 / n_rows).expand(wanted.shape))
+            slope.scatter_add_(1, wanted, slope.new_full((), -1.0).expand(wanted.shape))  # of the loss, by each logit
             if of_values and bounds:
                 grad_values[cells] = slope[named].to(values.dtype)
             slope = product.copy_(slope) if logits is not product else slope
             if of_x:
-                grad_x[here] = (slope @ items_) * scale
+                grad_x[here] = slope @ items_
             if of_items:
-                grad_items.add_(slope.T @ x_[here], alpha=scale)
+                grad_items += torch.mm(slope.T, x_[here], out=of_chunk)  # of items, x_ has the scale in it
         ctx.save_for_backward(grad_x, grad_items, grad_values)
+        ctx.shares = scale / n_rows, 1 / n_rows, 1 / n_rows
         return loss / n_rows
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
-        return *(None if grad is None else grad * grad_loss.to(grad.dtype) for grad in ctx.saved_tensors), *(None,) * 6
+        grads = (None if grad is None else grad * (grad_loss * share).to(grad.dtype) for grad, share in zip(ctx.saved_tensors, ctx.shares))
+        return *grads, *(None,) * 6
 
 
 def sampled_cross_entropy(

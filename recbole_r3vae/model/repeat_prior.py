@@ -57,18 +57,23 @@ class RepeatPrior(nn.Module):
         """Which items have been met at each position of each window, that position's own item included.
 
         Args:
-            items: ``[B, T]``, 0 where there is nothing.
+            items: ``[B, T]``, 0 on the right where there is nothing; nothing is said of positions there.
 
         Returns:
             Position in ``B * T``, item and range of each cell, ``[C]`` each.
         """
         n_rows, length = items.shape
-        place = torch.arange(length, device=items.device)
-        same = (items[:, :, None] == items[:, None, :]) & (place[None, :] > place[:, None])  # [B, s, t]: met again at t > s
-        again = torch.where(same, place, length).amin(2)  # [B, T], when the item of s is met next
-        known = (place[:, None] >= place) & (again[:, None, :] > place[:, None]) & (items[:, None, :] > 0)  # [B, t, s]
-        row, now, then = known.nonzero(as_tuple=True)
-        return row * length + now, items[row, then], self.range_of(now - then + 1)
+        row, then = items.nonzero(as_tuple=True)  # [M], of each interaction
+        item = items[row, then]
+        # Interactions of one item stand side by side in the order of (row, item, place), so that the next one is when it is met again.
+        order = (row * (items.max() + 1) + item).argsort(stable=True)
+        same = (row[order][1:] == row[order][:-1]) & (item[order][1:] == item[order][:-1])
+        until = torch.bincount(row, minlength=n_rows)[row]  # [M]: the end of the history, …
+        until[order[:-1][same]] = then[order[1:][same]]  # … or when it is met again
+        counts = until - then  # positions that each interaction is the last of its item for
+        which = torch.arange(len(then), device=items.device).repeat_interleave(counts)  # [C]
+        ago = torch.arange(len(which), device=items.device) - (counts.cumsum(0) - counts)[which]  # [C], from 0
+        return row[which] * length + then[which] + ago, item[which], self.range_of(ago + 1)
 
     def extra(self, items: Tensor, place: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Terms of a loss over the catalogue, as :func:`~recbole_r3vae.model.losses.catalogue_cross_entropy` takes them.

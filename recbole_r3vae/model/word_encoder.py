@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from recbole_r3vae.data.content.text import item_texts, text_fields
 from recbole_r3vae.model.blocks import TransformerBlock
+from recbole_r3vae.model.dropout import Dropout
 
 NONE, START, FIRST_WORD = 0, 1, 2
 """Tokens: padding, the one whose output stands for the item, and the first of the words'."""
@@ -76,7 +77,7 @@ class WordEncoder(nn.Module):
         super().__init__()
         self.word = nn.Embedding(FIRST_WORD + n_buckets, size, padding_idx=NONE)
         self.place, self.field = nn.Embedding(1 + n_words, size), nn.Embedding(n_fields, size)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.blocks = nn.ModuleList(WordBlock(size, n_heads, inner_size, dropout) for _ in range(n_layers))
         self.norm = nn.LayerNorm(size)
 

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from recbole_r3vae.data.sequences import TARGET_LIST_FIELD
 from recbole_r3vae.model.blocks import TransformerBlock, initialise
 from recbole_r3vae.model.contract import SHARED, Needs, Sources
+from recbole_r3vae.model.dropout import Dropout
 from recbole_r3vae.model.heads import ParallelHead
 from recbole_r3vae.model.packing import Packing, pack
 from recbole_r3vae.model.parameters import SHARE, Flag, Number, Whole, check_heads
@@ -180,7 +181,7 @@ class ACERec(Ranker):
             self.merger = TokenMerger(self.codebook_sizes, size, self.n_latents, n_heads)
         if self.reconstruction_weight:
             self.upsampling = nn.Sequential(nn.Linear(self.n_latents, m), nn.GELU(), nn.Linear(m, m))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.blocks = nn.ModuleList(ItemBlock(size, n_heads, inner_size, dropout) for _ in range(config["n_layers"]))
         self.item_norm, self.norm = nn.LayerNorm(size), nn.LayerNorm(size)
         self.projections = nn.Linear(size, m * size)  # one head a digit

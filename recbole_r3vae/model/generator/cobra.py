@@ -19,6 +19,7 @@ from recbole_r3vae.errors import UserError
 from recbole_r3vae.model.beam_fusion import BeamFusion
 from recbole_r3vae.model.blocks import ContinuedBlock, Past, initialise
 from recbole_r3vae.model.contract import SHARED, Needs, Sources
+from recbole_r3vae.model.dropout import Dropout
 from recbole_r3vae.model.heads import DenseHead
 from recbole_r3vae.model.item_vectors import CODES, MERGES, TEXT, ItemVectors, KeepsVectors
 from recbole_r3vae.model.losses import catalogue_cross_entropy
@@ -122,7 +123,7 @@ class COBRA(KeepsVectors, SIDGenerator):
             self.dense_out = nn.Linear(size, size) if config["dense_head"] else nn.Identity()
         self.position_embedding = nn.Embedding(len(self.kinds) * self.max_seq_length + 1, size)
         self.kind_embedding = nn.Embedding(len(self.kinds), size)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.blocks = nn.ModuleList(ContinuedBlock(size, n_heads, inner_size, dropout) for _ in range(config["n_layers"]))
         self.norm = nn.LayerNorm(size)
         if len(self.kinds) == 2:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.model.contract import UNIQUE, Needs, Sources
+from recbole_r3vae.model.dropout import Dropout
 from recbole_r3vae.model.generator.decoding.rules import Allowed, check_found, is_allowed
 from recbole_r3vae.model.generator.tiger import TIGER
 from recbole_r3vae.model.heads import EXACT, DenseHead, Ranking, best_of
@@ -46,7 +47,7 @@ class TextProjection(nn.Module):
     def __init__(self, sizes: Sequence[int], dropout: float):
         super().__init__()
         *hidden, (last, size) = pairwise(sizes)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.skips = nn.ModuleList(nn.Identity() if n == m else nn.Linear(n, m, bias=False) for n, m in hidden)
         self.layers = nn.ModuleList(nn.Sequential(nn.Linear(n, m), nn.LayerNorm(m), nn.ReLU()) for n, m in hidden)
         self.out = nn.Linear(last, size)
@@ -107,7 +108,7 @@ class LIGER(KeepsVectors, TIGER):
         self.register_buffer("text_scale", scale)
         self.projection = TextProjection([self.content.shape[1], *config["text_inner_sizes"], size], config["text_dropout"])
         self.item_place, self.code_place = nn.Embedding(self.max_seq_length, size), nn.Embedding(self.n_levels, size)
-        self.input_norm, self.input_dropout = nn.LayerNorm(size), nn.Dropout(config["input_dropout"])
+        self.input_norm, self.input_dropout = nn.LayerNorm(size), Dropout(config["input_dropout"])
         if self.rank_by == "dense":
             del self.decoder, self.decoder_bias, self.decoder_norm
         if self.rank_by != "generate":

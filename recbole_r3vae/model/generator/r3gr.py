@@ -23,12 +23,13 @@ from recbole_r3vae.data.sequences import TARGET_LIST_FIELD
 from recbole_r3vae.errors import UserError, did_you_mean, short_repr
 from recbole_r3vae.model.blocks import ENCODERS, TransformerBlock, causal_blocks, initialise
 from recbole_r3vae.model.contract import Needs, Sources
+from recbole_r3vae.model.dropout import Dropout
 from recbole_r3vae.model.generator.decoding.rules import Allowed, check_found
 from recbole_r3vae.model.generator.levels import LevelCache, attend_levels
 from recbole_r3vae.model.heads import DenseHead, Ranking, best_of
 from recbole_r3vae.model.item_vectors import CODES, ID, MERGES, TEXT, ItemInputs, ItemVectors, KeepsVectors, modalities
 from recbole_r3vae.model.losses import catalogue_cross_entropy
-from recbole_r3vae.model.packing import Packing, pack
+from recbole_r3vae.model.packing import SPARE, Packing, pack
 from recbole_r3vae.model.parameters import SHARE, Choice, Flag, Number, Whole, check_heads
 from recbole_r3vae.model.ranker import SIDGenerator
 from recbole_r3vae.model.repeat_prior import Reading, RepeatPrior
@@ -127,7 +128,7 @@ class R3GR(KeepsVectors, SIDGenerator):
         if self.writes_codes(config):
             self.first_token = [1 + sum(self.codebook_sizes[:level]) for level in range(self.n_levels)]  # of each level's code 0
             self.level_embedding = nn.Embedding(self.n_levels, size)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.encoder = causal_blocks(config["encoder"], config["n_layers"], size, n_heads, inner_size, self.max_seq_length, dropout)
         if self.writes_codes(config):
             self.decoder = nn.ModuleList(LevelBlock(size, n_heads, inner_size, dropout) for _ in range(config["n_decoder_layers"]))
@@ -153,9 +154,9 @@ class R3GR(KeepsVectors, SIDGenerator):
             catalogue: vectors of all items ``[n_items, d]``, where they are at hand.
 
         Returns:
-            ``[M, d]`` for the M real positions, and where each of them lies.
+            ``[M, d]`` for M positions, and where each of them lies; in training a few of them are of padding.
         """
-        packing = pack(items > 0)
+        packing = pack(items > 0, SPARE if self.training else 0)
         ids = packing.take(items)  # [M]
         x = self.items(ids) if catalogue is None else catalogue[ids]
         x = self.dropout(x + self.position_embedding(packing.position()))  # [M, d]

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbole_r3vae.errors import UserError
+from recbole_r3vae.model.dropout import Dropout
 from recbole_r3vae.model.generator.levels import LevelCache
 from recbole_r3vae.model.packing import Packing
 
@@ -80,7 +81,7 @@ class Attention(nn.Module):
 
     def __init__(self, n_heads: int, dropout: float):
         super().__init__()
-        self.n_heads, self.dropout = n_heads, nn.Dropout(dropout)
+        self.n_heads, self.dropout = n_heads, Dropout(dropout)
 
     def heads(self, x: Tensor, n: int) -> Tensor:
         """``n`` projections side by side [..., n * A] as [..., n, H, A/H]."""
@@ -124,7 +125,7 @@ class Layer(nn.Module):
         self.qkv, self.out = projection(size, 3 * attention_size), projection(attention_size, size)
         self._add_history_reader(size, attention_size)
         self.inner, self.outer = projection(size, inner_size), projection(inner_size, size)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def scale_queries(self, by: float) -> None:
         """Multiply the weights that make queries."""

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbole_r3vae.data.sequences import PrefixDataset
+from recbole_r3vae.model.dropout import Dropout
 from recbole_r3vae.model.generator.levels import LevelCache
 from recbole_r3vae.model.generator.t5 import DecoderLayer, EncoderLayer, History, RelativePositionBias, RMSNorm, check_distances, initialise_t5
 from recbole_r3vae.model.packing import Packing, pack
@@ -97,7 +98,7 @@ class TIGER(SIDGenerator):
         users = user_tokens(dataset.field2id_token[self.USER_ID], config["n_user_buckets"], self.n_tokens)
         self.register_buffer("user_tokens", users, persistent=False)  # [n_users]
         self.embedding = nn.Embedding(self.n_tokens + config["n_user_buckets"], size)  # token 0 starts the decoder
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         layer = (size, n_heads, head_size, config["inner_size"], dropout)
         self.encoder = nn.ModuleList(EncoderLayer(*layer) for _ in range(config["n_layers"]))
         self.decoder = nn.ModuleList(DecoderLayer(*layer) for _ in range(config["n_decoder_layers"]))

@@ -16,10 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbole_r3vae.data.sequences import TARGET_LIST_FIELD
+from recbole_r3vae.model.dropout import Dropout
 from recbole_r3vae.model.generator.levels import LevelCache
 from recbole_r3vae.model.generator.t5 import EncoderLayer, History, RelativePositionBias, RMSNorm, check_distances, initialise_t5
 from recbole_r3vae.model.generator.tiger import HEAD_ROWS, user_tokens
-from recbole_r3vae.model.packing import Packing, pack
+from recbole_r3vae.model.packing import SPARE, Packing, pack
 from recbole_r3vae.model.parameters import SHARE, Number, Whole
 from recbole_r3vae.model.ranker import SIDGenerator
 
@@ -114,7 +115,7 @@ class TIGERCausal(SIDGenerator):
         users = user_tokens(dataset.field2id_token[self.USER_ID], n_buckets, self.n_tokens)
         self.register_buffer("user_tokens", users, persistent=False)  # [n_users]
         self.embedding = nn.Embedding(self.n_tokens + n_buckets, size)
-        self.dropout = nn.Dropout(config["dropout"])
+        self.dropout = Dropout(config["dropout"])
         layer = (size, n_heads, config["head_size"], config["inner_size"], config["dropout"])
         self.stack = nn.ModuleList(CausalLayer(*layer) for _ in range(config["n_layers"]))
         self.bias = RelativePositionBias(n_heads, config["n_position_buckets"], config["max_position_distance"], causal=True)
@@ -137,7 +138,7 @@ class TIGERCausal(SIDGenerator):
         labels = torch.zeros_like(tokens)
         begin = first + self.n_levels - 1  # the last code of an item says the first code of the next, and so on
         labels[:, begin:-1] = self.tokens[targets].flatten(1)[:, : tokens.shape[1] - 1 - begin]
-        packing = pack(tokens > 0)
+        packing = pack(tokens > 0, SPARE)
         label = packing.take(labels)  # [M]
         x = self.encoded(self.embedding(packing.take(tokens)), packing)[label > 0]
         logits = self._logits(x) / self.temperature  # [N * L, V]

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from recbole_r3vae.data.sequences import PrefixDataset
 from recbole_r3vae.errors import UserError
+from recbole_r3vae.model.dropout import Dropout
 from recbole_r3vae.model.heads import DenseHead
 from recbole_r3vae.model.losses import catalogue_cross_entropy
 from recbole_r3vae.model.parameters import SHARE, Choice, Either, Flag, Number, Whole, check_heads
@@ -44,7 +45,7 @@ class FrequencyLayer(nn.Module):
         self.n_low = c // 2 + 1
         self.sqrt_beta = nn.Parameter(torch.randn(size))  # beta >= 0, one for each dimension
         self.norm = nn.LayerNorm(size, eps=layer_norm_eps)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def filter(self, x: Tensor) -> Tensor:
         """``x`` [B, T, d] with its high frequencies scaled, [B, T, d]."""
@@ -73,7 +74,7 @@ class Attention(nn.Module):
         self.n_heads, self.attention_dropout = n_heads, attention_dropout
         self.query, self.key, self.value, self.out = (nn.Linear(size, size) for _ in range(4))
         self.norm = nn.LayerNorm(size, eps=layer_norm_eps)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, mask: Tensor, n_last: int) -> Tensor:
         """``x`` [B, T, d] to its last ``n_last`` positions [B, n, d]; ``mask`` [B, 1, T, T] is added to the attention logits."""
@@ -150,7 +151,7 @@ class BSARec(Ranker):
         self.item_embedding = nn.Embedding(self.n_items, size, padding_idx=0)
         self.position_embedding = nn.Embedding(self.max_seq_length, size)
         self.norm = nn.LayerNorm(size, eps=config["layer_norm_eps"])
-        self.dropout = nn.Dropout(config["hidden_dropout_prob"])
+        self.dropout = Dropout(config["hidden_dropout_prob"])
         self.blocks = nn.ModuleList(Block(config) for _ in range(config["n_layers"]))
         self.heads["dense"] = DenseHead(self)
         self.prior = RepeatPrior(self.max_seq_length, config["repeat_penalty"]) if config["repeat_prior"] else None

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from recbole_r3vae.data.sequences import TARGET_LIST_FIELD, TimedWindowDataset
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.model.blocks import HSTUBlock
+from recbole_r3vae.model.dropout import Dropout
 from recbole_r3vae.model.heads import DenseHead
 from recbole_r3vae.model.losses import catalogue_cross_entropy
-from recbole_r3vae.model.packing import Packing, pack
+from recbole_r3vae.model.packing import SPARE, Packing, pack
 from recbole_r3vae.model.parameters import SHARE, Choice, Flag, Number, Whole
 from recbole_r3vae.model.ranker import Ranker
 from recbole_r3vae.model.repeat_prior import Reading, RepeatPrior
@@ -109,7 +110,7 @@ class HSTU(Ranker):
         self.TIME_SEQ = config["TIME_FIELD"] + config["LIST_SUFFIX"]
         self.item_embedding = nn.Embedding(self.n_items, size, padding_idx=0)
         self.position_embedding = nn.Embedding(self.max_seq_length, size)
-        self.dropout = nn.Dropout(config["embedding_dropout_prob"])
+        self.dropout = Dropout(config["embedding_dropout_prob"])
         self.time_bias = TimeBias(config["n_time_buckets"], n_layers)
         self.blocks = nn.ModuleList(
             HSTUBlock(
@@ -145,10 +146,10 @@ class HSTU(Ranker):
             interaction: B rows with ``item_id_list``, padded with 0 on the right, and ``<time field>_list``.
 
         Returns:
-            ``[M, d]`` for the M real positions, and where each of them lies.
+            ``[M, d]`` for M positions, and where each of them lies; in training a few of them are of padding.
         """
         items = interaction[self.ITEM_SEQ]  # [B, T]
-        packing = pack(items > 0)
+        packing = pack(items > 0, SPARE if self.training else 0)
         biases = self.time_bias(packing.split(packing.take(interaction[self.TIME_SEQ])))
         x = self.item_embedding(packing.take(items))  # [M, d]
         x = self.dropout(x * x.shape[-1] ** 0.5 + self.position_embedding(packing.position()))

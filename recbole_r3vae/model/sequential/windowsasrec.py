@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from recbole_r3vae.data.sequences import TARGET_LIST_FIELD
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.model.blocks import ENCODERS, causal_blocks, initialise
+from recbole_r3vae.model.dropout import Dropout
 from recbole_r3vae.model.heads import DenseHead
 from recbole_r3vae.model.losses import catalogue_cross_entropy, sampled_cross_entropy
-from recbole_r3vae.model.packing import Packing, pack
+from recbole_r3vae.model.packing import SPARE, Packing, pack
 from recbole_r3vae.model.parameters import SHARE, Choice, Either, Flag, Number, Whole, check_heads
 from recbole_r3vae.model.ranker import Ranker
 from recbole_r3vae.model.repeat_prior import Reading, RepeatPrior
@@ -68,7 +69,7 @@ class WindowSASRec(Ranker):
         self.loss_type, self.n_negatives, self.temperature = (config[key] for key in ("loss_type", "n_negatives", "temperature"))
         self.item_embedding = nn.Embedding(self.n_items, size, padding_idx=0)
         self.position_embedding = nn.Embedding(self.max_seq_length, size)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.blocks = causal_blocks(config["encoder"], config["n_layers"], size, n_heads, inner_size, self.max_seq_length, dropout)
         self.norm = nn.LayerNorm(size)
         log_q = self._log_frequency(dataset, config["negative_power"])
@@ -88,10 +89,10 @@ class WindowSASRec(Ranker):
             interaction: B rows with ``item_id_list``, padded with 0 on the right.
 
         Returns:
-            ``[M, d]`` for the M real positions, and where each of them lies.
+            ``[M, d]`` for M positions, and where each of them lies; in training a few of them are of padding.
         """
         items = interaction[self.ITEM_SEQ]  # [B, T]
-        packing = pack(items > 0)
+        packing = pack(items > 0, SPARE if self.training else 0)
         x = self.dropout(self.item_embedding(packing.take(items)) + self.position_embedding(packing.position()))  # [M, d]
         for block in self.blocks:
             x = block(x, packing)
