@@ -31,6 +31,9 @@ EXACT = "exact"
 EXACT_CELLS = 2**25
 """Log-probabilities that exact scoring holds at once: 128 MiB in float32."""
 
+EXACT_ROWS = 128
+"""Histories whose items heads score together on a CPU."""
+
 
 @dataclass(frozen=True)
 class Ranking:
@@ -184,10 +187,13 @@ class AutoregressiveHead:
 class ExactHead:
     """What heads have in common that score every item."""
 
-    rows_at_once = 2**31
-
     def __init__(self, model: Any):
         self.model = model
+
+    @property
+    def rows_at_once(self) -> int:
+        """On a CPU few, so that a chunk of scores that its caches hold is many items long: a short one cannot be sifted. Else all."""
+        return EXACT_ROWS if torch.device(self.model.device).type == "cpu" else 2**31
 
     @property
     def most_items(self) -> int:
