@@ -24,6 +24,7 @@ from recbole_r3vae.errors import UserError, did_you_mean, short_repr
 from recbole_r3vae.model.blocks import ENCODERS, TransformerBlock, causal_blocks, initialise
 from recbole_r3vae.model.contract import Needs, Sources
 from recbole_r3vae.model.generator.decoding.rules import Allowed, check_found
+from recbole_r3vae.model.generator.decoding.vectors import SummedCodes
 from recbole_r3vae.model.generator.levels import LevelCache, attend_levels
 from recbole_r3vae.model.heads import DenseHead, Ranking, best_of
 from recbole_r3vae.model.item_vectors import CODES, ID, MERGES, TEXT, ItemInputs, ItemVectors, KeepsVectors, modalities
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     from recbole.data.interaction import Interaction
 
 RANK_BY = ("generate", "dense", "both")
+HELD_NUMBERS = 2**28
+"""Numbers of item vectors that are held, 1 GiB in float32. More of them are summed from those of their codes whenever they are asked for."""
 PRIOR_POSITIONS = 64
 """Positions of a batch from which the prior on repeats is learnt where the decoder alone ranks."""
 
@@ -263,13 +266,15 @@ class R3GR(KeepsVectors, SIDGenerator):
         """``[B, d]``, of length 1 over the temperature."""
         return F.normalize(reading.user, dim=-1) / self.temperature
 
-    def item_vectors(self) -> Tensor:
-        """``[n_items, d]``, of length 1."""
+    def item_vectors(self) -> Tensor | SummedCodes:
+        """``[n_items, d]``, of length 1; of more than :data:`HELD_NUMBERS` numbers those of the codes alone, where items are these."""
         return self.kept_vectors()
 
-    def all_vectors(self) -> Tensor:
+    def all_vectors(self) -> Tensor | SummedCodes:
         """The same, computed anew."""
-        return F.normalize(self.items.catalogue(), dim=-1)
+        width = self.position_embedding.embedding_dim
+        table = self.items.code_table() if self.n_items * width > HELD_NUMBERS else None
+        return F.normalize(self.items.catalogue(), dim=-1) if table is None else SummedCodes(self.items.tokens, table)
 
     # -- both --------------------------------------------------------------------------------------------------------------
 

@@ -11,6 +11,8 @@ from recbole_r3vae.config.sources import load_yaml, properties
 from recbole_r3vae.data.sequences import TARGET_LIST_FIELD
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.model.contract import SHARED, UNIQUE, Needs
+from recbole_r3vae.model.generator import r3gr as r3gr_module
+from recbole_r3vae.model.generator.decoding.vectors import SummedCodes
 from recbole_r3vae.model.generator.r3gr import R3GR
 from recbole_r3vae.model.parameters import check_parameters
 
@@ -376,3 +378,18 @@ def test_names_and_needs_follow_what_ranks():
     }
     with pytest.raises(UserError, match="num_beams=5 is below"):
         R3GR.check({**base, "num_beams": 5})
+
+
+@pytest.mark.parametrize("merge", ["sum", "concat"])
+@pytest.mark.parametrize("rank_by", ["dense", "both"])
+def test_a_large_catalogue_is_ranked_by_look_ups_as_a_small_one_by_vectors(build, monkeypatch, merge, rank_by):
+    _, model, _, _, test = build(rank_by=rank_by, item_inputs=["codes"], code_merge=merge)
+    rows, k = first_rows(test), 5
+    small = model.eval().rank(model.read(rows), k)[0]
+    assert isinstance(model.item_vectors(), torch.Tensor)
+    monkeypatch.setattr(r3gr_module, "HELD_NUMBERS", model.item_vectors().numel() - 1)
+    model.forget()
+    large = model.rank(model.read(rows), k)[0]
+    assert isinstance(model.item_vectors(), SummedCodes) and model.item_vectors() is model.item_vectors()
+    torch.testing.assert_close(large.scores, small.scores)
+    torch.testing.assert_close(model.score(model.read(rows), large.items[:, 0]), large.scores[:, 0])
