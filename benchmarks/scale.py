@@ -4,6 +4,8 @@
     python benchmarks/scale.py tokenize --embeddings vectors.npy --output items.sid --set codebook_sizes=[8192,8192,8192] train_items=65536
     python benchmarks/scale.py tokenize --kill-at 400000 …                      # kills it when so many are encoded, and gives it again
     python benchmarks/scale.py rate --codes 8192                                # encoding alone, against the same matrix products alone
+    python benchmarks/scale.py tree --items 10000000 --codes 8192               # the prefix tree, and 20 beams in it
+    python benchmarks/scale.py dense --items 1000000                            # every item scored, by look-ups and by vectors
 
 ``tokenize`` runs ``recbole-r3vae tokenize`` with the same words in a process of its own and reports its wall clock, its CPU seconds and the
 most memory that it had resident, pages of mapped files included; of the encoding its CPU seconds, beside those of the matrix products
@@ -11,6 +13,9 @@ most memory that it had resident, pages of mapped files included; of the encodin
 
 ``rate`` encodes items with untrained codebooks, which cost what trained ones do: reading, scaling to unit norm, three levels, errors and
 the file of finished blocks, against the products alone, in turns, and ends alike.
+``tree`` and ``dense`` take random codes of skewed frequencies with TIGER's suffix level, and an untrained R3GR as in its YAML whose items are
+their codes; CPU milliseconds a user for the 20 best items. ``dense`` ends with ``ratio=<vectors / look-ups, 32 users at once> target=1`` where
+the vectors are few enough to be held.
 """
 
 from __future__ import annotations
@@ -24,6 +29,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -135,9 +141,115 @@ def rate(options: argparse.Namespace) -> None:
             (Path(folder) / "codes.partial").unlink()
             alone.append(flops / product_rate(options.dim, options.codes, seconds=2))
     ours, alone = statistics.median(ours), statistics.median(alone)
-    print(f"{options.items:,} x {options.dim}, 3 x {options.codes}: encoded at {flops / ours / 1e9:.1f} GFLOP/s ({options.items / ours:,.0f} items/s)")
+    speed = f"{flops / ours / 1e9:.1f} GFLOP/s ({options.items / ours:,.0f} items/s)"
+    print(f"{options.items:,} x {options.dim}, 3 x {options.codes}: encoded at {speed}")
     print(f"the products alone: {flops / alone / 1e9:.1f} GFLOP/s")
     print(f"ratio={alone / ours:.2f} target=0.6")
+
+
+def random_codes(n: int, sizes: list[int], seed: int = 0):
+    """Codes ``[n + 1, L]`` below a padding row, of skewed frequencies as a tokenizer's are, with TIGER's suffix level; and all sizes."""
+    import torch
+
+    from recbole_r3vae.sid.collisions import resolve_collisions
+
+    random = np.random.default_rng(seed)
+    codes = np.stack([(size * random.random(n) ** 1.5).astype(np.int64) for size in sizes], axis=1)
+    codes, sizes, _ = resolve_collisions(torch.from_numpy(codes), sizes, "suffix")
+    return torch.cat([torch.full((1, codes.shape[1]), -1), codes]), sizes
+
+
+def build(codes, sizes, **settings):
+    """An untrained R3GR whose items are their codes."""
+    import torch
+
+    from recbole_r3vae.config import Config
+    from recbole_r3vae.model.contract import Sources
+    from recbole_r3vae.sid.table import SemanticIDs
+
+    config = Config("R3GR", "scale", config_dict={"MAX_ITEM_LIST_LENGTH": 20, "device": "cpu", "item_inputs": ["codes"], **settings})
+    catalogue = SimpleNamespace(
+        sources=Sources(SemanticIDs(codes, sizes, ["[PAD]", *map(str, range(1, len(codes)))])),
+        num=lambda field: len(codes) if field == config["ITEM_ID_FIELD"] else 1001,
+        field2id_token={config["USER_ID_FIELD"]: ["[PAD]", *map(str, range(1, 1001))]},
+    )
+    torch.manual_seed(0)
+    return config.model_class(config, catalogue).eval()
+
+
+def readings(model, n_users: int, n_items: int):
+    """What the model reads of full random histories."""
+    import torch
+    from recbole.data.interaction import Interaction
+
+    items = torch.randint(1, n_items + 1, (n_users, 20), generator=torch.Generator().manual_seed(1))
+    return model.read(Interaction({"item_id_list": items, "item_length": torch.full((n_users,), 20)}))
+
+
+def milliseconds(call, users: int, repeats: int) -> float:
+    """CPU milliseconds a user, the median of several calls after one to warm up."""
+    seconds = []
+    for _ in range(1 + repeats):
+        started = time.process_time()
+        call()
+        seconds.append(time.process_time() - started)
+    return 1000 * statistics.median(seconds[1:]) / users
+
+
+def tree(options: argparse.Namespace) -> None:
+    """Build the prefix tree of a catalogue and search it."""
+    import torch
+
+    from recbole_r3vae.provenance import peak_memory_mb
+    from recbole_r3vae.sid.prefix_tree import PrefixTree, prefix_tree_of
+
+    torch.set_num_threads(1)
+    codes, sizes = random_codes(options.items, [options.codes] * 3)
+    before, started = peak_memory_mb(), time.process_time()
+    built = PrefixTree.from_codes(codes, sizes)
+    seconds = time.process_time() - started
+    shape = f"{options.items:,} items, {' x '.join(map(str, sizes))}"
+    print(f"{shape}: tree built in {seconds:.1f} CPU s, {built.nbytes / 2**20:.0f} MiB; nodes {built.n_nodes}")
+    print(f"the process peaks at {peak_memory_mb() / 1024:.2f} GiB, {before / 1024:.2f} before the tree")
+    model = build(codes, sizes)
+    del codes, built
+    prefix_tree_of(model.sources.semantic_ids)
+    model.num_beams = model.heads["generate"].num_beams = 20
+    with torch.no_grad():
+        for users in (1, 64):
+            reading = readings(model, users, options.items)
+            spent = milliseconds(lambda: model.rank(reading, 20), users, options.repeats)
+            print(f"beam search, 20 beams, {users} users at once: {spent:.2f} ms a user")
+
+
+def dense(options: argparse.Namespace) -> None:
+    """Score every item of a catalogue by look-ups, and by vectors where these can be held."""
+    import torch
+
+    from recbole_r3vae.model.generator import r3gr
+    from recbole_r3vae.provenance import peak_memory_mb
+
+    torch.set_num_threads(1)
+    codes, sizes = random_codes(options.items, [options.codes] * 3)
+    model = build(codes, sizes, rank_by="dense", code_merge="sum")
+    del codes
+    figures = {}
+    with torch.no_grad():
+        for name, held in (("look-ups", 0), ("vectors", 2**62)):
+            if name == "vectors" and options.items * 128 > 2**29:
+                continue
+            r3gr.HELD_NUMBERS = held
+            model.forget()
+            started = time.process_time()
+            model.item_vectors()
+            ready = time.process_time() - started
+            for users in (1, 32, 256):
+                reading = readings(model, users, options.items)
+                figures[name, users] = milliseconds(lambda: model.rank(reading, 20), users, options.repeats)
+            rest = ", ".join(f"{figures[name, users]:.2f} ms a user ({users} at once)" for users in (1, 32, 256))
+            print(f"{options.items:,} items by {name}: ready in {ready:.1f} CPU s, {rest}; peak {peak_memory_mb() / 1024:.2f} GiB")
+    if ("vectors", 32) in figures:
+        print(f"ratio={figures['vectors', 32] / figures['look-ups', 32]:.2f} target=1")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -155,6 +267,11 @@ def main(arguments: list[str] | None = None) -> None:
     speed.add_argument("--dim", type=int, default=768)
     speed.add_argument("--codes", type=int, default=8192)
     speed.add_argument("--repeats", type=int, default=3)
+    for kind, items in (("tree", 10_000_000), ("dense", 1_000_000)):
+        ranking = kinds.add_parser(kind)
+        ranking.add_argument("--items", type=int, default=items)
+        ranking.add_argument("--codes", type=int, default=256)
+        ranking.add_argument("--repeats", type=int, default=3)
     options, words = parser.parse_known_args(arguments)
     if words and options.kind != "tokenize":
         parser.error(f"unknown words {' '.join(words)}")
@@ -163,7 +280,7 @@ def main(arguments: list[str] | None = None) -> None:
     elif options.kind == "tokenize":
         tokenize(options, words)
     else:
-        rate(options)
+        {"rate": rate, "tree": tree, "dense": dense}[options.kind](options)
 
 
 if __name__ == "__main__":

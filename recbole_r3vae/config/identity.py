@@ -23,7 +23,7 @@ EXTENT = frozenset({"epochs", "stopping_step", "max_minutes"})
 """Keys that say how long a run trains. A run that differs from a shorter one in these alone may go on where that one ended."""
 
 
-NAMED_WHERE_SET = frozenset({"train_items"})
+NAMED_WHERE_SET = frozenset({"train_items", "n_negatives"})
 """Keys that came after runs had their names: where they are ``~``, a run is what it was without them."""
 
 

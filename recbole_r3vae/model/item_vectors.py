@@ -133,18 +133,18 @@ class ItemVectors(nn.Module):
         self.register_buffer("items_of_tokens", items_of_token, persistent=False)  # [n_items * L]
         self.register_buffer("first_item", torch.cat([bounds.new_zeros(1), bounds[:-1]]), persistent=False)  # [n_tokens]
 
-    def forward(self, items: Tensor) -> Tensor:
-        """Vectors of items ``[M]``, in training with codes and ids hidden at random: ``[M, d]``."""
-        inputs = []
+    def forward(self, items: Tensor, hide: bool = True) -> Tensor:
+        """Vectors of items ``[M]``, in training with codes and ids hidden at random unless ``hide`` is False: ``[M, d]``."""
+        inputs, hide = [], hide and self.training
         if CODES in self.item_inputs:
             tokens = self.tokens[items]  # [M, L]
-            if self.training and self.code_dropout:
+            if hide and self.code_dropout:
                 tokens = tokens * (torch.rand(tokens.shape, device=tokens.device) >= self.code_dropout)
             inputs.append(self._merged(tokens))
         if modalities(self.item_inputs):
             inputs.append(self.content_projection(self.content[items]))
         if ID in self.item_inputs:
-            if self.training and self.id_dropout:
+            if hide and self.id_dropout:
                 items = items * (torch.rand(items.shape, device=items.device) >= self.id_dropout)
             inputs.append(self.id_embedding(items))
         return sum(inputs)

@@ -33,7 +33,9 @@ def test_whatever_can_change_a_result_is(settings):
 
 def test_keys_that_came_later_are_named_where_they_are_set():
     assert not NAMED_WHERE_SET & {key.removeprefix("tokenizer_") for key in decisive(Config("R3GR", "ml-100k"))}
-    assert decisive(Config("R3GR", "ml-100k", config_dict={"train_items": 900}))["tokenizer_train_items"] == 900
+    for key in ("train_items", "tokenizer_train_items", "n_negatives"):
+        more = {"n_negatives": 900, "rank_by": "dense"} if key == "n_negatives" else {key: 900}
+        assert decisive(Config("R3GR", "ml-100k", config_dict=more))[key] == 900
     assert name(train_items=900) != name() == name(train_items=None)
 
 
