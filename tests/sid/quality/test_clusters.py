@@ -304,6 +304,15 @@ def test_drawn_clusters_estimate_within_their_standard_errors_without_bias():
         assert abs(found.mean() - exact) < 4 * errors.mean() / math.sqrt(60)
 
 
+@pytest.mark.parametrize("tile", [(1, 1), (7, 16), (30, 7)])
+def test_drawn_clusters_do_not_depend_on_tiles(monkeypatch, tile):
+    codes, x = nested()
+    [*_, (_, expected)] = measured(codes, x, held=100, exact_up_to=100)
+    monkeypatch.setattr(clusters_module, "_TILE", tile)
+    [*_, (_, found)] = measured(codes, x, held=100, exact_up_to=100)
+    assert found["pd"] == pytest.approx(expected["pd"], abs=1e-6) and found["stderr"] == pytest.approx(expected["stderr"], rel=1e-4)
+
+
 def test_clusters_of_several_items_that_may_all_be_held_give_an_exact_sc():
     codes = torch.cat([torch.arange(300), torch.tensor([5, 5, 9])])[:, None]
     x = torch.randn(303, 4, generator=torch.Generator().manual_seed(0))
