@@ -23,6 +23,15 @@ EXTENT = frozenset({"epochs", "stopping_step", "max_minutes"})
 """Keys that say how long a run trains. A run that differs from a shorter one in these alone may go on where that one ended."""
 
 
+NAMED_WHERE_SET = frozenset({"train_items", "n_negatives"})
+"""Keys that came after runs had their names: where they are ``~``, a run is what it was without them."""
+
+
+def without_unset(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings without those of :data:`NAMED_WHERE_SET` that are ``None``."""
+    return {key: value for key, value in settings.items() if value is not None or key not in NAMED_WHERE_SET}
+
+
 def fingerprint(values: Mapping[str, Any]) -> str:
     """A short stable hash of plain settings, whatever the order of their keys.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from recbole_r3vae.config.identity import PLACES
+from recbole_r3vae.config.identity import PLACES, without_unset
 from recbole_r3vae.config.registry import code_of, get_tokenizer, settings_file
 from recbole_r3vae.config.sources import load_yaml, properties
 from recbole_r3vae.errors import UserError, did_you_mean
@@ -157,7 +157,7 @@ def decisive(config: Config) -> dict[str, Any]:
     needs, from_file = config.contract.needs(config), bool(config["sid_file"])
     found = {
         key: value
-        for key, value in config.declared.items()
+        for key, value in without_unset(config.declared).items()
         if key not in PLACES and not key.startswith(PREFIX) and (needs.content is not None or key not in CONTENT_KEYS)
     }
     if (code := code_of(config.model_class)) is not None:

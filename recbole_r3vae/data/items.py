@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from recbole.data.interaction import Interaction
 from tqdm import tqdm
 
 from recbole_r3vae.data.content import ItemContent
+from recbole_r3vae.data.content.cache import hash_json
 from recbole_r3vae.errors import UserError
 
 ITEM_ID = "item_id"
@@ -23,14 +25,14 @@ class ItemVectors:
     """The vectors of all items, of which only the rows asked for are read.
 
     Args:
-        content: The vectors ``[n_items, d]``, in memory or memory-mapped; row 0 is the padding item.
+        content: The vectors ``[n_items, d]``, in memory, memory-mapped or left in a file; row 0 is the padding item.
         collaborative: Collaborative embeddings ``[n_items, d']``, float32, for tokenizers that use
             interactions; zero where there is none.
 
     Attributes:
         content: As given.
         collaborative: As given.
-        embeddings: ``content.embeddings``, ``[n_items, d]``, float32 or float16.
+        embeddings: ``content.embeddings``, ``[n_items, d]``, float32 or float16, perhaps left in a file.
         item_ids: External item id of each row.
         parts: Name of each modality to its columns: ``x[:, items.parts["image"]]`` of vectors ``[B, d]`` are those of the images.
         n_items: Number of rows, the padding row included.
@@ -69,6 +71,28 @@ class ItemVectors:
         size = min(n, self.n_items - 1)
         rows = 1 + np.random.default_rng(seed).choice(self.n_items - 1, size=size, replace=False)
         return self.gather(np.sort(rows))  # sorted: a memory map is read from front to back
+
+    def drawn(self, n: int, seed: int) -> ItemVectors:
+        """Random different items as a catalogue of their own, whose vectors are in memory.
+
+        Args:
+            n: How many.
+            seed: Same seed, same items.
+
+        Returns:
+            The items in row order, below the padding item; itself where there are not more than ``n``.
+        """
+        if n >= self.n_items - 1:
+            return self
+        rows = np.sort(1 + np.random.default_rng(seed).choice(self.n_items - 1, size=n, replace=False))
+        rows = np.concatenate([[0], rows])  # row 0 is the padding item
+        content = replace(
+            self.content,
+            embeddings=np.asarray(self.embeddings[rows]),
+            item_ids=[self.item_ids[row] for row in rows],
+            content_hash=hash_json([self.content.content_hash, n, seed]),
+        )
+        return ItemVectors(content, None if self.collaborative is None else self.collaborative[rows])
 
     def batches(
         self, batch_size: int, show_progress: bool = False

@@ -224,7 +224,8 @@ class DenseHead(ExactHead):
     """Ranks items by the product of the history's vector with each item's, exactly.
 
     Args:
-        model: says ``user_vectors(reading)``, ``[B, d]``, and ``item_vectors()``, ``[n_items, d]`` with any row 0.
+        model: says ``user_vectors(reading)``, ``[B, d]``, and ``item_vectors()``, ``[n_items, d]`` with any row 0, or
+            :class:`~recbole_r3vae.model.generator.decoding.vectors.SummedCodes`.
     """
 
     def rank(self, reading: Any, k: int, rules: Sequence[Allowed] = (None,), strict: bool = True) -> list[Ranking]:

@@ -125,6 +125,7 @@ class ItemVectors(nn.Module):
     def _know(self, sources: Sources) -> None:
         if sources.semantic_ids is None:
             return
+        self.codebook_sizes = sources.semantic_ids.codebook_sizes
         tokens = sources.semantic_ids.tokens().to(self.code_embedding.weight.device)
         self.register_buffer("tokens", tokens, persistent=False)  # [n_items, L], row 0 is 0
         items_of_token = tokens.flatten().argsort(stable=True) // tokens.shape[1]  # items, those of token 0 first
@@ -132,18 +133,18 @@ class ItemVectors(nn.Module):
         self.register_buffer("items_of_tokens", items_of_token, persistent=False)  # [n_items * L]
         self.register_buffer("first_item", torch.cat([bounds.new_zeros(1), bounds[:-1]]), persistent=False)  # [n_tokens]
 
-    def forward(self, items: Tensor) -> Tensor:
-        """Vectors of items ``[M]``, in training with codes and ids hidden at random: ``[M, d]``."""
-        inputs = []
+    def forward(self, items: Tensor, hide: bool = True) -> Tensor:
+        """Vectors of items ``[M]``, in training with codes and ids hidden at random unless ``hide`` is False: ``[M, d]``."""
+        inputs, hide = [], hide and self.training
         if CODES in self.item_inputs:
             tokens = self.tokens[items]  # [M, L]
-            if self.training and self.code_dropout:
+            if hide and self.code_dropout:
                 tokens = tokens * (torch.rand(tokens.shape, device=tokens.device) >= self.code_dropout)
             inputs.append(self._merged(tokens))
         if modalities(self.item_inputs):
             inputs.append(self.content_projection(self.content[items]))
         if ID in self.item_inputs:
-            if self.training and self.id_dropout:
+            if hide and self.id_dropout:
                 items = items * (torch.rand(items.shape, device=items.device) >= self.id_dropout)
             inputs.append(self.id_embedding(items))
         return sum(inputs)
@@ -165,6 +166,20 @@ class ItemVectors(nn.Module):
         if ID in self.item_inputs:
             inputs.append(self.id_embedding.weight)
         return sum(inputs)
+
+    def code_table(self) -> Tensor | None:
+        """Vectors of tokens ``[n_tokens, d]`` whose sum over an item's tokens is its vector in :meth:`catalogue`; ``None`` where an item is
+        more than its codes."""
+        if self.item_inputs != [CODES]:
+            return None
+        weight = self.code_embedding.weight  # [n_tokens, d]
+        if self.merge == "sum":
+            return weight
+        # A linear layer over codes side by side is a sum of one layer a level; the first level's tokens take the bias.
+        layers = self.code_projection.weight.split(weight.shape[1], dim=1)  # L of [d, d]
+        levels = weight[1:].split(list(self.codebook_sizes))  # L of [K, d], after the padding token
+        parts = [codes @ layer.T for codes, layer in zip(levels, layers, strict=True)]
+        return torch.cat([torch.zeros_like(weight[:1]), parts[0] + self.code_projection.bias, *parts[1:]])
 
     @torch.no_grad()
     def grow(self, sources: Sources) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -114,6 +115,20 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
         grads = (None if grad is None else grad * (grad_loss * share).to(grad.dtype) for grad, share in zip(ctx.saved_tensors, ctx.shares))
         return *grads, *(None,) * 6
+
+
+def log_frequency(counts: Mapping[int, int], n_items: int, power: float) -> Tensor:
+    """How items are drawn for :func:`sampled_cross_entropy`: by their smoothed frequency.
+
+    Args:
+        counts: of each item as a training target; 0 where it is not named.
+        n_items: the padding item included.
+        power: 1 draws by frequency, 0 uniformly.
+
+    Returns:
+        float32 ``[n_items - 1]``, log-probabilities of the items from 1 on.
+    """
+    return (torch.tensor([1.0 + counts[item] for item in range(1, n_items)]).log() * power).log_softmax(0)
 
 
 def sampled_cross_entropy(

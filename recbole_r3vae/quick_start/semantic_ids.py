@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from recbole_r3vae.config import Config, fingerprint, identity, tokenizer_defaults
+from recbole_r3vae.config.identity import without_unset
 from recbole_r3vae.config.registry import code_of, is_outside
 from recbole_r3vae.data.content import ItemContent, parts_of, save_encoder
 from recbole_r3vae.data.items import ItemDataLoader, ItemVectors
@@ -29,6 +30,10 @@ from recbole_r3vae.sid.table import SemanticIDs
 from recbole_r3vae.trainer.tokenizer import TokenizerTrainer, score_tokenizer
 
 WEIGHTS, DESCRIPTION, RAW_CODES, ENCODER = "model.safetensors", "tokenizer.json", "raw.sid", "encoder"
+ENCODED = "codes.partial"
+"""Finished blocks of codes, until the whole is there."""
+SHOWN_FROM = 100_000
+"""Items whose encoding takes long enough for a bar."""
 SCHEMA = 1  # of tokenizer.json
 
 
@@ -89,6 +94,7 @@ def tokenizer_folder(config: Config, content: ItemContent, collaborative: Collab
     more = {key: config.declared.get(key) for key in ("clip_grad_norm", "enable_amp", "max_minutes")}
     more["code"] = code_of(config.model_class)
     settings |= {key: value for key, value in more.items() if value is not None and value is not False}
+    settings = without_unset(settings)
     name = fingerprint(identity(settings, content.content_hash, collaborative=collaborative and collaborative.description))
     return Path(config["checkpoint_dir"]) / config.dataset / f"{config.model}-{name}"
 
@@ -124,7 +130,7 @@ def train_tokenizer(config: Config, content: ItemContent, show_progress: bool = 
         reused = (folder / DESCRIPTION).is_file()
         if not reused:
             _train(config, items, folder, show_progress, collaborative)
-        for leftover in ("best.pth", "last.pth"):  # here, because a process may be killed between its tokenizer.json and this
+        for leftover in ("best.pth", "last.pth", ENCODED):  # here, because a process may be killed between its tokenizer.json and this
             (folder / leftover).unlink(missing_ok=True)
     return load_tokenizer(folder, items, config, reused)
 
@@ -140,10 +146,12 @@ def _train(
     model = config.model_class(config, items).to(config["device"])
     trainer = (config.contract.trainer_class or TokenizerTrainer)(config, model)
     trainer.resume()
-    trainer.fit(ItemDataLoader(items, config, shuffle=True), items, verbose=False, show_progress=show_progress)
+    taught = items if config["train_items"] is None else items.drawn(config["train_items"], config["seed"])
+    trainer.fit(ItemDataLoader(taught, config, shuffle=True), taught, verbose=False, show_progress=show_progress)
     seconds = trainer.seconds() + (collaborative.seconds if collaborative else 0.0)
     trainer.load_best()
-    codes, report = score_tokenizer(model, items, seed=config["seed"])
+    del taught
+    codes, report = score_tokenizer(model, items, config["seed"], folder / ENCODED, show_progress and items.n_items > SHOWN_FROM)
     codes = torch.cat([torch.full((1, codes.shape[1]), -1), codes])
     weights = save({key: value.contiguous() for key, value in model.state_dict().items()})
     description = {

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import re
+from array import array
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from recbole_r3vae.sid import foreign
 
 logger = logging.getLogger(__name__)
 SCHEMA = 1  # of the sidecar file
+_LINES = 65536  # of a table, written at a time
 
 
 def write_sid_file(path: str | os.PathLike, item_ids: Sequence[str], codes: Tensor, sidecar: dict) -> None:
@@ -39,8 +41,9 @@ def write_sid_file(path: str | os.PathLike, item_ids: Sequence[str], codes: Tens
     # file and lose its sizes.
     with atomic_write(path) as table, atomic_write(sidecar_path(path)) as side:
         table.write("\t".join(_columns(codes.shape[1])) + "\n")
-        for item, row in zip(item_ids, codes.tolist()):
-            table.write("\t".join((item, *map(str, row))) + "\n")
+        for start in range(0, len(codes), _LINES):  # Python's own numbers of all codes would take ten times their memory
+            for item, row in zip(item_ids[start : start + _LINES], codes[start : start + _LINES].tolist()):
+                table.write("\t".join((item, *map(str, row))) + "\n")
         side.write(json.dumps({"schema": SCHEMA, **sidecar}, indent=2) + "\n")
 
 
@@ -82,7 +85,7 @@ def sidecar_path(path: str | os.PathLike) -> Path:
 
 def _read_table(path: Path) -> tuple[list[str], Tensor]:
     """Item ids and codes int64 ``[n, L]`` of a table file, every line checked."""
-    item_ids, codes = [], []
+    item_ids, codes = [], array("q")  # of all lines, one after the other
     try:
         with open(path, encoding="utf-8-sig") as file:  # other tools may write a byte order mark
             header = file.readline().rstrip("\n").split("\t")
@@ -104,7 +107,7 @@ def _read_table(path: Path) -> tuple[list[str], Tensor]:
                         "line or tokenize again"
                     )
                 item_ids.append(item)
-                codes.append(own)
+                codes.extend(own)
     except FileNotFoundError as error:
         raise UserError(f"no semantic IDs at {path}; check the path, or make them with `tokenize`") from error
     except UnicodeDecodeError as error:
@@ -113,7 +116,7 @@ def _read_table(path: Path) -> tuple[list[str], Tensor]:
         raise UserError(f"cannot read {path}: {error.strerror}; give a file that can be read") from error
     if not codes:
         raise UserError(f"{path} names no items after its header; tokenize again")
-    return item_ids, torch.tensor(codes)
+    return item_ids, torch.frombuffer(codes, dtype=torch.int64).view(-1, n_levels)
 
 
 def _read_sidecar(path: Path) -> dict:

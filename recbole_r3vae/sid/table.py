@@ -197,6 +197,8 @@ class SemanticIDs:
             UserError: items without a SID (their number and three examples), repeated items, no padding item.
         """
         wanted = tuple(map(str, item_ids))
+        if wanted == self.item_ids:
+            return self
         row_of = {item: row for row, item in enumerate(self.item_ids)}
         missing = [item for item in wanted if item not in row_of]
         if missing:
@@ -210,18 +212,20 @@ class SemanticIDs:
 
 
 def _check_ids(ids: tuple[str, ...]) -> None:
-    first_row: dict[str, int] = {}
     for row, item in enumerate(ids):
         if not item or "\t" in item or "\n" in item or "\r" in item:
             raise UserError(
                 f"item id {item!r} in row {row} is empty or contains a tab or a line end, which a "
                 "tab-separated file cannot hold; rename the item in the data set"
             )
-        if first_row.setdefault(item, row) != row:
-            raise UserError(
-                f"item {item!r} stands in rows {first_row[item]} and {row}; "
-                "give every item exactly one semantic ID"
-            )
+    if len(set(ids)) < len(ids):
+        first_row: dict[str, int] = {}
+        for row, item in enumerate(ids):
+            if first_row.setdefault(item, row) != row:
+                raise UserError(
+                    f"item {item!r} stands in rows {first_row[item]} and {row}; "
+                    "give every item exactly one semantic ID"
+                )
     try:
         "\n".join(ids).encode()
     except UnicodeEncodeError as error:  # a lone surrogate, left over from a wrong decoding

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -14,12 +15,13 @@ from tqdm import tqdm
 from recbole_r3vae.data.items import ItemVectors
 from recbole_r3vae.provenance import peak_memory_mb
 from recbole_r3vae.sid.quality.report import quality_report
+from recbole_r3vae.trainer.encoding import OwnSpace, encode
 from recbole_r3vae.trainer.resumable import Checkpointed
 
 
 class TokenizerTrainer(Checkpointed, Trainer):
-    """RecBole's trainer on batches of items. Validation scores the whole catalogue: a tokenizer has no held-out items, its task is to
-    separate exactly those that exist.
+    """RecBole's trainer on batches of items. Validation scores all that it trains on, which is the whole catalogue unless ``train_items``
+    says otherwise: a tokenizer has no held-out items, its task is to separate exactly those that exist.
 
     Attributes:
         history: The training so far, one dict an epoch: ``epoch`` from 1, ``loss`` (mean over its batches) and, where the epoch was
@@ -110,33 +112,28 @@ class TokenizerTrainer(Checkpointed, Trainer):
         return summary(score_tokenizer(self.model, eval_data, seed=self.config["seed"])[1])
 
 
-@torch.no_grad()
-def score_tokenizer(model, items: ItemVectors, seed: int, batch_size: int = 8192) -> tuple[torch.Tensor, dict[str, Any]]:
+def score_tokenizer(
+    model, items: ItemVectors, seed: int, kept: str | os.PathLike | None = None, show_progress: bool = False
+) -> tuple[torch.Tensor, dict[str, Any]]:
     """Tokenize the catalogue and measure the result.
 
     Args:
         model: a tokenizer.
         items: its catalogue.
-        seed: of the sampled pairs, where the catalogue is too large for the exact Preference Discrimination.
-        batch_size: items at a time.
+        seed: of what is drawn, where the catalogue is too large for exact SC or PD.
+        kept: a file for finished blocks of codes, see :func:`~recbole_r3vae.trainer.encoding.encode`.
+        show_progress: whether to show a bar over the items.
 
     Returns:
         Codes ``[n_items - 1, L]`` int64 (no padding row), and the report of
         :func:`~recbole_r3vae.sid.quality.report.quality_report` in the raw space and in the tokenizer's residual space.
     """
     model.eval()
-    device = model.device
-    codes, residual, reconstruction = [], [], []
-    for _, x in items.batches(batch_size):
-        quantized = model.quantize(x.to(device))
-        codes.append(quantized.codes.cpu())
-        residual.append(quantized.residuals[0].cpu())
-        reconstruction.append(quantized.reconstruction.cpu())
+    codes, squared_errors = encode(model, items, kept, show_progress)
     own = model.catalogue_codes()
-    codes = torch.cat(codes) if own is None else own.cpu()
-    spaces = {"raw": items.embeddings[1:], "residual": torch.cat(residual)}
-    report = quality_report(codes, model.codebook_sizes, spaces, torch.cat(reconstruction), seed=seed, ordered=model.ordered)
-    return codes, report
+    codes = codes if own is None else own.cpu()
+    spaces = {"raw": items.embeddings[1:], "residual": OwnSpace(model, items)}
+    return codes, quality_report(codes, model.codebook_sizes, spaces, squared_errors, seed=seed, ordered=model.ordered)
 
 
 def summary(report: dict[str, Any]) -> dict[str, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from recbole_r3vae.config import Config, arithmetic, decisive, fingerprint, identity
-from recbole_r3vae.config.identity import EXTENT, PLACES, differences, differences_in_words
+from recbole_r3vae.config.identity import EXTENT, NAMED_WHERE_SET, PLACES, differences, differences_in_words
 
 
 def name(model: str = "R3GR", **settings) -> str:
@@ -29,6 +29,14 @@ def test_places_and_loudness_are_no_part_of_it(settings):
 ])  # fmt: skip
 def test_whatever_can_change_a_result_is(settings):
     assert name(**settings) != name()
+
+
+def test_keys_that_came_later_are_named_where_they_are_set():
+    assert not NAMED_WHERE_SET & {key.removeprefix("tokenizer_") for key in decisive(Config("R3GR", "ml-100k"))}
+    for key in ("train_items", "tokenizer_train_items", "n_negatives"):
+        more = {"n_negatives": 900, "rank_by": "dense"} if key == "n_negatives" else {key: 900}
+        assert decisive(Config("R3GR", "ml-100k", config_dict=more))[key] == 900
+    assert name(train_items=900) != name() == name(train_items=None)
 
 
 def test_keys_of_stages_that_a_model_does_not_have_are_none_of_it():

@@ -63,6 +63,21 @@ def test_sample():
     assert np.array_equal(items.sample(100, seed=1), items.embeddings[1:])
 
 
+def test_drawn_items_are_a_catalogue_of_their_own(tmp_path):
+    items = make_items(path=tmp_path / "v.npy", dtype="float16")
+    items = ItemVectors(items.content, np.arange(21 * 2, dtype=np.float32).reshape(21, 2))
+    drawn = items.drawn(8, seed=1)
+    rows = [items.item_ids.index(name) for name in drawn.item_ids]
+    assert rows == sorted(set(rows)) and rows[0] == 0 and drawn.n_items == 9
+    assert np.array_equal(drawn.embeddings, items.embeddings[rows]) and drawn.embeddings.dtype == np.float16
+    assert type(drawn.embeddings) is np.ndarray and np.array_equal(drawn.collaborative, items.collaborative[rows])
+    assert drawn.content.content_hash != items.content.content_hash and drawn.parts == items.parts
+    assert drawn.item_ids == items.drawn(8, seed=1).item_ids != items.drawn(8, seed=2).item_ids
+    assert items.drawn(20, seed=1) is items
+    seen = {name for seed in range(200) for name in items.drawn(1, seed).item_ids[1:]}
+    assert seen == set(items.item_ids[1:])
+
+
 def test_every_item_can_be_sampled():
     items = make_items(n=3, d=1)
     seen = {float(items.sample(1, seed)[0, 0]) for seed in range(40)}

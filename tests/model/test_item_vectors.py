@@ -103,6 +103,19 @@ def test_every_gradient_of_the_catalogue_is_that_of_the_items_read_one_by_one():
     assert (gradients[0]["code_embedding.weight"][0] == 0).all()
 
 
+@pytest.mark.parametrize("merge", ["sum", "concat"])
+def test_an_items_vector_is_the_sum_of_its_tokens_rows_where_it_is_its_codes(merge):
+    items = build(["codes"], merge)
+    if merge == "concat":
+        torch.nn.init.normal_(items.code_projection.bias)
+    table, catalogue = items.code_table(), items.catalogue()
+    assert table.shape == (1 + sum(SIZES), SIZE)
+    for item in range(1, 9):
+        torch.testing.assert_close(sum(table[token] for token in items.tokens[item].tolist()), catalogue[item])
+    for inputs in (["codes", "text"], ["text"], ["codes", "id"]):
+        assert build(inputs, merge).code_table() is None
+
+
 def test_inputs_that_are_none():
     takes = ItemInputs().takes
     assert takes(["codes"]) and takes(["text", "image", "id"]) and modalities(["codes", "image", "id", "text"]) == ("image", "text")

@@ -6,9 +6,11 @@ import json
 import multiprocessing
 
 import pytest
+import torch
 
 from recbole_r3vae.config import Config
 from recbole_r3vae.data.content import load_content
+from recbole_r3vae.data.items import ItemVectors
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.quick_start import semantic_ids
 from recbole_r3vae.quick_start.lookup import create_dataset
@@ -82,3 +84,22 @@ def test_checkpoints_of_a_training_that_was_killed_at_its_very_end_go(config, co
     folder = train_tokenizer(config, content, show_progress=False).folder
     (folder / "last.pth").touch()
     assert train_tokenizer(config, content, show_progress=False).reused and not (folder / "last.pth").exists()
+
+
+def test_a_tokenizer_that_learns_from_a_sample_encodes_all(tiny_settings):
+    def trained(**more):
+        config = Config("RKMeans", "tiny", config_dict={**tiny_settings, "codebook_sizes": [8, 8], "epochs": 0, **more})
+        content = load_content(create_dataset(config), config)
+        return content, train_tokenizer(config, content, show_progress=False)
+
+    (content, whole), (_, sampled) = trained(), trained(train_items=40)
+    items = ItemVectors(content)
+    assert sampled.folder != whole.folder and sampled.raw.n_items == whole.raw.n_items == items.n_items
+    model = sampled.config.model_class(sampled.config, items)
+    model.initialise(items.drawn(40, sampled.config["seed"]))
+    weights, others = sampled.model.state_dict(), whole.model.state_dict()
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, weights[key]) and not torch.equal(value, others[key])
+    assert trained(train_items=40)[1].reused
+    with pytest.raises(UserError, match=r"train_items is 7, and codebook_sizes \[8, 8\] takes .*; give 8 or more"):
+        trained(train_items=7)

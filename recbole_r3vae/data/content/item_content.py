@@ -7,13 +7,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from recbole_r3vae.data.content.cache import hash_json
 from recbole_r3vae.data.content.encoders import ItemEncoder, ModalityEncoders
 from recbole_r3vae.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    from recbole_r3vae.data.content.vectors import UnitVectors
 
 TEXT = "text"
 """What the only part is called where no name is given."""
@@ -26,7 +29,8 @@ class ItemContent:
     """One vector per item, and where the vectors come from.
 
     Attributes:
-        embeddings: float32 or float16 ``[n_items, d]``, in memory or a read-only memory map. Within each part a row has unit norm, or is
+        embeddings: float32 or float16 ``[n_items, d]``, in memory, a read-only memory map, or left in a file
+            (:class:`~recbole_r3vae.data.content.vectors.UnitVectors`). Within each part a row has unit norm, or is
             zero where the item lacks that modality; row 0 (padding) is zero.
         item_ids: External item id of each row; ``item_ids[0]`` is ``"[PAD]"``.
         encoder: Where the vectors come from, as plain JSON: ``kind`` and its settings. Unless the only part is called ``text``, ``parts``
@@ -40,7 +44,7 @@ class ItemContent:
         ValueError: the parts do not cover the columns in order.
     """
 
-    embeddings: np.ndarray = field(repr=False)
+    embeddings: np.ndarray | UnitVectors = field(repr=False)
     item_ids: list[str] = field(repr=False)
     encoder: dict[str, Any]
     content_hash: str
@@ -68,7 +72,7 @@ class ItemContent:
             UserError: there is no such modality.
         """
         self._refuse_unknown([name])
-        return self.embeddings[:, self.parts[name]]
+        return self.embeddings if len(self.parts) == 1 else self.embeddings[:, self.parts[name]]
 
     def take(self, names: Iterable[str] = ()) -> ItemContent:
         """The content of some modalities only, in the order in which they stand here.

@@ -20,7 +20,7 @@ from recbole_r3vae.data.content.encoders import ItemEncoder, ModalityEncoders, l
 from recbole_r3vae.data.content.item_content import ItemContent, PartSource, content_of, encoder_of, hash_of, row_blocks
 from recbole_r3vae.data.content.modalities import CONTENT_KEYS, Modality, modalities
 from recbole_r3vae.data.content.text import item_texts, text_fields, text_template
-from recbole_r3vae.data.content.vectors import VectorFile
+from recbole_r3vae.data.content.vectors import UnitVectors, VectorFile
 from recbole_r3vae.errors import UserError
 
 if TYPE_CHECKING:
@@ -31,6 +31,9 @@ logger = logging.getLogger(__name__)
 
 PADDING = "[PAD]"
 _TEXTS_PER_BLOCK = 1024
+_BLOCKS_PER_VISIT = 64  # of a vector file, until its pages are handed back
+HELD_BYTES = 2**29
+"""Unit vectors from a file that are held in memory where no cache is given."""
 
 
 class ContentLoader:
@@ -119,8 +122,8 @@ def content_from_vectors(
     Args:
         vectors_path: ``.npy``, ``.safetensors``, ``.npz`` or ``.pt``, see :class:`~recbole_r3vae.data.content.vectors.VectorFile`.
         ids_path: One item id per line. Default: the same name with the ending ``.ids``.
-        cache_dir: Where a unit-norm copy is kept, written block by block and memory-mapped: give one for
-            vectors larger than memory. Without one the vectors are held in memory.
+        cache_dir: Where a unit-norm copy is kept, written block by block and memory-mapped. Without one, vectors of up to
+            :data:`HELD_BYTES` are held in memory, and more of them stay in their file: their rows are scaled whenever they are read.
 
     Returns:
         The content; the file's first item is row 1, after the padding row.
@@ -128,7 +131,8 @@ def content_from_vectors(
     Raises:
         UserError: the files are missing, damaged, or do not fit together.
     """
-    return _file_content(VectorFile(vectors_path, ids_path), cache_dir)
+    vectors = VectorFile(vectors_path, ids_path)
+    return _file_content(vectors, cache_dir) if cache_dir or vectors.nbytes <= HELD_BYTES else _content_in_file(vectors)
 
 
 def save_encoder(folder: str | os.PathLike, content: ItemContent) -> None:
@@ -207,6 +211,21 @@ def _file_content(vectors: VectorFile, cache_dir, item_ids: list[str] | None = N
         return _Source(vectors.unit_blocks(rows), {"kind": "file", "file": vectors.path.name})
 
     return _load_or_make(cache_dir, key, item_ids, read)
+
+
+def _content_in_file(vectors: VectorFile) -> ItemContent:
+    """All vectors of a file, which stay there; they are read once, for their hash."""
+    start, digest = time.perf_counter(), hashlib.sha256()
+    blocks = vectors.unit_blocks(np.arange(len(vectors.ids)))
+    for number, _ in enumerate(_padded_and_hashed(blocks, digest), start=1):
+        if number % _BLOCKS_PER_VISIT == 0:
+            vectors.let_go()
+    vectors.let_go()
+    item_ids = [PADDING, *vectors.ids]
+    content_hash = hash_json([item_ids, str(vectors.dtype), digest.hexdigest()])
+    content = ItemContent(UnitVectors(vectors), item_ids, {"kind": "file", "file": vectors.path.name}, content_hash)
+    logger.info(f"item content: {_summary(content)}, left in {vectors.path}, read in {time.perf_counter() - start:.1f} s")
+    return content
 
 
 @dataclass(frozen=True)

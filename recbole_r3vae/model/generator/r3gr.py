@@ -25,12 +25,13 @@ from recbole_r3vae.model.blocks import ENCODERS, TransformerBlock, causal_blocks
 from recbole_r3vae.model.contract import Needs, Sources
 from recbole_r3vae.model.dropout import Dropout
 from recbole_r3vae.model.generator.decoding.rules import Allowed, check_found
+from recbole_r3vae.model.generator.decoding.vectors import SummedCodes
 from recbole_r3vae.model.generator.levels import LevelCache, attend_levels
 from recbole_r3vae.model.heads import DenseHead, Ranking, best_of
 from recbole_r3vae.model.item_vectors import CODES, ID, MERGES, TEXT, ItemInputs, ItemVectors, KeepsVectors, modalities
-from recbole_r3vae.model.losses import catalogue_cross_entropy
+from recbole_r3vae.model.losses import catalogue_cross_entropy, log_frequency, sampled_cross_entropy
 from recbole_r3vae.model.packing import SPARE, Packing, pack
-from recbole_r3vae.model.parameters import SHARE, Choice, Flag, Number, Whole, check_heads
+from recbole_r3vae.model.parameters import SHARE, Choice, Either, Flag, Number, Whole, check_heads
 from recbole_r3vae.model.ranker import SIDGenerator
 from recbole_r3vae.model.repeat_prior import Reading, RepeatPrior
 
@@ -41,6 +42,10 @@ if TYPE_CHECKING:
     from recbole.data.interaction import Interaction
 
 RANK_BY = ("generate", "dense", "both")
+HELD_NUMBERS = 2**28
+"""Numbers of item vectors that are held, 1 GiB in float32. More of them are summed from those of their codes whenever they are asked for."""
+NEGATIVE_POWER = 0.5
+"""Items of a sampled loss are drawn by their frequency in training to this power, as WindowSASRec's default has it."""
 PRIOR_POSITIONS = 64
 """Positions of a batch from which the prior on repeats is learnt where the decoder alone ranks."""
 
@@ -81,7 +86,8 @@ class R3GR(KeepsVectors, SIDGenerator):
       c_1 … c_L one after the other: position 0 of the decoder is the history, position l the embedding of c_l. The loss is the negative
       log-likelihood of the item, the sum over levels of the cross-entropy. Items are found by beam search.
     * ``rank_by: dense``. Scores are the cosines of that vector and the vectors of all items, over ``temperature``; the loss is the
-      cross-entropy over the catalogue. The codes need no order.
+      cross-entropy over the catalogue, or with ``n_negatives`` over a sample of it, whose vectors are then the only ones that are made:
+      :func:`~recbole_r3vae.model.losses.sampled_cross_entropy`. The codes need no order.
     * ``rank_by: both``. Both losses, the second weighted by ``dense_weight``. What either head proposes is ranked by
       ``(1 - blend) * log P(semantic ID) + blend * cosine / temperature``.
 
@@ -111,6 +117,7 @@ class R3GR(KeepsVectors, SIDGenerator):
         "label_smoothing": Number(at_least=0, at_most=1),
         "temperature": Number(above=0),
         "dense_weight": Number(above=0),
+        "n_negatives": Either(None, Whole()),
         "blend": Number(at_least=0, at_most=1),
         "repeat_prior": Flag(),
         "repeat_penalty": Number(at_least=0),
@@ -139,8 +146,12 @@ class R3GR(KeepsVectors, SIDGenerator):
             self.tied_heads = config["tied_heads"]
             if not self.tied_heads:
                 self.head_embedding = nn.Embedding(self.n_tokens, size)
+        self.n_negatives = config["n_negatives"]
         if self.rank_by != "generate":
             self.heads["dense"] = DenseHead(self)
+            if self.n_negatives is not None:
+                log_q = log_frequency(dataset.counter(self.ITEM_ID), self.n_items, NEGATIVE_POWER)
+                self.register_buffer("log_q", log_q, persistent=False)  # [n_items - 1], of being drawn, items from 1 on
         self.prior = RepeatPrior(self.max_seq_length, config["repeat_penalty"]) if config["repeat_prior"] else None
         self.apply(initialise)
 
@@ -181,7 +192,7 @@ class R3GR(KeepsVectors, SIDGenerator):
         length = int(interaction[self.ITEM_SEQ_LEN].max())
         items = interaction[self.ITEM_SEQ][:, :length]
         hides = self.items.code_dropout or self.items.id_dropout
-        catalogue = self.items.catalogue() if "dense" in self.heads else None  # [n_items, d]
+        catalogue = self.items.catalogue() if "dense" in self.heads and self.n_negatives is None else None  # [n_items, d]
         user, packing = self.encode(items, None if hides else catalogue)  # [M, d]
         target = packing.take(interaction[TARGET_LIST_FIELD][:, :length])  # [M]
         has_target = target > 0
@@ -190,8 +201,9 @@ class R3GR(KeepsVectors, SIDGenerator):
         losses = []
         if "generate" in self.heads:
             losses.append(self.code_loss(user, target))
-        if catalogue is not None:
-            losses.append(self.dense_loss(user, target, catalogue, items, place) * (self.dense_weight if losses else 1))
+        if "dense" in self.heads:
+            of_items = self.sampled_loss(user, target) if catalogue is None else self.dense_loss(user, target, catalogue, items, place)
+            losses.append(of_items * (self.dense_weight if losses else 1))
         elif self.prior is not None:
             losses.append(self.prior_loss(user.detach(), target, items, place))
         if self.prior is not None:
@@ -217,6 +229,18 @@ class R3GR(KeepsVectors, SIDGenerator):
         return catalogue_cross_entropy(
             F.normalize(user, dim=-1), F.normalize(catalogue[1:], dim=-1), target - 1, self.temperature, extra=extra
         )
+
+    def sampled_loss(self, user: Tensor, target: Tensor) -> Tensor:
+        """Mean cross-entropy of ``target`` [N] over itself and items drawn for the batch, corrected for how they are drawn."""
+        drawn = self.draw()  # [n_negatives]
+        known, place = torch.cat([target, 1 + drawn]).unique(return_inverse=True)  # [U], [N + n_negatives]
+        vectors = F.normalize(self.items(known, hide=False), dim=-1)  # [U, d]
+        target, negatives = place[: len(target)], place[len(target) :]
+        return sampled_cross_entropy(F.normalize(user, dim=-1), vectors, target, negatives, self.log_q[drawn], self.temperature)
+
+    def draw(self) -> Tensor:
+        """Items less one, by their smoothed frequency, with replacement: ``[n_negatives]``."""
+        return torch.multinomial(self.log_q.exp(), self.n_negatives, replacement=True)
 
     def prior_loss(self, user: Tensor, target: Tensor, items: Tensor, place: Tensor) -> Tensor:
         """What the prior learns from where no loss goes over the catalogue: the likelihood of a few targets with it.
@@ -264,13 +288,15 @@ class R3GR(KeepsVectors, SIDGenerator):
         """``[B, d]``, of length 1 over the temperature."""
         return F.normalize(reading.user, dim=-1) / self.temperature
 
-    def item_vectors(self) -> Tensor:
-        """``[n_items, d]``, of length 1."""
+    def item_vectors(self) -> Tensor | SummedCodes:
+        """``[n_items, d]``, of length 1; of more than :data:`HELD_NUMBERS` numbers those of the codes alone, where items are these."""
         return self.kept_vectors()
 
-    def all_vectors(self) -> Tensor:
+    def all_vectors(self) -> Tensor | SummedCodes:
         """The same, computed anew."""
-        return F.normalize(self.items.catalogue(), dim=-1)
+        width = self.position_embedding.embedding_dim
+        table = self.items.code_table() if self.n_items * width > HELD_NUMBERS else None
+        return F.normalize(self.items.catalogue(), dim=-1) if table is None else SummedCodes(self.items.tokens, table)
 
     # -- both --------------------------------------------------------------------------------------------------------------
 
@@ -308,11 +334,14 @@ class R3GR(KeepsVectors, SIDGenerator):
         """Refuse settings that it cannot be made with.
 
         Raises:
-            UserError: a key has a value outside its range, ``n_heads`` does not divide ``hidden_size``, or ``item_inputs`` names a modality
-                where item content has but one, its text.
+            UserError: a key has a value outside its range, ``n_heads`` does not divide ``hidden_size``, ``item_inputs`` names a modality
+                where item content has but one, its text, or there is a sampled loss without a dense head or beside a prior on repeats.
         """
         super().check(config)
         check_heads(config)
+        if config["n_negatives"] is not None and (config["rank_by"] == "generate" or config["repeat_prior"]):
+            beside = "rank_by generate, which has no loss over items" if config["rank_by"] == "generate" else "repeat_prior, which needs all items"
+            raise UserError(f"n_negatives is {config['n_negatives']} beside {beside}; leave one of them out")
         if isinstance(config["content_encoder"], (str, type(None))):
             for name in modalities(config["item_inputs"]):
                 if name != TEXT:
@@ -337,7 +366,8 @@ class R3GR(KeepsVectors, SIDGenerator):
     @classmethod
     def loss_name(cls, config: Config) -> str:
         """Of its heads."""
-        names = {"generate": ["NLL of semantic ID"], "dense": ["CE over items"], "both": ["NLL of semantic ID", "CE over items"]}
+        dense = "CE over items" if config["n_negatives"] is None else "sampled CE over items"
+        names = {"generate": ["NLL of semantic ID"], "dense": [dense], "both": ["NLL of semantic ID", dense]}
         return " + ".join(names[config["rank_by"]])
 
     def grow(self, sources: Sources) -> None:

@@ -19,7 +19,7 @@ from recbole_r3vae.errors import UserError
 from recbole_r3vae.model.blocks import ENCODERS, causal_blocks, initialise
 from recbole_r3vae.model.dropout import Dropout
 from recbole_r3vae.model.heads import DenseHead
-from recbole_r3vae.model.losses import catalogue_cross_entropy, sampled_cross_entropy
+from recbole_r3vae.model.losses import catalogue_cross_entropy, log_frequency, sampled_cross_entropy
 from recbole_r3vae.model.packing import SPARE, Packing, pack
 from recbole_r3vae.model.parameters import SHARE, Choice, Either, Flag, Number, Whole, check_heads
 from recbole_r3vae.model.ranker import Ranker
@@ -72,15 +72,11 @@ class WindowSASRec(Ranker):
         self.dropout = Dropout(dropout)
         self.blocks = causal_blocks(config["encoder"], config["n_layers"], size, n_heads, inner_size, self.max_seq_length, dropout)
         self.norm = nn.LayerNorm(size)
-        log_q = self._log_frequency(dataset, config["negative_power"])
+        log_q = log_frequency(dataset.counter(self.ITEM_ID), self.n_items, config["negative_power"])
         self.register_buffer("log_q", log_q, persistent=False)  # [n_items - 1], of being drawn, items from 1 on
         self.heads["dense"] = DenseHead(self)
         self.prior = RepeatPrior(self.max_seq_length, config["repeat_penalty"]) if config["repeat_prior"] else None
         self.apply(initialise)
-
-    def _log_frequency(self, dataset: Any, power: float) -> Tensor:
-        counts = dataset.counter(self.ITEM_ID)  # of each item as a training target
-        return (torch.tensor([1.0 + counts[item] for item in range(1, self.n_items)]).log() * power).log_softmax(0)
 
     def encode(self, interaction: Interaction) -> tuple[Tensor, Packing]:
         """Histories as vectors, one for each position; padding costs nothing.

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from recbole_r3vae.data.items import ItemVectors
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.model.contract import TOKENIZE, Contract, Needs
-from recbole_r3vae.model.parameters import ListOf, Number, Parameter, Whole
+from recbole_r3vae.model.parameters import Either, ListOf, Number, Parameter, Whole
 
 TOKENIZE_ROWS = 4096
 """Items quantised at once by :meth:`SemanticTokenizer.tokenize`; bounds memory at ``[rows, K]``."""
@@ -75,6 +75,7 @@ class SemanticTokenizer(Contract, AbstractRecommender):
         "codebook_sizes": ListOf(Whole(2)),
         "epochs": Whole(0),
         "train_batch_size": Whole(),
+        "train_items": Either(None, Whole(2)),
         "learning_rate": Number(at_least=0),
         "weight_decay": Number(at_least=0),
         "eval_step": Whole(0),
@@ -88,6 +89,20 @@ class SemanticTokenizer(Contract, AbstractRecommender):
     def needs(cls, config: Config) -> Needs:
         """Content of every modality. A subclass that asks for interactions too finds collaborative embeddings in its training batches."""
         return Needs(content=())
+
+    @classmethod
+    def check(cls, config: Config) -> None:
+        """Refuse ranges, and a sample too small for the codebooks.
+
+        Raises:
+            UserError: the message names the key.
+        """
+        super().check(config)
+        if config["train_items"] is not None and config["train_items"] < max(config["codebook_sizes"]):
+            raise UserError(
+                f"train_items is {config['train_items']}, and codebook_sizes {list(config['codebook_sizes'])} takes at least as many items as "
+                f"codes of a level; give {max(config['codebook_sizes'])} or more"
+            )
 
     def __init__(self, config: Config, items: ItemVectors):
         super().__init__()
@@ -133,6 +148,17 @@ class SemanticTokenizer(Contract, AbstractRecommender):
             x: ``[B, d]``.
         """
         raise NotImplementedError
+
+    def own_space(self, x: Tensor) -> Tensor:
+        """What enters the first level: the space in which the quality of codes is measured beside that of the embeddings.
+
+        Args:
+            x: ``[B, d]``.
+
+        Returns:
+            ``[B, d']``, the first of :attr:`Quantized.residuals`. A subclass that has it for less than a quantisation says so.
+        """
+        return self.quantize(x).residuals[0]
 
     def level_distances(self, x: Tensor, level: int) -> Tensor:
         """How far items are from every code of one level, given their own codes of the levels before.

@@ -73,12 +73,14 @@ class GAOQ(FittedTokenizer):
 
     @classmethod
     def check(cls, config: Config) -> None:
-        """Refuse ranges, and a single level.
+        """Refuse ranges, a sample, and a single level.
 
         Raises:
             UserError: the message names the key.
         """
         super().check(config)
+        if config["train_items"] is not None:
+            raise UserError("train_items must be ~ for GAOQ: its codes are those of the items that it is fitted to; take RKMeans for a sample")
         if len(config["codebook_sizes"]) < 2:
             raise UserError(
                 f"codebook_sizes is {config['codebook_sizes']}; GAOQ needs two levels or more, the last of which only tells items "

@@ -220,6 +220,9 @@ class R3VAE(SemanticTokenizer):
         along = torch.cat(along, dim=-1)  # [B, d]
         return along, x - along
 
+    def own_space(self, x: Tensor) -> Tensor:
+        return self.project(x)[1]
+
     def quantize(self, x: Tensor) -> Quantized:
         return self._quantize(x)[0]
 

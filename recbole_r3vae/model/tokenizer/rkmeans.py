@@ -58,6 +58,9 @@ class RKMeans(FittedTokenizer):
         x = torch.from_numpy(sample).to(self.device)  # [n, d]
         self.quantizer.initialise(x, self.kmeans_iterations, self.seed)
 
+    def own_space(self, x: Tensor) -> Tensor:
+        return x
+
     def quantize(self, x: Tensor) -> Quantized:
         out = self.quantizer(x)
         return Quantized(out.codes, out.quantized, None, out.residuals, out.quantized)

@@ -6,10 +6,12 @@ cluster of level ``l`` is depends on the codes:
 * *by prefix*, where each code refines those before it: the items whose first ``l`` codes agree;
 * *by digit*, where the codes have no order (``SemanticIDs.ordered`` is False): the items whose ``l``-th codes agree.
 
-Vectors may be tensors, arrays or memory maps of any float type; they are read once, in blocks of rows, and accumulated in float64.
-Working memory by prefix is that of a level's cluster sums (float64), its parents' and its centres (float32): at most some ``24 * n * d``
-bytes, reached where hardly any two items share a prefix. By digit it is the cluster sums of all digits together, ``8 * d`` bytes for
-each code in use.
+Vectors may be tensors, arrays, memory maps or vectors left in a file, of any float type; they are read once, in blocks of rows, and
+accumulated in float64. Working memory by prefix is that of a level's cluster sums (float64), its parents' and its centres (float32): at
+most some ``24 * n * d`` bytes, reached where hardly any two items share a prefix, and never more than three times
+:attr:`Sampling.held_numbers`. A level of more cluster sums than that is estimated from random clusters of it, whose items are read once
+more: SC from clusters of two or more items, PD from all pairs of others, each with its standard error. By digit it is the cluster sums of
+all digits together, ``8 * d`` bytes for each code in use.
 
 Both measures depend on the space they are measured in, so only values from one and the same space compare tokenizers.
 """
@@ -18,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -46,8 +48,9 @@ def semantic_cohesion(codes: Tensor, x: Vectors, ordered: bool = True) -> list[d
         ordered: Whether clusters are made by prefix; otherwise by digit. Default True.
 
     Returns:
-        One dict a level: ``sc`` (nan where no cluster has two items), ``clusters``, ``clusters_2plus``
-        (clusters of two or more items, those that ``sc`` averages; at the last level usually few).
+        One dict a level: ``sc`` (nan where no cluster has two items), ``stderr`` (its standard error where it rests on random clusters,
+        else 0), ``sampled_clusters`` (their number, else 0), ``clusters``, ``clusters_2plus`` (clusters of two or more items, those that
+        ``sc`` averages; at the last level usually few).
 
     Raises:
         ValueError: shapes do not fit, negative codes, or a vector that is not finite.
@@ -81,7 +84,7 @@ def preference_discrimination(
         seed: Seed of the pairs; the same pairs are drawn in every space.
 
     Returns:
-        One dict a level: ``pd`` (nan where ``clusters`` < 2), ``stderr`` (standard error of a sampled ``pd``
+        One dict a level: ``pd`` (nan where ``clusters`` < 2), ``stderr`` (standard error of an estimated ``pd``
         by the delta method, 0 where exact), ``sampled_pairs`` (0 where exact), ``clusters``.
 
     Raises:
@@ -89,27 +92,55 @@ def preference_discrimination(
     """
     if not t > 0:
         raise ValueError(f"t must be > 0, got {t}; the paper's value is 2")
-    separation = Separation(t, Sampling(exact_up_to, sample_pairs, seed))
-    return [separation.of(clusters) for clusters in levels_of(codes, x, ordered)][::-1]
+    sampling = Sampling(exact_up_to, sample_pairs, seed)
+    separation = Separation(t, sampling)
+    return [separation.of(clusters) for clusters in levels_of(codes, x, ordered, sampling=sampling)][::-1]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Which clusters of a level with too many of them stand for it.
+
+    Attributes:
+        clusters: How many the level has, ``M``.
+        several: How many of them have two or more items.
+        for_sc: bool ``[m]``, of the m that were drawn those that SC rests on: a random part of those with two or more items.
+        for_pd: bool ``[m]``, those that PD rests on: a random part of all.
+    """
+
+    clusters: int
+    several: int
+    for_sc: Tensor
+    for_pd: Tensor
 
 
 @dataclass(frozen=True)
 class Clusters:
-    """The ``M`` clusters of one level."""
+    """The ``M`` clusters of one level, or some of them."""
 
     sums: Tensor  # [M, d] float64, sum of the items' unit vectors
     sizes: Tensor  # [M] float64, number of items
     nonzero: Tensor  # [M] float64, number of items with a direction
     children: Tensor | None = None  # [M of the level below] int64, the cluster each of those is part of; None where none are
+    drawn: Drawn | None = None  # None: these are all
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """From how many clusters on PD is estimated, from how many pairs, and their seed."""
+    """When a level is estimated, and from what.
+
+    Attributes:
+        exact_up_to: Up to so many clusters PD is a sum over all pairs of them.
+        pairs: Beyond, the number of random pairs.
+        seed: Of all that is drawn.
+        held_numbers: Numbers of cluster sums ``[M, d]`` that are held, 512 MiB in float64. A level with more of them is estimated from
+            random clusters: SC from as many as may be held, PD from all pairs of ``exact_up_to`` of them.
+    """
 
     exact_up_to: int = 20_000
     pairs: int = 10_000_000
     seed: int = 0
+    held_numbers: int = 2**26
 
 
 def groups_of(codes: Tensor, ordered: bool = True) -> list[Tensor]:
@@ -135,62 +166,91 @@ def groups_of(codes: Tensor, ordered: bool = True) -> list[Tensor]:
     return prefix_groups(codes) if ordered else [torch.unique(column, return_inverse=True)[1] for column in codes.unbind(1)]
 
 
-def row_blocks(x: Vectors) -> Iterator[tuple[int, Tensor]]:
-    """First row and float64 copy ``[b, d]`` of successive blocks of rows."""
-    rows = max(1, _BLOCK_NUMBERS // x.shape[1])
-    for start in range(0, len(x), rows):
-        block = x[start : start + rows]
-        if isinstance(block, Tensor):
-            yield start, block.detach().to("cpu", torch.float64, copy=True)
+def row_blocks(x: Vectors, rows: Tensor | None = None) -> Iterator[tuple[int, Tensor]]:
+    """Place of the first row and float64 copy ``[b, d]`` of successive blocks of rows: of all, or of ``rows`` ``[m]``."""
+    step = max(1, _BLOCK_NUMBERS // x.shape[1])
+    for start in range(0, len(x) if rows is None else len(rows), step):
+        here = slice(start, start + step)
+        if isinstance(x, Tensor):
+            yield start, x[here if rows is None else rows[here].to(x.device)].detach().to("cpu", torch.float64, copy=True)
         else:
-            yield start, torch.from_numpy(np.array(block, dtype=np.float64))
+            yield start, torch.from_numpy(np.array(x[here if rows is None else rows[here].numpy()], dtype=np.float64))
 
 
-def levels_of(codes: Tensor, x: Vectors, ordered: bool = True, name: str = "x") -> Iterator[Clusters]:
+def levels_of(
+    codes: Tensor, x: Vectors, ordered: bool = True, name: str = "x", sampling: Sampling = Sampling(), groups: Sequence[Tensor] | None = None
+) -> Iterator[Clusters]:
     """The clusters of every level, deepest first.
 
-    By prefix the deepest level is summed from items and every other from the level below it. Digits know nothing of each other: all of
-    them are summed from items, in one reading.
+    By prefix the deepest level whose cluster sums can be held is summed from items and every other above it from the level below it. Digits
+    know nothing of each other: all of them are summed from items, in one reading.
 
     Args:
         codes: Integers ``[n, L]``.
         x: The items' vectors ``[n, d]``.
         ordered: Whether clusters are made by prefix; otherwise by digit.
         name: What ``x`` is called in a message.
+        sampling: What may be held, and what is drawn of a level that has more.
+        groups: Those of :func:`groups_of`, where they are at hand.
 
     Raises:
         ValueError: shapes do not fit, negative codes, or a vector that is not finite.
     """
-    groups = groups_of(codes, ordered)
-    if not ordered:
-        yield from reversed(_summed(groups, x, name))
-        return
-    [level] = _summed(groups[-1:], x, name)
-    yield level
-    for below, group in zip(groups[:0:-1], groups[-2::-1]):
-        children = torch.empty(len(level.sizes), dtype=torch.int64)
-        children[below] = group
-        m = int(group.max()) + 1
-        sums, sizes, nonzero = (
-            torch.zeros(m, *value.shape[1:], dtype=torch.float64).index_add_(0, children, value)
-            for value in (level.sums, level.sizes, level.nonzero)
-        )
-        level = Clusters(sums, sizes, nonzero, children)
-        yield level
-
-
-def _summed(groups: Sequence[Tensor], x: Vectors, name: str) -> list[Clusters]:
-    """The clusters of each grouping ``[n]`` of the rows of ``x``, which is read once."""
+    groups = groups_of(codes, ordered) if groups is None else groups
     n = len(groups[0])
     if x.ndim != 2 or len(x) != n or x.shape[1] == 0:
         raise ValueError(f"{name} must have shape [{n}, d], a row for each row of codes, got {list(x.shape)}")
+    if not ordered:
+        yield from reversed(_summed(groups, x, name))
+        return
+    level = None
+    for number in reversed(range(len(groups))):
+        group, m = groups[number], 1 + int(groups[number].max())
+        if m > max(sampling.exact_up_to, sampling.held_numbers // x.shape[1]):
+            yield _some(group, x, name, sampling)
+            continue
+        if level is None:
+            [level] = _summed([group], x, name)
+        else:
+            children = torch.empty(len(level.sizes), dtype=torch.int64)
+            children[groups[number + 1]] = group
+            sums, sizes, nonzero = (
+                torch.zeros(m, *value.shape[1:], dtype=torch.float64).index_add_(0, children, value)
+                for value in (level.sums, level.sizes, level.nonzero)
+            )
+            level = Clusters(sums, sizes, nonzero, children)
+        yield level
+
+
+def _some(group: Tensor, x: Vectors, name: str, sampling: Sampling) -> Clusters:
+    """Random clusters of one grouping ``[n]`` that has too many."""
+    sizes = torch.bincount(group)  # [M]
+    generator = torch.Generator().manual_seed(sampling.seed)
+    several = (sizes > 1).nonzero().squeeze(1)
+    picks = {}
+    for key, among, most in (
+        ("for_sc", several, sampling.held_numbers // x.shape[1]),
+        ("for_pd", torch.arange(len(sizes)), sampling.exact_up_to),
+    ):
+        picks[key] = torch.zeros(len(sizes), dtype=torch.bool)
+        picks[key][among[torch.randperm(len(among), generator=generator)[: max(2, most)]]] = True
+    taken = picks["for_sc"] | picks["for_pd"]  # [M]
+    slot = taken.cumsum(0) - 1  # [M]
+    rows = taken[group].nonzero().squeeze(1)  # ascending: a file is read from front to back
+    [found] = _summed([slot[group[rows]]], x, name, rows)
+    return replace(found, drawn=Drawn(len(sizes), len(several), **{key: pick[taken] for key, pick in picks.items()}))
+
+
+def _summed(groups: Sequence[Tensor], x: Vectors, name: str, rows: Tensor | None = None) -> list[Clusters]:
+    """The clusters of each grouping ``[n]`` of the rows of ``x``, or of ``rows`` ``[n]`` of them, which are read once."""
     sizes = [torch.bincount(group).double() for group in groups]  # [M] each
     sums = [torch.zeros(len(size), x.shape[1], dtype=torch.float64) for size in sizes]
     nonzero = [torch.zeros_like(size) for size in sizes]
-    for start, block in row_blocks(x):
+    for start, block in row_blocks(x, rows):
         norms = torch.linalg.vector_norm(block, dim=1)  # [b]
         if not norms.isfinite().all():
             row = start + int((~norms.isfinite()).nonzero()[0, 0])
+            row = row if rows is None else int(rows[row])
             raise ValueError(f"row {row} of {name} is not finite; repair or drop that item's embedding")
         block /= norms.clamp_min(torch.finfo(torch.float64).tiny)[:, None]  # zero rows stay zero
         for level, group in enumerate(groups):
@@ -205,8 +265,15 @@ def cohesion(clusters: Clusters) -> dict:
     pairs = clusters.sizes * (clusters.sizes - 1)  # [M], ordered pairs
     several = pairs > 0
     cosines = torch.linalg.vector_norm(clusters.sums, dim=1).square() - clusters.nonzero  # [M]
-    sc = (cosines[several] / pairs[several]).mean().item()  # nan for none
-    return {"sc": sc, "clusters": len(pairs), "clusters_2plus": int(several.sum())}
+    if (drawn := clusters.drawn) is None:
+        sc = (cosines[several] / pairs[several]).mean().item()  # nan for none
+        return {"sc": sc, "stderr": 0.0, "sampled_clusters": 0, "clusters": len(pairs), "clusters_2plus": int(several.sum())}
+    means = cosines[drawn.for_sc] / pairs[drawn.for_sc]  # [S]
+    counts = {"clusters": drawn.clusters, "clusters_2plus": drawn.several}
+    if (size := len(means)) == drawn.several:  # no more than could be held
+        return {"sc": means.mean().item(), "stderr": 0.0, "sampled_clusters": 0, **counts}
+    stderr = math.sqrt(means.var().item() / size * (1 - size / drawn.several))  # drawn without replacement
+    return {"sc": means.mean().item(), "stderr": stderr, "sampled_clusters": size, **counts}
 
 
 class Separation:
@@ -224,15 +291,23 @@ class Separation:
         self.below: tuple[float, Tensor] | None = None  # sum over pairs and centres of the level below
 
     def of(self, clusters: Clusters) -> dict:
-        m = len(clusters.sizes)
-        result = {"pd": math.nan, "stderr": 0.0, "sampled_pairs": 0, "clusters": m}
+        """``pd`` and what it rests on, see :func:`preference_discrimination`."""
+        drawn, m = clusters.drawn, len(clusters.sizes)
+        result = {"pd": math.nan, "stderr": 0.0, "sampled_pairs": 0, "clusters": drawn.clusters if drawn else m}
         if m < 2:
             return result
+        if drawn:
+            clusters = Clusters(clusters.sums[drawn.for_pd], clusters.sizes[drawn.for_pd], clusters.nonzero[drawn.for_pd])
+            m = len(clusters.sizes)
         norms = torch.linalg.vector_norm(clusters.sums, dim=1)
         # unit vectors that cancel leave a sum of rounding errors, which has no direction
         scale = torch.where(norms > 1e-12 * clusters.sizes, 1 / norms, 0.0)
         # float32 suffices: an error of 1e-7 in every cosine is one of t * 1e-7 in the logarithm of the mean
         centres = clusters.sums.float().mul_(scale.float()[:, None])  # [M, d], unit or zero
+        if drawn:
+            mean, deviation = _kernel_of_drawn(centres, self.t)
+            stderr = deviation / mean * math.sqrt(1 - m / drawn.clusters)
+            return result | {"pd": math.log(mean), "stderr": stderr, "sampled_pairs": m * (m - 1) // 2}
         if m > self.sampling.exact_up_to:
             mean, deviation = _sampled_kernel(centres, self.t, self.sampling)
             stderr = deviation / mean / math.sqrt(self.sampling.pairs)
@@ -277,6 +352,26 @@ def _cross_sum(a: Tensor, b: Tensor, t: float) -> float:
 
 def _kernel(a: Tensor, b: Tensor, t: float) -> Tensor:
     return (a @ b.T).sub_(1).mul_(t).exp_()  # [m, n]
+
+
+def _kernel_of_drawn(centres: Tensor, t: float) -> tuple[float, float]:
+    """Mean of the kernel over all pairs of randomly drawn centres ``[m, d]``, and its standard deviation from draw to draw.
+
+    A centre comes in m - 1 pairs, so that pairs are no independent draws: what varies is how near a drawn centre is to all others, and the
+    deviation is that of a U-statistic, ``2 / sqrt(m)`` times that of a centre's own mean.
+    """
+    m, total = len(centres), torch.zeros(len(centres), dtype=torch.float64)  # [m]: a centre's sum over all others
+    for top in range(0, m, _TILE[0]):
+        rows = slice(top, top + _TILE[0])
+        square = _kernel(centres[rows], centres[rows], t)
+        total[rows] += square.sum(1, dtype=torch.float64) - square.diagonal()
+        for left in range(top + _TILE[0], m, _TILE[1]):
+            columns = slice(left, left + _TILE[1])
+            tile = _kernel(centres[rows], centres[columns], t)
+            total[rows] += tile.sum(1, dtype=torch.float64)
+            total[columns] += tile.sum(0, dtype=torch.float64)
+    own = total / (m - 1)
+    return own.mean().item(), 2 * own.std().item() / math.sqrt(m)
 
 
 def _sampled_kernel(centres: Tensor, t: float, sampling: Sampling) -> tuple[float, float]:

@@ -16,7 +16,7 @@ def quality_report(
     codes: Tensor,
     codebook_sizes: Sequence[int],
     spaces: Mapping[str, Vectors],
-    reconstruction: Vectors | None = None,
+    squared_errors: Tensor | None = None,
     seed: int = 0,
     ordered: bool = True,
 ) -> dict:
@@ -27,26 +27,27 @@ def quality_report(
         codebook_sizes: ``K_1 .. K_L``.
         spaces: Name -> vectors ``[n, d]`` in which SC and PD are measured, for example
             ``{"raw": x, "residual": e0}``.
-        reconstruction: ``[n, d]``, compared with ``spaces["raw"]``; default: not measured.
+        squared_errors: ``[n]``, of each item's reconstruction, to be told beside the variance of ``spaces["raw"]``; default: not measured.
         seed: Of the pairs of a sampled PD.
         ordered: Whether each code refines those before it: clusters are made by prefix; otherwise, by digit. Default True.
 
     Returns:
         ``by``, ``"prefix"`` or ``"digit"``: what makes a cluster (:mod:`recbole_r3vae.sid.quality.clusters`); the keys of
         :func:`~recbole_r3vae.sid.quality.usage.code_usage`, whose ``levels`` also hold ``level`` (from 1), ``clusters``,
-        ``clusters_2plus`` and ``spaces``: name -> ``sc``, ``pd``, ``pd_stderr``, ``pd_sampled_pairs``; and
+        ``clusters_2plus`` and ``spaces``: name -> ``sc``, ``sc_stderr``, ``sc_sampled_clusters``, ``pd``, ``pd_stderr``, ``pd_sampled_pairs``; and
         ``reconstruction``: the dict of :func:`reconstruction_error` or ``None``. Undefined values are
         ``None``.
 
     Raises:
         UserError: codes that are not in their codebooks.
-        ValueError: shapes do not fit, a vector that is not finite, or a reconstruction without the space
+        ValueError: shapes do not fit, a vector that is not finite, or errors of a reconstruction without the space
             ``"raw"``.
     """
-    if reconstruction is not None and "raw" not in spaces:
+    if squared_errors is not None and "raw" not in spaces:
         raise ValueError(f"a reconstruction is compared with the space 'raw', got only {sorted(spaces)}")
     report = {"by": "prefix" if ordered else "digit"} | code_usage(codes, codebook_sizes)
-    for number, (level, group) in enumerate(zip(report["levels"], groups_of(codes, ordered)), start=1):
+    groups = groups_of(codes, ordered)
+    for number, (level, group) in enumerate(zip(report["levels"], groups), start=1):
         counts = torch.bincount(group)
         level |= {
             "level": number,
@@ -55,18 +56,19 @@ def quality_report(
             "spaces": {},
         }
     for name, x in spaces.items():
-        separation = Separation(2.0, Sampling(seed=seed))
-        for level, clusters in zip(reversed(report["levels"]), levels_of(codes, x, ordered, repr(name))):
-            discrimination = separation.of(clusters)
+        sampling = Sampling(seed=seed)
+        separation = Separation(2.0, sampling)
+        for level, clusters in zip(reversed(report["levels"]), levels_of(codes, x, ordered, repr(name), sampling, groups)):
+            closeness, discrimination = cohesion(clusters), separation.of(clusters)
             level["spaces"][name] = {
-                "sc": cohesion(clusters)["sc"],
+                "sc": closeness["sc"],
+                "sc_stderr": closeness["stderr"],
+                "sc_sampled_clusters": closeness["sampled_clusters"],
                 "pd": discrimination["pd"],
                 "pd_stderr": discrimination["stderr"],
                 "pd_sampled_pairs": discrimination["sampled_pairs"],
             }
-    report["reconstruction"] = (
-        None if reconstruction is None else reconstruction_error(spaces["raw"], reconstruction)
-    )
+    report["reconstruction"] = None if squared_errors is None else reconstruction_error(spaces["raw"], squared_errors)
     return _without_nan(report)
 
 
@@ -97,7 +99,7 @@ def format_quality(report: dict) -> str:
         for space in spaces:
             values = level["spaces"][space]
             mark = "~" if values["pd_sampled_pairs"] else ""
-            row += [_number(values["sc"]), mark + _number(values["pd"])]
+            row += [("~" if values.get("sc_sampled_clusters") else "") + _number(values["sc"]), mark + _number(values["pd"])]
         rows.append(row)
     widths = [max(map(len, column)) for column in zip(*rows)]
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths)) for row in rows]
@@ -115,43 +117,42 @@ def format_quality(report: dict) -> str:
     sampled = max((values["pd_sampled_pairs"] for values in measured), default=0)
     if sampled:
         worst = max(values["pd_stderr"] for values in measured)
-        lines.append(f"~ estimated from {sampled:,} random pairs of clusters, standard error <= {worst:.1g}")
+        drawn = max(values.get("sc_sampled_clusters", 0) for values in measured)  # earlier reports have none
+        if drawn:
+            error = max(values["sc_stderr"] for values in measured)
+            lines.append(f"~ SC estimated from up to {drawn:,} random clusters, standard error <= {error:.1g}")
+        lines.append(f"~ {'PD ' if drawn else ''}estimated from {sampled:,} random pairs of clusters, standard error <= {worst:.1g}")
     return "\n".join(lines)
 
 
-def reconstruction_error(x: Vectors, reconstruction: Vectors) -> dict:
+def reconstruction_error(x: Vectors, squared_errors: Tensor) -> dict:
     """How well a tokenizer's decoder gives the items' vectors back.
 
     Args:
         x: ``[n, d]``.
-        reconstruction: ``[n, d]``.
+        squared_errors: ``[n]``, of each item, summed over dimensions.
 
     Returns:
-        ``mse``, the squared error summed over dimensions, mean over items; ``variance``, the same of the best
-        constant, the mean vector; ``relative`` = mse / variance (nan where all vectors are equal), the
-        unexplained share.
+        ``mse``, their mean; ``variance``, the same of the best constant, the mean vector; ``relative`` = mse / variance (nan where all
+        vectors are equal), the unexplained share.
 
     Raises:
-        ValueError: shapes differ or are not ``[n, d]``.
+        ValueError: the shapes do not fit.
     """
-    if x.ndim != 2 or x.shape != reconstruction.shape or 0 in x.shape:
-        raise ValueError(
-            f"x and reconstruction must both have one shape [n, d], got {list(x.shape)} and "
-            f"{list(reconstruction.shape)}"
-        )
-    error = squares = 0.0
-    total = origin = None
-    for (_, block), (_, decoded) in zip(row_blocks(x), row_blocks(reconstruction)):
-        error += (block - decoded).square().sum().item()
+    if x.ndim != 2 or 0 in x.shape or squared_errors.shape != (len(x),):
+        raise ValueError(f"x must have shape [n, d] and squared_errors [n], got {list(x.shape)} and {list(squared_errors.shape)}")
+    squares, origin, total = 0.0, None, None
+    for _, block in row_blocks(x):
         if origin is None:
             origin, total = block[0].clone(), torch.zeros(x.shape[1], dtype=torch.float64)
         block -= origin  # leaves the variance as it is, and keeps the difference below from cancelling
         total += block.sum(0)
         squares += block.square().sum().item()
     n = len(x)
+    error = squared_errors.double().mean().item()
     variance = max(squares / n - (total / n).square().sum().item(), 0.0)
-    relative = error / n / variance if variance > 0 else math.nan
-    return {"mse": error / n, "variance": variance, "relative": relative}
+    relative = error / variance if variance > 0 else math.nan
+    return {"mse": error, "variance": variance, "relative": relative}
 
 
 def _number(value: float | None) -> str:

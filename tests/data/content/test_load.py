@@ -13,6 +13,7 @@ import pytest
 from recbole_r3vae.data.content import ContentLoader, content_from_vectors, load_content, load_encoder, save_encoder
 from recbole_r3vae.data.content import load as module
 from recbole_r3vae.data.content.tfidf import TfidfSvdEncoder
+from recbole_r3vae.data.content.vectors import UnitVectors
 from recbole_r3vae.data.items import ItemVectors
 from recbole_r3vae.errors import UserError
 
@@ -202,6 +203,24 @@ def test_vectors_alone(vectors, cache, tmp_path):
     path.with_suffix(".ids").rename(tmp_path / "moved.ids")
     renamed = content_from_vectors(moved, cache_dir=cache)
     assert renamed.content_hash == content.content_hash  # the vectors', not the name's
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_large_files_stay_where_they_are(vectors, monkeypatch, dtype):
+    """Above a size nothing is held, and the content is the same: its hash names what is trained on it."""
+    path, _ = vectors
+    np.save(path, np.load(path).astype(dtype))
+    held = content_from_vectors(path)
+    monkeypatch.setattr(module, "HELD_BYTES", held.embeddings[1:].nbytes)
+    assert isinstance(content_from_vectors(path).embeddings, np.ndarray)
+    monkeypatch.setattr(module, "HELD_BYTES", held.embeddings[1:].nbytes - 1)
+    left = content_from_vectors(path)
+    assert isinstance(left.embeddings, UnitVectors) and np.array_equal(np.asarray(left.embeddings), held.embeddings)
+    assert (left.content_hash, left.item_ids, left.encoder, left.parts) == (held.content_hash, held.item_ids, held.encoder, held.parts)
+    assert left.part("text") is left.embeddings
+    np.save(path, np.full((10, 4), np.nan, dtype))
+    with pytest.raises(UserError, match="NaN"):
+        content_from_vectors(path)
 
 
 def test_other_vectors_under_the_same_name_are_seen(vectors, cache):

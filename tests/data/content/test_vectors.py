@@ -11,7 +11,7 @@ import safetensors.numpy
 import torch
 
 from recbole_r3vae.data.content import vectors as vectors_module
-from recbole_r3vae.data.content.vectors import ENDINGS, VectorFile
+from recbole_r3vae.data.content.vectors import ENDINGS, UnitVectors, VectorFile
 from recbole_r3vae.errors import UserError
 
 IDS = [f"i{n}" for n in range(7)]
@@ -259,3 +259,50 @@ def test_modalities_side_by_side_are_scaled_each_by_itself(tmp_path, dtype, atol
     assert np.array_equal(next(file.unit_blocks(np.arange(7), {"all": slice(0, 5)})), next(file.unit_blocks(np.arange(7))))
     with pytest.raises(ValueError, match="do not cover 5 columns"):
         next(file.unit_blocks(np.arange(7), {"x": slice(0, 4)}))
+
+
+# -- vectors left in their file
+
+
+def test_half_rounds_once():
+    """Through float32 a number just beside the middle of two halves would be rounded to the middle first, and then to even."""
+    random = np.random.default_rng(0)
+    near = random.normal(size=4000).astype(np.float16)
+    middle = (near.astype(np.float64) + np.nextafter(near, np.float16(np.inf)).astype(np.float64)) / 2
+    x = np.concatenate([middle, middle * (1 + 1e-12), middle * (1 - 1e-12), random.normal(size=4000) * 10.0 ** random.integers(-9, 4, 4000)])
+    x = np.concatenate([x, -x, [0.0, -0.0]])[None]
+    assert (vectors_module._half(x).view(np.uint16) == x.astype(np.float16).view(np.uint16)).all()
+    assert (torch.from_numpy(x).half().numpy() != x.astype(np.float16)).any()  # so the way around is needed
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_rows_left_in_a_file_are_those_of_an_array(tmp_path, monkeypatch, dtype):
+    monkeypatch.setattr(vectors_module, "_BLOCK_BYTES", 8 * 5 * 4)  # blocks of 4 rows
+    file = VectorFile(store(tmp_path / "v.npy", make_array(dtype, 23), [f"i{n}" for n in range(23)]))
+    held = np.concatenate([np.zeros((1, 5), file.dtype), *file.unit_blocks(np.arange(23))])
+    left = UnitVectors(file)
+    assert (left.shape, left.dtype, left.ndim, len(left)) == (held.shape, held.dtype, 2, 24)
+    assert np.array_equal(np.asarray(left), held) and np.asarray(left).dtype == held.dtype
+    for key in (slice(3, 17), slice(1, None), slice(None, None, 3), slice(20, 99), slice(5, 5)):
+        assert isinstance(left[key], UnitVectors) and left[key].shape == held[key].shape
+        assert np.array_equal(np.asarray(left[key]), held[key])
+        assert np.array_equal(np.asarray(left[1:][key]), held[1:][key])
+    for rows in ([0], [7, 7, 0, 23], [-1, 2], np.arange(3, 9), np.array([], np.int64)):
+        assert np.array_equal(left[rows], held[rows])
+    assert np.array_equal(left[2:][[0, 1]], held[[2, 3]])
+    assert np.array(left[4:6], dtype=np.float64).dtype == np.float64
+
+
+def test_rows_left_in_a_file_are_checked_whenever_they_are_read(tmp_path):
+    array = np.ones((6, 3), np.float32)
+    array[4, 1] = np.nan
+    left = UnitVectors(VectorFile(store(tmp_path / "v.npy", array, IDS[:6])))
+    assert np.isfinite(left[:5]).all()  # rows 0 to 3 of the file
+    with pytest.raises(UserError, match="NaN"):
+        left[[1, 5]]
+    for wrong in ([7], [-8]):
+        with pytest.raises(IndexError):
+            left[wrong]
+    for wrong in (3, [1.5], [[1]], [True]):
+        with pytest.raises(TypeError):
+            left[wrong]

@@ -11,6 +11,8 @@ from recbole_r3vae.config.sources import load_yaml, properties
 from recbole_r3vae.data.sequences import TARGET_LIST_FIELD
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.model.contract import SHARED, UNIQUE, Needs
+from recbole_r3vae.model.generator import r3gr as r3gr_module
+from recbole_r3vae.model.generator.decoding.vectors import SummedCodes
 from recbole_r3vae.model.generator.r3gr import R3GR
 from recbole_r3vae.model.parameters import check_parameters
 
@@ -376,3 +378,63 @@ def test_names_and_needs_follow_what_ranks():
     }
     with pytest.raises(UserError, match="num_beams=5 is below"):
         R3GR.check({**base, "num_beams": 5})
+
+
+@pytest.mark.parametrize("merge", ["sum", "concat"])
+@pytest.mark.parametrize("rank_by", ["dense", "both"])
+def test_a_large_catalogue_is_ranked_by_look_ups_as_a_small_one_by_vectors(build, monkeypatch, merge, rank_by):
+    _, model, _, _, test = build(rank_by=rank_by, item_inputs=["codes"], code_merge=merge)
+    rows, k = first_rows(test), 5
+    small = model.eval().rank(model.read(rows), k)[0]
+    assert isinstance(model.item_vectors(), torch.Tensor)
+    monkeypatch.setattr(r3gr_module, "HELD_NUMBERS", model.item_vectors().numel() - 1)
+    model.forget()
+    large = model.rank(model.read(rows), k)[0]
+    assert isinstance(model.item_vectors(), SummedCodes) and model.item_vectors() is model.item_vectors()
+    torch.testing.assert_close(large.scores, small.scores)
+    torch.testing.assert_close(model.score(model.read(rows), large.items[:, 0]), large.scores[:, 0])
+
+
+@pytest.mark.parametrize("more", [
+    {}, {"rank_by": "both", "dense_weight": 0.3}, {"item_inputs": ["codes", "id"], "sid_dropout": 0.5, "id_dropout": 0.5},
+], ids=str)  # fmt: skip
+def test_the_sampled_loss_is_over_the_target_and_the_draws_alone(build, monkeypatch, more):
+    _, model, train, _, _ = build(**{"rank_by": "dense", "n_negatives": 6, "dropout": 0.0, **more})
+    rows, drawn = first_rows(train), torch.tensor([3, 3, 0, 8, 5, 20])
+    monkeypatch.setattr(model, "draw", lambda: drawn)
+    monkeypatch.setattr(model.items, "catalogue", lambda: pytest.fail("all items"))
+    seen, encode = [], model.encode
+    monkeypatch.setattr(model, "encode", lambda *given: seen.append(encode(*given)) or seen[-1])
+    model.train()
+    loss = model.calculate_loss(rows)
+    monkeypatch.undo()
+    model.eval()
+    (user, packing), vectors = seen[0], torch.nn.functional.normalize(model.items.catalogue(), dim=-1)
+    target, total, codes = packing.take(rows[TARGET_LIST_FIELD]), [], 0.0
+    for x, item in zip(torch.nn.functional.normalize(user, dim=-1), target.tolist()):
+        if item:
+            own = x @ vectors[item] / model.temperature
+            others = [x @ vectors[1 + d] / model.temperature - model.log_q[d] - torch.tensor(6.0).log() for d in drawn.tolist() if 1 + d != item]
+            total.append(torch.stack([own, *others]).logsumexp(0) - own)
+    if more.get("rank_by") == "both":
+        codes = model.code_loss(user[target > 0], target[target > 0])
+    torch.testing.assert_close(loss, torch.stack(total).mean() * more.get("dense_weight", 1) + codes, atol=1e-5, rtol=1e-5)
+
+
+def test_negatives_follow_the_root_of_the_training_targets(build):
+    _, model, train, _, _ = build(rank_by="dense", n_negatives=20_000)
+    counts = train.counter("item_id")
+    weights = torch.tensor([(1 + counts[item]) ** 0.5 for item in range(1, model.n_items)], dtype=torch.float64)
+    torch.manual_seed(0)
+    found = torch.bincount(model.draw(), minlength=model.n_items - 1) / 20_000
+    torch.testing.assert_close(found.double(), weights / weights.sum(), atol=0.006, rtol=0)
+    assert "log_q" not in build(rank_by="dense")[1].state_dict() and not hasattr(build(rank_by="dense")[1], "log_q")
+
+
+def test_a_sampled_loss_goes_with_a_dense_head_without_a_prior():
+    check = lambda **keys: R3GR.check(Config("R3GR", "ml-100k", config_dict={"n_negatives": 64, **keys}))  # noqa: E731
+    check(rank_by="dense"), check(rank_by="both")
+    with pytest.raises(UserError, match="n_negatives is 64 beside rank_by generate"):
+        check()
+    with pytest.raises(UserError, match="n_negatives is 64 beside repeat_prior"):
+        check(rank_by="dense", repeat_prior=True)

@@ -138,7 +138,7 @@ def test_commitment_loss_reaches_the_input_from_every_level():
 
 @pytest.mark.parametrize("rule", [Top1Rating, NearestNeighbour])
 def test_initialise_is_kmeans_of_the_running_residual(rule, monkeypatch):
-    monkeypatch.setattr(residual_module, "CHUNK_ROWS", 7)  # several chunks
+    monkeypatch.setattr(residual_module, "CHUNK_CELLS", 7 * 9)  # several chunks
     model, x = quantizer(rule).float(), vectors(200).float()
     rest = x.clone()
     model.initialise(x, iterations=10, seed=3)

@@ -28,7 +28,7 @@ def catalogue():
 
 
 def report(x, codes, sizes):
-    return quality_report(codes, sizes, {"raw": x}, torch.zeros_like(x))
+    return quality_report(codes, sizes, {"raw": x}, x.square().sum(1))
 
 
 def shuffled(codes, seed=1):
@@ -180,7 +180,7 @@ def test_more_cohesion_and_separation_at_equal_size_is_chosen(base, step):
 
 def test_a_report_by_digit_is_refused(catalogue):
     x, codes = catalogue
-    by_digit = quality_report(codes, (8, 8, 8), {"raw": x}, torch.zeros_like(x), ordered=False)
+    by_digit = quality_report(codes, (8, 8, 8), {"raw": x}, x.square().sum(1), ordered=False)
     for judge in (meaning, lambda one: choose([report(x, codes, (8, 8, 8)), one])):
         with pytest.raises(UserError, match="no order cannot be chosen.*; compare such tokenizers by the validation metric"):
             judge(by_digit)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from recbole_r3vae.sid.quality import clusters as clusters_module
-from recbole_r3vae.sid.quality.clusters import preference_discrimination, semantic_cohesion
+from recbole_r3vae.sid.quality.clusters import Sampling, Separation, cohesion, levels_of, preference_discrimination, semantic_cohesion
 
 # items, dimensions, codebook sizes; in the third hardly any cluster is split below the second level
 CASES = [(40, 5, (3, 4)), (60, 8, (2, 3, 4, 5)), (80, 4, (5, 30, 20, 3)), (30, 3, (1, 1)), (50, 2, (7,))]
@@ -78,8 +78,9 @@ def test_sc_by_hand():
     codes = torch.tensor([[0, 0], [0, 0], [0, 1], [1, 0]])
     x = torch.tensor([[2.0, 0.0], [0.0, 0.1], [5.0, 5.0], [1.0, 0.0]])
     first, second = semantic_cohesion(codes, x)
-    assert first == {"sc": pytest.approx(2 / math.sqrt(2) / 3, abs=1e-15), "clusters": 2, "clusters_2plus": 1}
-    assert second == {"sc": pytest.approx(0, abs=1e-15), "clusters": 3, "clusters_2plus": 1}
+    exact = {"stderr": 0.0, "sampled_clusters": 0}
+    assert first == {"sc": pytest.approx(2 / math.sqrt(2) / 3, abs=1e-15)} | exact | {"clusters": 2, "clusters_2plus": 1}
+    assert second == {"sc": pytest.approx(0, abs=1e-15)} | exact | {"clusters": 3, "clusters_2plus": 1}
 
 
 @pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
@@ -252,6 +253,98 @@ def test_vectors_of_every_kind(random_case, kind, tmp_path):
 def test_what_does_not_fit_is_refused(function, codes, x, message):
     with pytest.raises(ValueError, match=message):
         function(codes, x)
+
+
+# -- levels with more clusters than are held
+
+
+def measured(codes, x, **sampling):
+    """SC and PD of every level, first to last, where no more than ``held`` clusters are."""
+    held = sampling.pop("held")
+    chosen = Sampling(held_numbers=held * x.shape[1], **sampling)
+    separation = Separation(2.0, chosen)
+    return [(cohesion(level), separation.of(level)) for level in levels_of(codes, x, sampling=chosen)][::-1]
+
+
+def nested(n=2000, seed=0):
+    """Codes with 3, about 60 and about 700 clusters, and vectors that are alike within them."""
+    generator = torch.Generator().manual_seed(seed)
+    codes = torch.stack([torch.randint(size, (n,), generator=generator) for size in (3, 20, 20)], 1)
+    centres = [torch.randn(3, 20, 20, 8, generator=generator) for _ in range(3)]
+    a, b, c = codes.unbind(1)
+    return codes, centres[0][a, 0, 0] + centres[1][a, b, 0] + centres[2][a, b, c] + torch.randn(n, 8, generator=generator)
+
+
+def test_where_all_may_be_held_nothing_is_drawn():
+    codes, x = nested()
+    for (sc, pd), exact_sc, exact_pd in zip(measured(codes, x, held=5000), semantic_cohesion(codes, x), preference_discrimination(codes, x)):
+        assert sc == exact_sc and pd == exact_pd and not sc["sampled_clusters"]
+
+
+def test_levels_above_the_first_that_is_held_are_exact():
+    codes, x = nested()
+    first, second, third = measured(codes, x, held=100, exact_up_to=100)
+    assert first[0]["sc"] == pytest.approx(brute_force_sc(codes, x, 1), abs=1e-12) and first[0]["stderr"] == 0
+    assert second[0]["sc"] == pytest.approx(brute_force_sc(codes, x, 2), abs=1e-12)
+    assert second[1]["pd"] == pytest.approx(brute_force_pd(codes, x, 2, 2.0), abs=1e-6) and second[1]["sampled_pairs"] == 0
+    assert third[0]["sampled_clusters"] == 100 and third[1]["sampled_pairs"] == 100 * 99 // 2
+    exact = semantic_cohesion(codes, x)[2]
+    assert {key: third[0][key] for key in ("clusters", "clusters_2plus")} == {key: exact[key] for key in ("clusters", "clusters_2plus")}
+    assert third[1]["clusters"] == exact["clusters"]
+
+
+def test_drawn_clusters_estimate_within_their_standard_errors_without_bias():
+    codes, x = nested()
+    sc, pd = semantic_cohesion(codes, x)[2]["sc"], preference_discrimination(codes, x)[2]["pd"]
+    runs = [measured(codes, x, held=100, exact_up_to=100, seed=seed)[2] for seed in range(60)]
+    for exact, key, results in ((sc, "sc", [run[0] for run in runs]), (pd, "pd", [run[1] for run in runs])):
+        found, errors = np.array([result[key] for result in results]), np.array([result["stderr"] for result in results])
+        assert (np.abs(found - exact) < 4 * errors).all() and len(set(found)) > 50
+        assert errors.mean() == pytest.approx(found.std(ddof=1), rel=0.35)
+        assert abs(found.mean() - exact) < 4 * errors.mean() / math.sqrt(60)
+
+
+@pytest.mark.parametrize("tile", [(1, 1), (7, 16), (30, 7)])
+def test_drawn_clusters_do_not_depend_on_tiles(monkeypatch, tile):
+    codes, x = nested()
+    [*_, (_, expected)] = measured(codes, x, held=100, exact_up_to=100)
+    monkeypatch.setattr(clusters_module, "_TILE", tile)
+    [*_, (_, found)] = measured(codes, x, held=100, exact_up_to=100)
+    assert found["pd"] == pytest.approx(expected["pd"], abs=1e-6) and found["stderr"] == pytest.approx(expected["stderr"], rel=1e-4)
+
+
+def test_clusters_of_several_items_that_may_all_be_held_give_an_exact_sc():
+    codes = torch.cat([torch.arange(300), torch.tensor([5, 5, 9])])[:, None]
+    x = torch.randn(303, 4, generator=torch.Generator().manual_seed(0))
+    [(sc, pd)] = measured(codes, x, held=40, exact_up_to=30)
+    assert sc["sc"] == pytest.approx(brute_force_sc(codes, x, 1), abs=1e-12) and sc["clusters_2plus"] == 2
+    assert (sc["stderr"], sc["sampled_clusters"], sc["clusters"]) == (0, 0, 300) and pd["sampled_pairs"] == 30 * 29 // 2
+    [(sc, _)] = measured(torch.arange(300)[:, None], x[:300], held=40, exact_up_to=30)
+    assert math.isnan(sc["sc"]) and sc["clusters_2plus"] == 0
+
+
+@pytest.mark.parametrize("kind", ["tensor", "array", "memmap"])
+def test_only_items_of_drawn_clusters_are_read(tmp_path, kind):
+    codes, x = torch.arange(500)[:, None], torch.randn(500, 4, generator=torch.Generator().manual_seed(0))
+    x[:, 0] = torch.arange(500)
+    given = x if kind == "tensor" else x.numpy()
+    if kind == "memmap":
+        np.save(tmp_path / "x.npy", x.numpy())
+        given = np.load(tmp_path / "x.npy", mmap_mode="r")
+    [level] = levels_of(codes, given, sampling=Sampling(exact_up_to=10, held_numbers=10 * 4))
+    assert level.sums.shape == (10, 4) and level.drawn.clusters == 500 and level.drawn.for_pd.sum() == 10
+    [again] = levels_of(codes, given, sampling=Sampling(exact_up_to=10, held_numbers=10 * 4))
+    assert torch.equal(level.sums, again.sums)
+    x[7] = math.nan  # whichever are drawn, most are not
+    seeds = [Sampling(10, seed=seed, held_numbers=40) for seed in range(40)]
+    caught = 0
+    for sampling in seeds:
+        try:
+            list(levels_of(codes, x, sampling=sampling))
+        except ValueError as error:
+            assert "row 7 of x" in str(error)
+            caught += 1
+    assert caught < 10
 
 
 # -- by digit

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -33,6 +34,8 @@ def test_report_holds_what_the_single_functions_say(random_case):
             separation = preference_discrimination(codes, vectors)[number]
             assert row["spaces"][name] == {
                 "sc": cohesion["sc"],
+                "sc_stderr": 0.0,
+                "sc_sampled_clusters": 0,
                 "pd": separation["pd"],
                 "pd_stderr": 0.0,
                 "pd_sampled_pairs": 0,
@@ -44,7 +47,7 @@ def test_report_holds_what_the_single_functions_say(random_case):
 
 def test_report_is_strict_json_even_where_values_are_undefined():
     x = torch.ones(1, 2)
-    report = quality_report(torch.tensor([[0, 0]]), (2, 2), {"raw": x}, reconstruction=x)
+    report = quality_report(torch.tensor([[0, 0]]), (2, 2), {"raw": x}, torch.zeros(1))
     assert json.loads(json.dumps(report, allow_nan=False)) == report
     raw = report["levels"][0]["spaces"]["raw"]
     assert raw["sc"] is None and raw["pd"] is None
@@ -54,7 +57,7 @@ def test_report_is_strict_json_even_where_values_are_undefined():
 def test_report_refuses_a_reconstruction_of_nothing_and_names_the_space_at_fault():
     code, x = torch.tensor([[0]]), torch.ones(1, 1)
     with pytest.raises(ValueError, match=r"space 'raw', got only \['residual'\]"):
-        quality_report(code, (2,), {"residual": x}, reconstruction=x)
+        quality_report(code, (2,), {"residual": x}, torch.zeros(1))
     with pytest.raises(ValueError, match=r"row 0 of 'residual' is not finite"):
         quality_report(code, (2,), {"raw": x, "residual": x / 0})
 
@@ -62,7 +65,7 @@ def test_report_refuses_a_reconstruction_of_nothing_and_names_the_space_at_fault
 def test_format_by_hand():
     codes = torch.tensor([[0, 0], [0, 0], [1, 1], [1, 0]])
     x = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 2.0]])
-    report = quality_report(codes, (2, 4), {"raw": x, "e0": x}, reconstruction=x + 0.1)
+    report = quality_report(codes, (2, 4), {"raw": x, "e0": x}, torch.full((4,), 0.02))
     assert format_quality(json.loads(json.dumps(report))).splitlines() == [
         "level  used codes   usage  perplexity    Gini  clusters>=2  SC raw   PD raw   SC e0    PD e0",
         "    1         2/2  1.0000         2.0  0.0000          2/2  1.0000  -2.0000  1.0000  -2.0000",
@@ -81,6 +84,14 @@ def test_format_explains_its_marks(random_case, monkeypatch):
     lines = format_quality(report).splitlines()
     assert lines[1].split()[-1].startswith("~-") and lines[-1].startswith("~ estimated from 1,000 random")
     assert len({len(line) for line in lines[:4]}) == 1, "a fixed-width table"
+    monkeypatch.setattr(report_module, "Sampling", functools.partial(clusters.Sampling, 4, 1000, held_numbers=4 * 6))
+    _, _, report = report_of(random_case, n=60)
+    raw = report["levels"][2]["spaces"]["raw"]
+    assert raw["sc_sampled_clusters"] == 4 and raw["sc_stderr"] > 0 and raw["pd_sampled_pairs"] == 6
+    lines = format_quality(report).splitlines()
+    assert lines[3].split()[-2].startswith("~") and lines[1].split()[-2][0] != "~"
+    assert re.fullmatch(r"~ SC estimated from up to 4 random clusters, standard error <= [\d.e-]+", lines[-2])
+    assert lines[-1].startswith("~ PD estimated from 6 random pairs")
 
 
 def test_format_without_spaces_shows_usage_alone():
@@ -96,7 +107,7 @@ def test_report_repeats_itself(random_case, seed):
 def test_inputs_are_not_written_to(random_case):
     codes, x = random_case(50, 8, (3, 5), 4)
     for given in (x.clone(), x.numpy().copy()):  # float64: a conversion would copy only by chance
-        quality_report(codes, (3, 5), {"raw": given}, reconstruction=given)
+        quality_report(codes, (3, 5), {"raw": given}, torch.zeros(50))
         assert torch.equal(torch.as_tensor(given), x)
 
 
@@ -124,7 +135,7 @@ def test_reconstruction_error_against_loops(offset, monkeypatch):
     x = torch.randn(33, 5, generator=generator, dtype=torch.float64) + offset
     y = x + 0.1 * torch.randn(33, 5, generator=generator, dtype=torch.float64)
     mse = sum((a - b) ** 2 for p, q in zip(x.tolist(), y.tolist()) for a, b in zip(p, q)) / 33
-    report = reconstruction_error(x, y.numpy())
+    report = reconstruction_error(x, (x - y).square().sum(1))
     assert report["mse"] == pytest.approx(mse, rel=1e-12)
     assert report["variance"] == pytest.approx(x.var(0, correction=0).sum().item(), rel=1e-9)
     assert report["relative"] == report["mse"] / report["variance"]
@@ -132,20 +143,20 @@ def test_reconstruction_error_against_loops(offset, monkeypatch):
 
 def test_reconstruction_by_the_mean_explains_nothing_and_a_perfect_one_everything():
     x = torch.randn(20, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    assert reconstruction_error(x, x.mean(0).expand_as(x))["relative"] == pytest.approx(1, rel=1e-12)
-    assert reconstruction_error(x, x)["relative"] == 0
+    assert reconstruction_error(x, (x - x.mean(0)).square().sum(1))["relative"] == pytest.approx(1, rel=1e-12)
+    assert reconstruction_error(x, torch.zeros(20))["relative"] == 0
 
 
 def test_reconstruction_of_equal_vectors_has_no_relative_error():
     x = torch.full((7, 3), 0.1)
-    report = reconstruction_error(x, x + 1)
+    report = reconstruction_error(x, torch.full((7,), 3.0))
     assert report["variance"] == 0 and math.isnan(report["relative"]) and report["mse"] == pytest.approx(3)
 
 
-@pytest.mark.parametrize("other", [torch.ones(2, 3), torch.ones(3, 2), torch.ones(2)])
-def test_reconstruction_of_another_shape_is_refused(other):
-    with pytest.raises(ValueError, match="one shape"):
-        reconstruction_error(torch.ones(2, 2), other)
+@pytest.mark.parametrize("x, errors", [((2, 2), (2, 2)), ((2, 2), (3,)), ((2,), (2,)), ((0, 2), (0,))])
+def test_errors_that_do_not_fit_are_refused(x, errors):
+    with pytest.raises(ValueError, match=r"squared_errors \[n\]"):
+        reconstruction_error(torch.ones(x), torch.ones(errors))
 
 
 def test_by_digit_every_digit_is_judged_as_if_it_were_the_only_one(random_case):

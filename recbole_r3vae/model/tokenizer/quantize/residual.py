@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from recbole_r3vae.model.tokenizer.quantize.assign import Level
 
-CHUNK_ROWS = 65536
-"""Rows quantised at once while codebooks are initialised; bounds the ``[rows, K]`` ratings in memory."""
+CHUNK_CELLS = 2**24
+"""Ratings ``[rows, K]`` that are in memory at once while codebooks are initialised: 64 MiB in float32."""
 
 
 Estimator = Callable[[Tensor, Tensor], Tensor]
@@ -94,7 +94,7 @@ class ResidualQuantizer(nn.Module):
         """
         for number, level in enumerate(self.levels):
             level.initialise(x, iterations, seed + number)
-            for rows in x.split(CHUNK_ROWS):
+            for rows in x.split(max(1, CHUNK_CELLS // level.codebook.size)):
                 rows -= level(rows)[1]
 
 
