@@ -55,6 +55,7 @@ def leaderboard(folder: Path) -> dict[str, Any]:
         "rule": rule,
         "commands": sorted({record.command or default_command for record in records}) or [default_command],
         "users": splits.get(split, {}).get("users"),
+        "cold": _cold(splits.get(split, {})),
         "leads": leads,
         "best": of_best,
         "grid": _grid(rows, users, usable, notes),
@@ -237,6 +238,15 @@ def _sliced(
             {metric: float(of_users[metric][part.users].mean()) for metric in TABLE_METRICS if metric in of_users} for part in parts
         ]
     return [{"group": part.group, "name": part.name, "says": part.says, "users": int(part.users.sum())} for part in parts]
+
+
+def _cold(split: dict[str, Any]) -> float | None:
+    """The share of test targets without a training interaction; ``None`` where it is not known."""
+    try:
+        popularity = unpack(split["popularity"], "int32")
+    except (KeyError, ValueError):
+        return None
+    return float((popularity == 0).mean()) if len(popularity) else None
 
 
 def _relations(rows: list[dict[str, Any]], usable: list[int]) -> list[dict[str, Any]]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from recbole_r3vae.experiments.leaderboard.figures import RANKED_BY, Row, budget, decimal, label, numbers_in_short, signed, title_of
+from recbole_r3vae.experiments.leaderboard.figures import (
+    NONE, RANKED_BY, Row, budget, decimal, label, numbers_in_short, signed, split_points, title_of,
+)  # fmt: skip
 from recbole_r3vae.experiments.leaderboard.records import RULE_NAMES
 from recbole_r3vae.experiments.statistics import LEAST_POINTS, LEAST_SEEDS, LEVEL
 from recbole_r3vae.record import RULES, Rule
@@ -165,7 +167,9 @@ def facts(report: dict[str, Any]) -> list[tuple[str, str]]:
     stopped = sum(row["stopped_at_budget"] for row in rows)
     units = sum(len(row["seeds"]) for row in rows)
     return [
+        ("Split", _same([split_words(row) for row in rows])),
         ("Test users", decimal(report["users"], 0)),
+        ("Cold test targets", _cold(report)),
         ("Seeds", f"{numbers_in_short(seeds)}; {a_row} a row"),
         ("Budget", f"{_same([budget(row) for row in rows])} a unit; {stopped} of {units} units stopped at it"),
         ("Epochs selected with", _same([RULE_NAMES.get(row["valid_rule"], "a rule that is not recorded") for row in rows])),
@@ -179,6 +183,20 @@ def facts(report: dict[str, Any]) -> list[tuple[str, str]]:
         ("Commit", _same([", ".join(row["commits"]) or "not recorded" for row in rows])),
         ("Versions", _same(["; ".join(row["versions"]) or "not recorded" for row in rows])),
     ]
+
+
+def _cold(report: dict[str, Any]) -> str:
+    share = report.get("cold")  # reports of earlier versions do not tell
+    return NONE if share is None else f"{share:.1%}, items without a training interaction"
+
+
+def split_words(row: Row) -> str:
+    """How training and test of a row are told apart."""
+    points = split_points(row)
+    if points is None:
+        return "each user's last item is the test, the one before it validation"
+    first, second = (f"{point:g}" for point in points)
+    return f"by time, the same for all users: the test is a user's first item after {second} of the interactions, validation after {first}"
 
 
 def _same(values: list[str]) -> str:

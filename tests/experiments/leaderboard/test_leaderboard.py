@@ -20,6 +20,7 @@ from recbole_r3vae.experiments.leaderboard.figures import numbers_in_short
 from recbole_r3vae.experiments.leaderboard.page.charts import Point, scatter
 from recbole_r3vae.experiments.leaderboard.report import leaderboard
 from recbole_r3vae.experiments.leaderboard.rows import ACCURACY
+from recbole_r3vae.experiments.leaderboard.sentences import facts
 from recbole_r3vae.experiments.leaderboard.write import write_leaderboards
 from recbole_r3vae.experiments.statistics import leads
 from recbole_r3vae.experiments.tables import escaped
@@ -100,6 +101,17 @@ def lead_of(report, metric="ndcg@10") -> dict:
 
 
 # -- figures ----------------------------------------------------------------------------------------------------------------
+
+
+def test_the_split_and_its_cold_targets_are_said(runs):
+    by_time = {"epochs": 3, "eval_args": {"split": {"GTS": [0.8, 0.9]}}}
+    popularity = np.r_[np.zeros(50, int), np.ones(N_USERS - 50, int)]
+    for config, words in (({"epochs": 3}, "each user's last item is the test"), (by_time, "first item after 0.9 of the interactions")):
+        report = leaderboard(runs(*seeds_of("A", 0.5, config=config), popularity=popularity))
+        assert report["cold"] == 0.125
+        told = dict(facts(report))
+        assert words in told["Split"] and told["Cold test targets"].startswith("12.5%, items")
+    assert dict(facts({key: value for key, value in report.items() if key != "cold"}))["Cold test targets"] == "–"
 
 
 def test_means_and_deviations_over_seeds(runs):
