@@ -2,11 +2,12 @@
 
     python benchmarks/artefacts.py --data_path=dataset                              # all tables that are not there yet, then the README
     python benchmarks/artefacts.py --data_path=dataset --only amazon-beauty/OPQ-32  # one of them
-    python benchmarks/artefacts.py --pack saved/amazon-beauty/R3GR-dense-OPQ-…      # and a run, as R3GR-<dataset>
+    python benchmarks/artefacts.py --pack saved/amazon-beauty/R3GR-dense-OPQ-… --record results/dense/runs/amazon-beauty/R3GR-….json
 
 A table is ``artefacts/sid/<dataset>/<name>.sid.gz``, codes as the tokenizer gave them; its sidecar says by which command, commit and text
-vectors it was made, and what it is worth. ``artefacts/README.md`` is made of the sidecars and of the packed runs' records, and of nothing
-else. Item vectors are those of ``vectors/<dataset>-mpnet.npy`` (``benchmarks/from_raw_files.py`` makes them).
+vectors it was made, and what it is worth. A run is packed as ``artefacts/<model>-<dataset>``, with its record in a grid's results, which knows
+the command, or else its own. ``artefacts/README.md`` is made of the sidecars and of the packed runs' records, and of nothing else. Item vectors
+are those of ``vectors/<dataset>-mpnet.npy`` (``benchmarks/from_raw_files.py`` makes them).
 """
 
 from __future__ import annotations
@@ -93,8 +94,8 @@ def _of_runs(runs: Iterable[tuple[Path, Record]]) -> list[str]:
         ]
         for path, record in runs
     ]  # fmt: skip
-    commands = [f"* `{path.parent.name}`: `{record.command}`, its row {record.label or record.name}" for path, record in runs]
-    return [*lines, *markdown_table(head, rows), "", *commands]
+    commands = [f"* `{path.parent.name}`: `{record.command}`, row “{record.label}”" for path, record in runs if record.command]
+    return [*lines, *markdown_table(head, rows), *([""] if commands else []), *commands]
 
 
 def _of_tables(tables: Iterable[tuple[Path, dict[str, Any]]], folder: Path) -> list[str]:
@@ -128,7 +129,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--checkpoint_dir", default="saved")
     parser.add_argument("--output", type=Path, default=Path("artefacts"))
     parser.add_argument("--only", nargs="*", help="<dataset>/<name> of the tables to make; default: those that are not there")
-    parser.add_argument("--pack", nargs="*", default=[], metavar="RUN", help="runs to pack")
+    parser.add_argument("--pack", metavar="RUN", help="a run to pack")
+    parser.add_argument("--record", type=Path, help="of that run; default: its own")
     options = parser.parse_args(arguments)
     names = [f"{dataset}/{name}" for dataset in DATASETS for name in TOKENIZERS]
     missing = [name for name in names if not (options.output / "sid" / f"{name}.sid.gz").is_file()]
@@ -139,9 +141,11 @@ def main(arguments: list[str] | None = None) -> None:
     for name in wanted:
         dataset, _, table = name.partition("/")
         print(make_table(dataset, table, options.output, {"data_path": options.data_path, "checkpoint_dir": options.checkpoint_dir}), flush=True)
-    for run in options.pack:
-        record = Record.read(Path(run) / RESULT)
-        print(pack_run(run, options.output / f"{record.model}-{record.dataset}"), flush=True)
+    if options.pack:
+        record = Record.read(options.record or Path(options.pack) / RESULT)
+        path = pack_run(options.pack, options.output / f"{record.model}-{record.dataset}")
+        record.write(path.with_name(RESULT))
+        print(path, flush=True)
     with atomic_write(options.output / "README.md") as file:
         file.write(readme(options.output))
 

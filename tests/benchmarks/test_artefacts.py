@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import runpy
 import shlex
@@ -12,6 +13,7 @@ import pytest
 
 from recbole_r3vae.cli import main as command_line
 from recbole_r3vae.quick_start import run_recbole_r3vae
+from recbole_r3vae.record import Record
 from recbole_r3vae.sid.table import SemanticIDs
 
 ROOT = Path(__file__).parents[2]
@@ -51,7 +53,12 @@ def test_a_table_its_sidecar_and_the_readme(shop, capsys, monkeypatch):
     small_model = {"hidden_size": 8, "inner_size": 8, "n_heads": 1, "n_layers": 1, "rank_by": "dense", "item_inputs": ["codes"]}
     result = run_recbole_r3vae("R3GR", "amazon-toys", config_dict={**settings, **small_model, "epochs": 1, "device": "cpu"})
     SCRIPT["main"](["--pack", result["run_dir"]])
+    assert "row “" not in Path("artefacts/README.md").read_text()  # its own record knows no grid
+    record = dataclasses.replace(Record.read(Path(result["run_dir"]) / "result.json"), command="recbole-r3vae benchmark --config=x", label="alone")
+    record.write("of_a_grid.json")
+    SCRIPT["main"](["--pack", result["run_dir"], "--record", "of_a_grid.json"])
     text = Path("artefacts/README.md").read_text()
+    assert "* `R3GR-amazon-toys`: `recbole-r3vae benchmark --config=x`, row “alone”" in text
     assert "recbole-r3vae recommend --checkpoint artefacts/R3GR-amazon-toys --history" in text and "RKMeans-3.sid.gz" in text
     capsys.readouterr()
     assert command_line(["recommend", "--checkpoint", "artefacts/R3GR-amazon-toys", "--history", sids.item_ids[1], "--topk", "2"]) == 0

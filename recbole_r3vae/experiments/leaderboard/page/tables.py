@@ -15,7 +15,10 @@ LONG = 40  # letters from which on a cell is given more room
 
 
 def row_table(rows: Sequence[Row], columns: Sequence[Column], title: str, last: str = "") -> str:
-    """A table that scrolls in its own frame, which says so where it does; above its head the rules on met items where it has both, and ``last`` rows, never sorted."""
+    """A table that scrolls in its own frame, which says so where it does.
+
+    Above its head stand the rules on met items where it has both, below it ``last`` rows, which are never sorted.
+    """
     heads = [_head("Model", "words", False)]
     greatest = []
     ordering = next((column for column in columns if column.orders and any(column.value(row) is not None for row in rows)), None)
