@@ -15,14 +15,14 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from recbole_r3vae.cli import (
-    benchmark, coldstart, convert, ctr, embed, inspect, prepare, quality, recommend, run, tokenize, tune,
+    benchmark, coldstart, convert, ctr, embed, inspect, leaderboard, pack, prepare, quality, recommend, run, tokenize, tune,
 )  # fmt: skip
 from recbole_r3vae.cli.arguments import Parser
 from recbole_r3vae.errors import UserError, one_line, short_repr
 
 COMMANDS: dict[str, ModuleType] = {
     command.__name__.rpartition(".")[2]: command
-    for command in (run, prepare, tokenize, embed, convert, benchmark, tune, coldstart, ctr, quality, recommend, inspect)
+    for command in (run, prepare, tokenize, embed, convert, benchmark, leaderboard, tune, coldstart, ctr, quality, recommend, pack, inspect)
 }
 STARTS_ANEW = "no file is left half-written; the same command starts anew"
 

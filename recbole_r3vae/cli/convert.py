@@ -8,8 +8,9 @@ HELP = """convert semantic IDs between .sid, *.index.json (LC-Rec, LETTER, MiniO
   recbole-r3vae convert --input Games.index.json --output games.sid --item2id Games.item2id
   recbole-r3vae convert --input games.sid --output Games.index.json --item2id Games.item2id
   recbole-r3vae convert --input games.sid --output added_tokens.json
+  recbole-r3vae convert --input games.sid --output games.sid.gz
 
-A name that ends in index.json is that of items and their tokens, <a_12> <b_3> …; of other JSON files a list of all tokens is written, as
+Wherever a .sid file is read, .sid.gz is too. A name that ends in index.json is that of items and their tokens, <a_12> <b_3> …; of other JSON files a list of all tokens is written, as
 a tokenizer's add_tokens takes it. --item2id names the file of item ids and the numbers by which an index.json calls them. A list of added
 tokens names no items: with --added_tokens it says how large the codebooks are, where --input knows only the codes that items have.
 """
@@ -17,8 +18,8 @@ tokens names no items: with --added_tokens it says how large the codebooks are, 
 
 def add(parser) -> None:
     """Declare its arguments."""
-    parser.add_argument("--input", required=True, help="a .sid file, from any tool, or *.index.json")
-    parser.add_argument("--output", required=True, help="the file to write: .sid, *.index.json or another .json")
+    parser.add_argument("--input", required=True, help="a .sid file, from any tool, .sid.gz or *.index.json")
+    parser.add_argument("--output", required=True, help="the file to write: .sid, .sid.gz, *.index.json or another .json")
     parser.add_argument("--item2id", help="item ids and the numbers that stand for them in index.json, separated by a tab")
     parser.add_argument("--added_tokens", help="added_tokens.json, tokenizer.json or a JSON list: the codebook sizes are theirs")
 

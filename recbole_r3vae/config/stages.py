@@ -49,7 +49,7 @@ def tokenizer_config(config: Config) -> Config:
     A key X of that stage is ``tokenizer_X`` where the user gives it; else the user's X, unless X is one of the model's own keys (its
     YAML lists them: ``epochs``, ``learning_rate`` …; for a model that predicts clicks ``ctr.yaml`` and RecBole's YAML of the model); else
     ``tokenizer_X`` of the model's YAML files; else the tokenizer's default.
-    So changing how the model is trained never changes the semantic IDs.
+    So changing how the model is trained never changes the semantic IDs. The split (``eval_args``) is the run's.
 
     Args:
         config: Configuration of a model that needs semantic IDs, with ``tokenizer`` set.
@@ -72,6 +72,8 @@ def tokenizer_config(config: Config) -> Config:
         if not key.startswith(PREFIX) and key in known and key not in {"model", "dataset", "tokenizer", *config.model_keys}
     }
     values = {**prefixed[0], **plain, **prefixed[1]}
+    if isinstance(given.get("eval_args"), dict):  # a tokenizer that learns from interactions must see the run's training split, no other
+        values["eval_args"] = {key: value for key, value in given["eval_args"].items() if key != "mode"}
     model = get_tokenizer(config["tokenizer"])
     try:
         return type(config)(model=model, dataset=config.dataset, config_dict=values)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from recbole_r3vae.data.time_split import are_positions
 from recbole_r3vae.errors import UserError, did_you_mean
 
 LEAST_HISTORY = 2
@@ -74,15 +75,12 @@ def recent_items(users: np.ndarray, items: np.ndarray, times: np.ndarray, share:
             every item, is that new.
     """
     check_share(share)
-    frame = pd.DataFrame({"user": users, "item": items, "time": times})
-    grid = np.unique(times)
-    place = frame.groupby("user")["time"].rank(method="first").astype(int).to_numpy() - 1  # 0, 1, … within a user
-    if place.max() + 1 == len(grid) and np.array_equal(grid[place], times):
+    if are_positions(users, times):
         raise UserError(
             "times are the same 1, 2, 3 … for every user: positions, not times, so no item can be called recent; take cold_by=random"
         )
     since = np.sort(times)[len(times) - max(1, math.floor(share * len(times)))]
-    first = frame.groupby("item")["time"].min()
+    first = pd.Series(times).groupby(items).min()
     cold = set(first.index[first >= since])
     if not 0 < len(cold) < len(first):
         raise UserError(f"{len(cold)} of {len(first)} items are first seen in the last {share:g} of the events; choose another cold_share")

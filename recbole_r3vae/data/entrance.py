@@ -12,7 +12,9 @@ import numpy as np
 from recbole.data.dataset import Dataset, SequentialDataset
 from recbole.utils import ModelType
 
+from recbole_r3vae.data import time_split
 from recbole_r3vae.data.atomic_check import check_atomic_file, read_fields
+from recbole_r3vae.data.clicks import ClickDataset
 from recbole_r3vae.errors import UserError, did_you_mean, short_repr
 
 if TYPE_CHECKING:
@@ -49,8 +51,17 @@ def _check_split_settings(config: Config) -> None:
         raise UserError(f"order in eval_args is {order}, and {config.model} reads histories: histories are in time order; write order: TO")
     if config["benchmark_filename"] is not None:
         return
-    if not isinstance(split, dict) or len(split) != 1 or next(iter(split)) not in ("LS", "RS"):
-        raise UserError(f"split in eval_args is {short_repr(split)}; write {{LS: valid_and_test}} or ratios such as {{RS: [8, 1, 1]}}")
+    if not isinstance(split, dict) or len(split) != 1 or next(iter(split)) not in ("LS", "RS", time_split.NAME):
+        raise UserError(
+            f"split in eval_args is {short_repr(split)}; write {{LS: valid_and_test}} or ratios such as {{RS: [8, 1, 1]}}, or two points of "
+            f"time {{{time_split.NAME}: [0.8, 0.9]}}"
+        )
+    if time_split.points_of(evaluation) is not None:
+        if order != "TO":
+            raise UserError(f"order in eval_args is {order}, and {time_split.NAME} splits by time; write order: TO")
+        if issubclass(config.contract.dataset_class or Dataset, ClickDataset):
+            raise UserError(f"{time_split.NAME} asks for one item a user, and {config.model} predicts labels here; write {{RS: [8, 1, 1]}}")
+        return
     if "LS" in split and split["LS"] not in LEAVE_ONE_OUT:
         raise UserError(f"split in eval_args is {short_repr(split)}; of LS choose {', '.join(LEAVE_ONE_OUT)}")
     ratios = split.get("RS", [1, 1, 1])
@@ -217,12 +228,27 @@ def check_split(config: Config, dataset: Dataset) -> None:
         raise UserError(f"dataset {name!r}: no user has more than one interaction, so there is no next item to learn; {longer}")
     if config["benchmark_filename"] is not None or dataset.uid_field not in dataset.inter_feat:
         return
+    if time_split.points_of(config["eval_args"]) is not None:
+        _check_time_split(name, dataset)
+        return
     rows = np.bincount(np.asarray(dataset.inter_feat[dataset.uid_field]))  # [n_users], some 0
     rows = np.maximum(rows - isinstance(dataset, SequentialDataset), 0)  # whose rows have a history: a first interaction is no target
     if not _tested(config["eval_args"], dataset, rows):
         raise UserError(
             f"dataset {name!r}: no user has interactions enough for one to test beside those to learn from, so nothing would be measured; "
             f"{longer}, or another split in eval_args"
+        )
+
+
+def _check_time_split(name: str, dataset: Dataset) -> None:
+    by_time = np.argsort(dataset.inter_feat[dataset.time_field].to_numpy(), kind="stable")
+    users, stage = dataset.inter_feat[dataset.uid_field].to_numpy()[by_time], dataset.stage_of_rows()[by_time]
+    counts = np.bincount(time_split.parts(users, stage) + 1, minlength=4)[1:]
+    if not counts.all():
+        part = PARTS[int((counts == 0).argmax())]
+        raise UserError(
+            f"dataset {name!r}: its {part} part is empty, as no user has an interaction there and one before it; choose other points of time "
+            f"than {short_repr(dict(dataset.config['eval_args']['split']))}"
         )
 
 

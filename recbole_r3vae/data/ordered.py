@@ -10,6 +10,7 @@ from recbole.data.dataset import Dataset, SequentialDataset
 from recbole.utils import FeatureSource, FeatureType
 from torch import Tensor
 
+from recbole_r3vae.data import time_split
 from recbole_r3vae.errors import UserError
 
 
@@ -19,6 +20,8 @@ class TimeOrdered:
     RecBole narrows times to float32 and then sorts; at 1e9 seconds that is a step of 64 to 128 s, and 17 % of the neighbouring
     interactions of ml-100k change places. Sorting the float64 column first is enough, because RecBole's own sort is stable. Parts that
     were split before (``benchmark_filename``) are sorted one by one.
+
+    It also knows a split that RecBole does not: by time, the same for all users (:mod:`~recbole_r3vae.data.time_split`).
 
     Attributes:
         known_ids: field to the ids that its numbers are to stand for, in order; ``None``: RecBole numbers ids as they come.
@@ -100,6 +103,20 @@ class TimeOrdered:
         """Of interactions in the order of the files, int64 ``[n]``: 0 training, 1 validation, 2 test."""
         return np.repeat(np.arange(len(self.file_size_list)), self.file_size_list)
 
+    @property
+    def time_points(self) -> tuple[float, float] | None:
+        """Of a split by time its points, see :func:`~recbole_r3vae.data.time_split.points_of`; ``None`` where it is another split."""
+        return None if self.is_split else time_split.points_of(self.config["eval_args"])
+
+    def stage_of_rows(self) -> np.ndarray | None:
+        """Of interactions, int64 ``[n]``: how many of the points at which all users are split lie before each, 0 to 2; asked before
+        :meth:`build`. ``None`` where each user is split by himself."""
+        if self.is_split:
+            return self.part_of_rows()
+        if self.time_points is None:
+            return None
+        return time_split.stages(*(self.inter_feat[field].to_numpy() for field in (self.uid_field, self.time_field)), self.time_points)
+
     def _sort_by_time(self) -> None:
         by_time = self.config["eval_args"]["order"] == "TO" and self.time_field in self.inter_feat
         if by_time and self.is_split:
@@ -110,7 +127,24 @@ class TimeOrdered:
 
     def _change_feat_format(self):
         self._sort_by_time()
+        if self.time_points is not None:
+            self._parts = time_split.parts(self.inter_feat[self.uid_field].to_numpy(), self.stage_of_rows())
         super()._change_feat_format()
+
+    def build(self):
+        """Split as RecBole does, or by time.
+
+        Returns:
+            Training, validation and test dataset.
+        """
+        if self.time_points is None:
+            return super().build()
+        self._change_feat_format()
+        return self._datasets_of_parts()
+
+    def _datasets_of_parts(self) -> list[Dataset]:
+        self._drop_unused_col()
+        return [self.copy(self.inter_feat[torch.from_numpy(np.flatnonzero(self._parts == part))]) for part in range(3)]
 
 
 class SplitBefore(TimeOrdered):
@@ -134,7 +168,7 @@ class SplitBefore(TimeOrdered):
             self.set_field_property(self.item_list_length_field, FeatureType.TOKEN, FeatureSource.INTERACTION, 1)
 
     def _change_feat_format(self):
-        if not self.is_split:
+        if not self.is_split and self.time_points is None:
             super()._change_feat_format()
             return
         self._sort_by_time()
@@ -145,10 +179,11 @@ class SplitBefore(TimeOrdered):
             return
         users = self.inter_feat[self.uid_field].to_numpy()
         order = np.argsort(users, kind="stable")  # user after user, in each the parts one after the other
-        is_target = np.r_[False, users[order][1:] == users[order][:-1]]  # all but the first of each user
+        rows = order[np.r_[False, users[order][1:] == users[order][:-1]]]  # all but the first of each user
         super()._change_feat_format()
-        self.data_augmentation()
-        self._parts = self.part_of_rows()[order][is_target]
+        if self.is_split:  # else RecBole has done it
+            self.data_augmentation()
+        self._parts = (self.part_of_rows() if self.is_split else self._parts)[rows]
 
     def sort(self, by, ascending=True):
         """RecBole's; interactions of parts are in order, and those of a later part stay behind, whatever their times say."""
@@ -183,7 +218,7 @@ class SplitBefore(TimeOrdered):
             self.inter_feat[field] = torch.nn.functional.pad(values, (0, size - values.shape[1]))
 
     def build(self):
-        """Split as RecBole does, or as the files are.
+        """Split as RecBole does, by time, or as the files are.
 
         Returns:
             Training, validation and test dataset.
@@ -191,9 +226,7 @@ class SplitBefore(TimeOrdered):
         if not self.is_split:
             return super().build()
         self._change_feat_format()
-        self._drop_unused_col()
-        rows = (torch.from_numpy(np.flatnonzero(self._parts == part)) for part in range(len(self.file_size_list)))
-        return [self.copy(self.inter_feat[part]) for part in rows]
+        return self._datasets_of_parts()
 
 
 def histories_with_targets(histories: Sequence[np.ndarray], targets: np.ndarray) -> tuple[Tensor, np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""What a split means for its users: what they had met before a part of it, and whom a leave-one-out test asks about which item."""
+"""What a split means for its users: what they had met before a part of it, and whom a test of one item a user asks about which."""
 
 from __future__ import annotations
 
@@ -33,7 +33,15 @@ def all_meetings(dataset: Dataset) -> csr_matrix:
     return found + of_histories - of_histories.multiply(found > 0)  # once each, and not what is a target of some part
 
 
-def add_seen(everything: csr_matrix, valid_data, test_data) -> None:
+def met_up_to_points(dataset: Dataset) -> tuple[csr_matrix, csr_matrix] | None:
+    """Of a dataset that is to be split by time, :func:`meetings` up to each of its two points; ``None`` where it is split otherwise."""
+    if getattr(dataset, "time_points", None) is None:
+        return None
+    stage, feat = dataset.stage_of_rows(), dataset.inter_feat
+    return tuple(meetings(dataset.copy(feat[stage < part])) for part in (1, 2))
+
+
+def add_seen(everything: csr_matrix, valid_data, test_data, up_to_points: tuple[csr_matrix, csr_matrix] | None = None) -> None:
     """Give full-ranking loaders an attribute ``seen``: what each user met in the earlier parts of the split, ``[n_users, n_items]``.
 
     RecBole's own record of it lacks the first interaction of each user where the model is sequential, and all but the last
@@ -43,7 +51,13 @@ def add_seen(everything: csr_matrix, valid_data, test_data) -> None:
         everything: :func:`meetings` of the dataset before it was split.
         valid_data: loader of the validation part.
         test_data: loader of the test part.
+        up_to_points: :func:`met_up_to_points`; what lies after a point and is no target is in no part.
     """
+    if up_to_points is not None:
+        for loader, seen in zip((valid_data, test_data), up_to_points):
+            if isinstance(loader, FullSortEvalDataLoader):
+                loader.seen = seen
+        return
     for loader in (test_data, valid_data):  # backwards: what remains when the test is taken off lies before it, and so on
         everything = everything - meetings(loader._dataset)
         everything.eliminate_zeros()
@@ -83,9 +97,18 @@ def told_repeats(name: str, valid_data, test_data) -> str | None:
     )
 
 
+def told_cold(name: str, held: HeldOut) -> str:
+    """What is to be said of a split by time: how many are asked about items, or are users, that no training knows."""
+    cold, unknown, n = (held.popularity == 0).sum(), (held.history == 0).sum(), len(held.order)
+    return (
+        f"dataset {name}, split by time: {n:,} test users; the targets of {cold:,} ({cold / n:.1%}) are cold, items without a training "
+        f"interaction; {unknown:,} ({unknown / n:.1%}) have no training interaction themselves"
+    )
+
+
 @dataclass(frozen=True)
 class HeldOut:
-    """The users of a leave-one-out test and what they are asked, in the order of their external ids, whatever model is tested.
+    """The users of a test of one item each and what they are asked, in the order of their external ids, whatever model is tested.
 
     Attributes:
         order: int64 ``[n]``, the row that each has in the loader.

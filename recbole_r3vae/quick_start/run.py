@@ -17,7 +17,7 @@ from recbole_r3vae.config.identity import precision
 from recbole_r3vae.data.content import load_content
 from recbole_r3vae.data.entrance import check_split
 from recbole_r3vae.data.fingerprint import data_fingerprint, known_ids
-from recbole_r3vae.data.split import held_out, met_before, told_repeats
+from recbole_r3vae.data.split import held_out, met_before, told_cold, told_repeats
 from recbole_r3vae.errors import UserError, as_user_error
 from recbole_r3vae.model.contract import TOKENIZE, Sources, collisions_of, where_words
 from recbole_r3vae.provenance import peak_memory_mb, provenance
@@ -97,6 +97,9 @@ def _run_model(config: Config, data, saved: bool, earlier: EarlierRun | None) ->
     repeats = told_repeats(config.dataset, valid_data, test_data)
     if repeats is not None:
         logging.getLogger().warning(repeats)
+    users = held_out(valid_data, test_data)
+    if users is not None and data.time_points is not None:
+        logging.getLogger().info(told_cold(config.dataset, users))
     network = make_network(config, train_data.dataset, provided.sources)
     writes = saved and config["local_rank"] == 0
     if writes:
@@ -120,7 +123,7 @@ def _run_model(config: Config, data, saved: bool, earlier: EarlierRun | None) ->
     best_valid_score, best_valid_result = trainer.fit(train_data, valid_data, saved=saved, show_progress=config["show_progress"])
     started, after_training = time.monotonic(), peak_memory_mb()
     test_result = trainer.evaluate(test_data, load_best_model=saved, show_progress=config["show_progress"])
-    seconds_testing, users = time.monotonic() - started, held_out(valid_data, test_data)
+    seconds_testing = time.monotonic() - started
     record = Record.of_run(
         config, provenance(config), trainer, provided.tokenizer and provided.tokenizer.description, users, getattr(trainer, "ranks", None),
         name=name, model=config.declared["model"], family=config.contract.family, loss=loss, n_parameters=n_parameters,

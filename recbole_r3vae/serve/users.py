@@ -13,7 +13,7 @@ from recbole_r3vae.errors import UserError
 AS_OF = ("now", "valid", "test")
 
 PART_OF = {"valid": 1, "test": 2}
-"""Which of the parts that were split before, counted from 0."""
+"""Which of the parts that were split before, or by time, counted from 0."""
 
 HELD_OUT = {"valid_and_test": {"valid": 2, "test": 1}, "valid_only": {"valid": 1}, "test_only": {"test": 1}}
 """RecBole's leave-one-out splits: how many of a user's last interactions come after the history that a part is predicted from."""
@@ -24,7 +24,7 @@ class UserHistories:
 
     Where the dataset was split before, the parts follow one another, in each the times. Lines that bring their histories along know more
     than the lines before them: a history is then that of the user's last line with its target, and as of a part that of his first line
-    in it.
+    in it. Where all users are split at the same points of time, what lies between and after these are parts too.
 
     Args:
         dataset: Loaded and not yet split; it is left as it is.
@@ -38,8 +38,9 @@ class UserHistories:
         self._is_sequential = dataset.config["MODEL_TYPE"] == ModelType.SEQUENTIAL
         frame, parts = dataset.inter_feat, None
         keys = [frame[dataset.time_field].to_numpy()] if dataset.time_field in frame else []  # still in full precision
-        if getattr(dataset, "is_split", False):
-            parts = dataset.part_of_rows()
+        if getattr(dataset, "stage_of_rows", None):
+            parts = dataset.stage_of_rows()
+        if parts is not None:
             keys.append(parts)
         users = frame[dataset.uid_field].to_numpy()
         order = np.lexsort([*keys, users])  # stable: by user, then part, then time

@@ -1,14 +1,19 @@
-"""The ``.sid`` file: a tab-separated table of codes, and its sidecar ``<path>.json``."""
+"""The ``.sid`` file: a tab-separated table of codes, and its sidecar ``<path>.json``; ``.sid.gz`` is the same, compressed."""
 
 from __future__ import annotations
 
+import gzip
+import io
 import json
 import logging
 import os
 import re
+import zlib
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import torch
 from torch import Tensor
@@ -20,13 +25,15 @@ from recbole_r3vae.sid import foreign
 logger = logging.getLogger(__name__)
 SCHEMA = 1  # of the sidecar file
 _LINES = 65536  # of a table, written at a time
+PACKED = ".gz"
+"""The ending of a compressed table; its sidecar is not compressed."""
 
 
 def write_sid_file(path: str | os.PathLike, item_ids: Sequence[str], codes: Tensor, sidecar: dict) -> None:
     """Write a table and, beside it, its sidecar; :func:`read_sid_file` gives them back.
 
     Args:
-        path: File to write, usually ``*.sid``; its folder is made.
+        path: File to write, usually ``*.sid``, or ``*.sid.gz``; its folder is made.
         item_ids: n item tokens, without the padding item.
         codes: int64 ``[n, L]``, a row for each of them.
         sidecar: Plain data: ``codebook_sizes``, ``content_hash``, ``n_items`` and ``meta``; ``ordered`` where it is False.
@@ -39,7 +46,7 @@ def write_sid_file(path: str | os.PathLike, item_ids: Sequence[str], codes: Tens
     # The inner file is renamed first: after a crash in between, a new sidecar stands beside no table or
     # an old one, which a table refuses to be loaded from. A table without its sidecar would pass for a foreign
     # file and lose its sizes.
-    with atomic_write(path) as table, atomic_write(sidecar_path(path)) as side:
+    with _writable(Path(path)) as table, atomic_write(sidecar_path(path)) as side:
         table.write("\t".join(_columns(codes.shape[1])) + "\n")
         for start in range(0, len(codes), _LINES):  # Python's own numbers of all codes would take ten times their memory
             for item, row in zip(item_ids[start : start + _LINES], codes[start : start + _LINES].tolist()):
@@ -74,6 +81,22 @@ def read_sid_file(path: str | os.PathLike) -> tuple[list[str], Tensor, dict]:
     return item_ids, codes, {"codebook_sizes": (codes.amax(0) + 1).tolist(), "meta": {"renumbered": old} if old else {}}
 
 
+@contextmanager
+def _writable(path: Path) -> Iterator[IO[str]]:
+    """A table to write into; compressed where its name says so, the same table to the same bytes."""
+    if path.suffix != PACKED:
+        with atomic_write(path) as table:
+            yield table
+        return
+    with atomic_write(path, "wb") as file, gzip.GzipFile("", "wb", 9, file, mtime=0) as packed:
+        with io.TextIOWrapper(packed, encoding="utf-8", newline="\n") as table:
+            yield table
+
+
+def _readable(path: Path) -> IO[str]:
+    return gzip.open(path, "rt", encoding="utf-8-sig") if path.suffix == PACKED else open(path, encoding="utf-8-sig")
+
+
 def _columns(n_levels: int) -> list[str]:
     return ["item_id:token", *(f"sid_{level + 1}:token" for level in range(n_levels))]
 
@@ -87,7 +110,7 @@ def _read_table(path: Path) -> tuple[list[str], Tensor]:
     """Item ids and codes int64 ``[n, L]`` of a table file, every line checked."""
     item_ids, codes = [], array("q")  # of all lines, one after the other
     try:
-        with open(path, encoding="utf-8-sig") as file:  # other tools may write a byte order mark
+        with _readable(path) as file:  # other tools may write a byte order mark
             header = file.readline().rstrip("\n").split("\t")
             n_levels = len(header) - 1
             if n_levels < 1 or header != _columns(n_levels):
@@ -112,8 +135,9 @@ def _read_table(path: Path) -> tuple[list[str], Tensor]:
         raise UserError(f"no semantic IDs at {path}; check the path, or make them with `tokenize`") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text ({error.reason}); save it as UTF-8") from error
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}; give a file that can be read") from error
+    except (OSError, EOFError, zlib.error) as error:  # what is no gzip file is an OSError without a number, one cut short an EOFError
+        why = getattr(error, "strerror", None) or f"{error}, so it is damaged or not compressed"
+        raise UserError(f"cannot read {path}: {why}; give a file that can be read") from error
     if not codes:
         raise UserError(f"{path} names no items after its header; tokenize again")
     return item_ids, torch.frombuffer(codes, dtype=torch.int64).view(-1, n_levels)

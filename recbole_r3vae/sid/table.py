@@ -128,7 +128,7 @@ class SemanticIDs:
         codes have no order.
 
         Args:
-            path: File to write, usually ``*.sid``; its folder is made.
+            path: File to write, usually ``*.sid``, or ``*.sid.gz``, the same compressed; its folder is made.
 
         Raises:
             UserError: a file cannot be written.

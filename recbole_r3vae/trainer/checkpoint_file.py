@@ -128,7 +128,7 @@ def sources_of(state: dict[str, Any] | None) -> Sources:
     """What :func:`sources_state` was given."""
     sids, content = (state or {}).get("semantic_ids"), (state or {}).get("content")
     if sids is not None:
-        sids = SemanticIDs(sids["codes"].cpu(), tuple(sids["codebook_sizes"]), sids["item_ids"], sids["meta"], sids["ordered"])
+        sids = SemanticIDs(sids["codes"].cpu().long(), tuple(sids["codebook_sizes"]), sids["item_ids"], sids["meta"], sids["ordered"])
     if content is not None:
         parts = {name: slice(*bounds) for name, bounds in content["parts"].items()}
         content = ItemContent(

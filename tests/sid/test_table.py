@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import gzip
 import hashlib
 import json
 import os
@@ -188,6 +189,24 @@ def test_a_file_says_that_its_codes_have_no_order(tmp_path):
     assert "ordered" not in json.loads((tmp_path / "x.sid.json").read_text())
     assert json.loads((tmp_path / "y.sid.json").read_text())["ordered"] is False
     assert (tmp_path / "x.sid").read_bytes() == (tmp_path / "y.sid").read_bytes()
+
+
+def test_a_compressed_table_is_the_same_table(tmp_path):
+    plain, packed = tmp_path / "a.sid", tmp_path / "a.sid.gz"
+    table = SemanticIDs(torch.tensor([[-1, -1], [3, 0], [1, 2]]), (4, 4), (PAD, "ä", "b"), {"tokenizer": "X"})
+    table.save(plain)
+    table.save(packed)
+    assert gzip.decompress(packed.read_bytes()) == plain.read_bytes()
+    assert (tmp_path / "a.sid.gz.json").read_bytes() == (tmp_path / "a.sid.json").read_bytes()
+    loaded = SemanticIDs.load(packed)
+    assert loaded.content_hash == table.content_hash and loaded.meta == table.meta
+    before = packed.read_bytes()
+    table.save(packed)
+    assert packed.read_bytes() == before  # no time and no name in it
+    for damaged in (before[:-9], before[:40], plain.read_bytes(), b""):
+        packed.write_bytes(damaged)
+        with pytest.raises(UserError, match="a.sid.gz"):
+            SemanticIDs.load(packed)
 
 
 def test_a_sidecar_whose_order_was_changed_is_refused(tmp_path):

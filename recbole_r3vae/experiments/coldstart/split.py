@@ -9,6 +9,7 @@ from typing import Any
 from recbole_r3vae.config import Config
 from recbole_r3vae.config.identity import fingerprint
 from recbole_r3vae.data.cold import Question, ask, random_items, recent_items, select_lines
+from recbole_r3vae.errors import UserError
 from recbole_r3vae.io import atomic_write
 from recbole_r3vae.quick_start.lookup import create_dataset, dataset_folder
 from recbole_r3vae.serve.users import UserHistories
@@ -55,6 +56,11 @@ def make_split(config: Config, cold_share: float, cold_by: str) -> Split:
     dataset, folder, name = create_dataset(config), dataset_folder(config), config.dataset
     frame, user_field, item_field = dataset.inter_feat, dataset.uid_field, dataset.iid_field
     users, items = (dataset.field2id_token[field].astype(str) for field in (user_field, item_field))
+    if dataset.time_points is not None:
+        raise UserError(
+            f"a cold-start split leaves one test item out of each user's history, and split in eval_args is "
+            f"{dict(config['eval_args']['split'])}; leave it out"
+        )
     histories = UserHistories(dataset)
     asked = histories.users("test")  # refuses other splits than leave-one-out in time order
     met = items[frame[item_field].to_numpy()]

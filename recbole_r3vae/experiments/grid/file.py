@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from recbole_r3vae.config.sources import load_yaml
+from recbole_r3vae.data.time_split import points_of
 from recbole_r3vae.errors import UserError, did_you_mean
 from recbole_r3vae.record import RULES
 
@@ -16,9 +17,10 @@ _ELSEWHERE = {
     **dict.fromkeys(("dataset", "datasets"), "as `datasets:`"),
     "max_minutes": "as `max_minutes:`",
     "valid_rule": "as `valid_rule:` of the whole grid, one rule for all rows",
+    "eval_args": "as `split:` of the whole grid, the same for all rows, so that they compare",
     **dict.fromkeys(("data_path", "checkpoint_dir", "content_cache_dir", "device"), "on the command line"),
     **dict.fromkeys(
-        ("metrics", "topk", "eval_args", "benchmark_filename"), "to no grid: it is the same for all rows, so that they compare"
+        ("metrics", "topk", "benchmark_filename"), "to no grid: it is the same for all rows, so that they compare"
     ),
     **dict.fromkeys(("run_dir", "resume", "sid_file"), "to no grid, which keeps its own runs and trains its own tokenizers"),
 }
@@ -38,6 +40,7 @@ def load_grid(path: str | os.PathLike, max_minutes: float | None = None) -> dict
         seeds: [2020, 2021, 2022]
         max_minutes: 10                 # of a unit's training; no limit without it
         valid_rule: left_out            # which rule on items that users have met selects epochs: left_out (default) or stay
+        split: {LS: valid_and_test}     # leave-one-out (default), or by time: {GTS: [0.8, 0.9]}, see data/time_split.py
         settings: {MAX_ITEM_LIST_LENGTH: 20}    # each key for all models that have it
         models:
           R3GR: {tokenizers: [R3VAE, RKMeans]}
@@ -61,12 +64,17 @@ def load_grid(path: str | os.PathLike, max_minutes: float | None = None) -> dict
     Raises:
         UserError: an unknown key, or a value of the wrong kind.
     """
-    grid = _level(load_yaml(path), f"grid {path}", ("models", "valid_rule"))
+    grid = _level(load_yaml(path), f"grid {path}", ("models", "valid_rule", "split"))
     models = grid.get("models")
     if not isinstance(models, dict) or not models:
         raise UserError(f"models in grid {path} is {models!r}; name them, such as `models: {{R3GR: {{tokenizers: [R3VAE]}}, SASRec: }}`")
     if grid.setdefault("valid_rule", RULES[0]) not in RULES:
         raise UserError(f"valid_rule in grid {path} is {grid['valid_rule']!r}; choose {' or '.join(RULES)}, one rule for all models")
+    split = grid.setdefault("split", {"LS": "valid_and_test"})
+    if split != {"LS": "valid_and_test"} and points_of({"split": split}) is None:
+        raise UserError(
+            f"split in grid {path} is {split!r}; a grid asks each user for one item: write {{LS: valid_and_test}}, or {{GTS: [0.8, 0.9]}}"
+        )
     for name, values in models.items():
         models[name] = values = _level(values, f"model {name} in grid {path}", ("model", "tokenizers"))
         tokenizers = values.get("tokenizers")

@@ -24,7 +24,7 @@ from recbole_r3vae.quick_start.provide import check_stages
 from recbole_r3vae.quick_start.summary import result_name
 
 MEASURED = {"metrics": ["Recall", "NDCG", "MRR", "ItemCoverage", "GiniIndex"], "topk": [5, 10, 20]}
-EVALUATION = {"split": {"LS": "valid_and_test"}, "group_by": "user", "order": "TO", "mode": "full"}
+EVALUATION = {"group_by": "user", "order": "TO", "mode": "full"}
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def units_of(grid: dict[str, Any], where: dict[str, str]) -> list[Unit]:
                 if key not in innermost:
                     raise UserError(f"no {key} for model {model}; give `{key}:` for the grid or for the model")
             for dataset in innermost["datasets"]:
-                cell, keys = _cell(dataset, model, tokenizer, innermost, levels, grid["valid_rule"], where)
+                cell, keys = _cell(dataset, model, tokenizer, innermost, levels, grid, where)
                 cell["label"] = ", ".join(called for called, what in ((name, model), (entry, tokenizer)) if called != what) or None
                 cells.append((cell, innermost["seeds"]))
                 for level in levels:
@@ -163,9 +163,10 @@ def _tokenizers(model: str, own: dict[str, Any]) -> list[tuple[str | None, str |
     return entries
 
 
-def _cell(dataset, model, tokenizer, innermost, levels, valid_rule, where) -> tuple[dict[str, Any], set[str]]:
+def _cell(dataset, model, tokenizer, innermost, levels, grid, where) -> tuple[dict[str, Any], set[str]]:
     """What the units of one dataset, model and tokenizer have in common, and the keys that they have."""
-    fixed = {**MEASURED, "eval_args": EVALUATION, "valid_rule": valid_rule, "max_minutes": innermost.get("max_minutes")}
+    same = {"eval_args": {"split": grid["split"], **EVALUATION}, "valid_rule": grid["valid_rule"]}
+    fixed = {**MEASURED, **same, "max_minutes": innermost.get("max_minutes")}
     if tokenizer:
         fixed["tokenizer"] = tokenizer
     given = without_unread_keys({key: value for level in levels for key, value in level["settings"].items()}, tokenizer)

@@ -12,6 +12,49 @@ from recbole_r3vae.experiments.leaderboard.records import RULE_NAMES
 from recbole_r3vae.experiments.leaderboard.sentences import verdict
 from recbole_r3vae.record import RULES, Rule
 
+def answer_table(report: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Who leads under each rule, by how much and at what cost, the rules side by side: the head of the table and its rows."""
+    answers = report.get("answers") or {}  # reports of earlier versions have none
+    found = list(answers.values())
+    other_kind = {"without semantic IDs" if answer["reads_sids"] else "with semantic IDs" for answer in found}
+    beside = f"Best row {' or '.join(sorted(other_kind))}"
+    lines = {
+        "Leads": [_with_figure(answer["best"]) for answer in found],
+        "Next": [_behind(answer["next"]) for answer in found],
+        beside: [_behind(answer["beside"]) for answer in found],
+        "Behind by more than noise": [_told_apart(answer) for answer in found],
+        "Cost of the leader": [_cost(answer["best"]) for answer in found],
+        f"Cost of the {beside[0].lower()}{beside[1:]}": [_cost(answer["beside"]) for answer in found],
+    }
+    rows = [[name, *cells] for name, cells in lines.items() if any(cell != NONE for cell in cells)]
+    return [title_of(RANKED_BY), *(RULE_NAMES[rule] for rule in answers)], rows if found else []
+
+
+def _with_figure(row: dict[str, Any]) -> str:
+    deviation = "" if row["test"]["std"] is None else f" ± {row['test']['std']:.4f}"
+    return f"{label(row)}: {decimal(row['test']['mean'])}{deviation} ({row['seeds']} {'seed' if row['seeds'] == 1 else 'seeds'})"
+
+
+def _behind(row: dict[str, Any] | None) -> str:
+    if row is None:
+        return NONE
+    interval = "" if row["low"] is None else f" [{signed(row['low'], 4)}, {signed(row['high'], 4)}]"
+    return f"{_with_figure(row)}, behind by {decimal(row['lead'])}{interval}"
+
+
+def _told_apart(answer: dict[str, Any]) -> str:
+    if not answer["others"]:
+        return NONE
+    alone = f", {answer['by_users']} more by users alone, for want of seeds" if answer["by_users"] else ""
+    return f"{answer['by_both']} of {answer['others']} other rows by seeds and users{alone}"
+
+
+def _cost(row: dict[str, Any] | None) -> str:
+    if row is None or row["seconds"] is None and row["n_parameters"] is None:
+        return NONE
+    return f"{decimal(row['seconds'], 0)} s of training, {decimal(row['n_parameters'], 0)} parameters"
+
+
 LEAD_HEAD = ("Metric", "Best", "Next", "Lead", "p, seeds", "p, users", "p, Holm", "Verdict")
 BEST_HEAD = ("Metric", "Best", "Other", *LEAD_HEAD[3:])
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from recbole_r3vae.data.time_split import points_of
+
 Row = dict[str, Any]
 TITLES = {
     "recall": "Recall", "ndcg": "NDCG", "mrr": "MRR", "itemcoverage": "Coverage", "giniindex": "Gini",
@@ -18,6 +20,11 @@ KINDS = {"authors": "By authors", "independent": "Reproduced by others"}
 def ranked_test(row: Row) -> dict[str, Any]:
     """The test figures by which a row is ordered and tested."""
     return row["test"][row["rule"]]
+
+
+def split_points(row: Row) -> tuple[float, float] | None:
+    """Of a row whose users were split by time, the two points; ``None`` under leave-one-out."""
+    return points_of({"split": None, **row.get("config", {}).get("eval_args", {})})
 
 
 def title_of(metric: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from recbole_r3vae.experiments.leaderboard import sentences
 from recbole_r3vae.experiments.leaderboard.cells import (
-    BEST_HEAD, FAILED_HEAD, LEAD_HEAD, PUBLISHED_HEAD, failed_rows, grid_table, lead_cells, published_cells,
+    BEST_HEAD, FAILED_HEAD, LEAD_HEAD, PUBLISHED_HEAD, answer_table, failed_rows, grid_table, lead_cells, published_cells,
 )  # fmt: skip
 from recbole_r3vae.experiments.leaderboard.columns import Column, cost_columns, main_columns, metric_columns, slice_columns
 from recbole_r3vae.experiments.leaderboard.figures import TABLE_METRICS, Row, label, title_of
@@ -23,7 +23,11 @@ def markdown(report: dict[str, Any]) -> str:
         report: of :func:`recbole_r3vae.experiments.leaderboard.report.leaderboard`.
     """
     rows = report["rows"]
-    lines = [f"# Leaderboard: {escaped(report['dataset'])}", "", f"{sentences.READING} {sentences.ranking_line(report)}", ""]
+    lines = [f"# Leaderboard: {escaped(report['dataset'])}", ""]
+    head, answers = answer_table(report)
+    if answers:
+        lines += [*markdown_table(list(map(escaped, head)), (map(escaped, row) for row in answers)), "", sentences.ANSWER, ""]
+    lines += [f"{sentences.READING} {sentences.ranking_line(report)}", ""]
     if rows:
         lines += _table(rows, main_columns(rows))
         if any(row["published"] for row in rows):

@@ -7,6 +7,7 @@ from typing import Any
 
 from recbole_r3vae.config.sources import load_yaml, properties
 from recbole_r3vae.errors import UserError
+from recbole_r3vae.experiments.leaderboard.figures import split_points
 from recbole_r3vae.record import Rule
 
 KINDS = ("authors", "independent")
@@ -80,7 +81,7 @@ def published_of(dataset: str, rows: list[dict[str, Any]], path: Path | None = N
     """The published figures of a dataset, for a leaderboard.
 
     Each row gets, under ``published``, rule to kind to entry: the first entry of each kind that names the row, beside our figures of its
-    own rule. An entry of unknown rule stands beside none.
+    own rule. An entry of unknown rule stands beside none, and a row that was split by time beside none: they are of leave-one-out.
 
     Args:
         dataset: its name.
@@ -88,8 +89,13 @@ def published_of(dataset: str, rows: list[dict[str, Any]], path: Path | None = N
         path: as of :func:`read_published`.
 
     Returns:
-        ``note`` and ``entries``; ``None`` where there are none.
+        ``note`` and ``entries``; ``None`` where there are none, or no row to compare them with.
     """
+    for row in rows:
+        row["published"] = {}
+    comparable = [row for row in rows if split_points(row) is None]
+    if rows and not comparable:
+        return None
     note, known = read_published(path)
     entries = []
     for entry in known:
@@ -97,8 +103,7 @@ def published_of(dataset: str, rows: list[dict[str, Any]], path: Path | None = N
             recall, ndcg, *deviation = entry["figures"][dataset]
             figures = {"recall@10": recall, "ndcg@10": ndcg, "recall@10_std": deviation[0] if deviation else None}
             entries.append({**{key: value for key, value in entry.items() if key != "figures"}, **figures})
-    for row in rows:
-        row["published"] = {}
+    for row in comparable:
         for entry in entries:
             if entry["row"] == row["name"] and entry["rule"] is not None:
                 row["published"].setdefault(entry["rule"], {}).setdefault(entry["kind"], entry)

@@ -29,10 +29,11 @@ def leaderboard(folder: Path) -> dict[str, Any]:
 
     Returns:
         Plain data: ``rule``, by which rows are ordered and tested: ``left_out``, and ``stay`` only where no row has the other; ``rows``,
-        best test NDCG@10 first, each with its test figures under both rules; ``leads``, of each accuracy metric, and ``best``, of the best
-        row over every other by NDCG@10; ``grid`` of tokenizers and generators; ``slices``; ``relations`` of SID quality to Recall@10;
-        ``published``; ``apart``, rows of other precisions than most; ``failed`` units; ``notes`` on what could not be used. Tests and
-        slices need one question to one set of users: they are of the split that most rows share, and of the rows that have the rule.
+        best test NDCG@10 first, each with its test figures under both rules; ``answers``, who leads by NDCG@10 under each rule, see
+        :func:`_answer`; ``leads``, of each accuracy metric, and ``best``, of the best row over every other by NDCG@10; ``cold``, the share of
+        test targets without a training interaction; ``grid`` of tokenizers and generators; ``slices``; ``relations`` of SID quality to
+        Recall@10; ``published``; ``apart``, rows of other precisions than most; ``failed`` units; ``notes`` on what could not be used. Tests
+        and slices need one question to one set of users: they are of the split that most rows share, and of the rows that have the rule.
     """
     records, failed, splits = read_runs(folder)
     notes: list[str] = []
@@ -48,6 +49,7 @@ def leaderboard(folder: Path) -> dict[str, Any]:
         notes.append(f"Not all rows share a split. Tests and slices are of split {split} only, and rows of others do not compare with it.")
     notes += rule_notes(rows, rule)
     leads, of_best = _leads(rows, users, usable)
+    answers = {rule: found for rule in RULES if (found := _answer(rows, groups, of_split, rule))}
     default_command = f"recbole-r3vae benchmark --config=properties/benchmark/{folder.name}.yaml"
     report = {
         "schema": SCHEMA,
@@ -55,6 +57,8 @@ def leaderboard(folder: Path) -> dict[str, Any]:
         "rule": rule,
         "commands": sorted({record.command or default_command for record in records}) or [default_command],
         "users": splits.get(split, {}).get("users"),
+        "cold": _cold(splits.get(split, {})),
+        "answers": answers,
         "leads": leads,
         "best": of_best,
         "grid": _grid(rows, users, usable, notes),
@@ -139,6 +143,46 @@ def _leads(
         leads.append({**of_metric[0], "tested": len(tested)})
         of_best = of_metric if metric == RANKED_BY else of_best
     return leads, of_best
+
+
+def _answer(rows: list[dict[str, Any]], groups: list[list[Record]], of_split: list[int], rule: Rule) -> dict[str, Any] | None:
+    """Who leads by NDCG@10 under a rule, over whom, and at what cost.
+
+    Returns:
+        ``best``, ``next`` and ``beside``, the best row that does not (or, where the best is none, that does) read semantic IDs, each with
+        ``name``, ``variant``, ``seeds``, ``test``, ``seconds`` of training (the tokenizer's included) and ``n_parameters``; the latter two
+        also with what :func:`recbole_r3vae.experiments.statistics.leads` says of the best one's lead. ``others``, how many more rows there
+        are; ``by_both`` and ``by_users``, how many of them are behind by the tests of seeds and of users, and by that of users alone
+        (p below .05, uncorrected) where seeds are too few. ``None`` where no row has the rule.
+    """
+    seeds = {index: found["values"] for index in of_split if (found := rows[index]["test"][rule].get(RANKED_BY))}
+    if not seeds:
+        return None
+    users = {index: metrics[RANKED_BY] for index in seeds if RANKED_BY in (metrics := _user_metrics(groups[index], rule))}
+    pairs, ranked = statistics.leads(seeds, users), sorted(seeds, key=lambda index: -np.mean(seeds[index]))
+    best, *others = ranked
+
+    def told(index: int | None) -> dict[str, Any] | None:
+        if index is None:
+            return None
+        row = rows[index]
+        named = {key: row[key] for key in ("name", "variant", "n_parameters")} | {"seeds": len(row["seeds"])}
+        training, tokenizer = row["seconds"]["training"], row["seconds"]["tokenizer"]
+        cost = {"seconds": None if training is None else training + (tokenizer or 0)}
+        return {**named, "test": row["test"][rule][RANKED_BY], **cost, **pairs.get((best, index), {})}
+
+    reads_sids = rows[best]["tokenizer"] is not None
+    beside = next((index for index in others if (rows[index]["tokenizer"] is not None) != reads_sids), None)
+    behind = [pairs[best, index] for index in others]
+    return {
+        "best": told(best),
+        "next": told(others[0] if others else None),
+        "beside": told(beside),
+        "reads_sids": reads_sids,
+        "others": len(others),
+        "by_both": sum(pair["supported"] for pair in behind),
+        "by_users": sum(pair["p_seeds"] is None and pair["p_users"] is not None and pair["p_users"] < statistics.LEVEL for pair in behind),
+    }
 
 
 # -- tokenizers and generators -----------------------------------------------------------------------------------------------
@@ -237,6 +281,15 @@ def _sliced(
             {metric: float(of_users[metric][part.users].mean()) for metric in TABLE_METRICS if metric in of_users} for part in parts
         ]
     return [{"group": part.group, "name": part.name, "says": part.says, "users": int(part.users.sum())} for part in parts]
+
+
+def _cold(split: dict[str, Any]) -> float | None:
+    """The share of test targets without a training interaction; ``None`` where it is not known."""
+    try:
+        popularity = unpack(split["popularity"], "int32")
+    except (KeyError, ValueError):
+        return None
+    return float((popularity == 0).mean()) if len(popularity) else None
 
 
 def _relations(rows: list[dict[str, Any]], usable: list[int]) -> list[dict[str, Any]]:

@@ -131,6 +131,22 @@ def test_a_model_and_a_tokenizer_stand_more_than_once_under_names_of_their_own(t
     assert len({unit.file(tmp_path) for unit in found}) == 4
 
 
+def test_the_split_is_the_grids(tiny_data, tmp_path):
+    """Leave-one-out is what it was without the key; another split makes other units, and every row has it."""
+    models = {"R3GR": {"tokenizers": ["RKMeans"], "settings": SMALL}, "Pop": None}
+    plain, same, by_time = (
+        units(write(tmp_path / "grid.yaml", models, split=split), tiny_data) for split in (None, {"LS": "valid_and_test"}, {"GTS": [0.7, 0.9]})
+    )
+    assert [unit.hash for unit in plain] == [unit.hash for unit in same]
+    assert not {unit.hash for unit in plain} & {unit.hash for unit in by_time}
+    whole = {"split": {"GTS": [0.7, 0.9]}, "group_by": "user", "order": "TO", "mode": "full"}
+    assert [unit.config["eval_args"] for unit in by_time] == [whole] * 2
+    assert all("tokenizer_eval_args" not in unit.config for unit in by_time)
+    for split, message in (({"RS": [8, 1, 1]}, "a grid asks each user for one item"), ({"GTS": [9, 1]}, "of GTS write two shares"), ("LS", "LS")):
+        with pytest.raises(UserError, match=message):
+            load_grid(write(tmp_path / "grid.yaml", models, split=split))
+
+
 def test_models_may_share_their_tokenizers_by_an_anchor(tiny_data, tmp_path):
     path = tmp_path / "grid.yaml"
     path.write_text(

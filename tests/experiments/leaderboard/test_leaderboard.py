@@ -16,10 +16,12 @@ import pytest
 from scipy.stats import ttest_ind, ttest_rel
 
 from recbole_r3vae.errors import UserError
+from recbole_r3vae.experiments.leaderboard.cells import answer_table
 from recbole_r3vae.experiments.leaderboard.figures import numbers_in_short
 from recbole_r3vae.experiments.leaderboard.page.charts import Point, scatter
 from recbole_r3vae.experiments.leaderboard.report import leaderboard
 from recbole_r3vae.experiments.leaderboard.rows import ACCURACY
+from recbole_r3vae.experiments.leaderboard.sentences import facts
 from recbole_r3vae.experiments.leaderboard.write import write_leaderboards
 from recbole_r3vae.experiments.statistics import leads
 from recbole_r3vae.experiments.tables import escaped
@@ -100,6 +102,67 @@ def lead_of(report, metric="ndcg@10") -> dict:
 
 
 # -- figures ----------------------------------------------------------------------------------------------------------------
+
+
+def test_the_answer_stands_first_and_is_that_of_the_records(runs, tmp_path):
+    """Under each rule who leads, over whom by how much, the best row of the other kind, and what both cost."""
+    codes, ids = {"tokenizer": "RKMeans"}, {"tokenizer": None, "family": "sequential", "n_parameters": 77}
+    units = [*seeds_of("A[RKMeans]", 0.6, **codes), *seeds_of("B[RKMeans]", 0.55, **codes), *seeds_of("C", 0.3, seeds=[5], **ids)]
+    units += seeds_of("D", 0.1, **ids)
+    for record in units:  # under the other rule B leads
+        if record["name"].startswith("A"):
+            ranks = worse(worse(worse(unpack(record["users"]["left_out"], "uint8"))))
+            record["test"]["stay"], record["users"]["stay"] = figures(ranks), packed(ranks, "u1")
+    runs(*units)
+    write_leaderboards(tmp_path / "results")
+    report = json.loads((tmp_path / "results" / "leaderboard_toy.json").read_text())
+    for rule, first, second in (("left_out", "A[RKMeans]", "B[RKMeans]"), ("stay", "B[RKMeans]", "C")):
+        answer, row = report["answers"][rule], by_name(report)[first]
+        own = {name: [record["test"][rule]["ndcg@10"] for record in units if record["name"] == name] for name in by_name(report)}
+        means = {name: np.mean(values) for name, values in own.items()}
+        assert max(means, key=means.get) == first == answer["best"]["name"] and answer["best"]["test"]["mean"] == pytest.approx(means[first])
+        assert sorted(means, key=means.get)[-2] == answer["next"]["name"] and answer["beside"]["name"] == "C"
+        assert answer["beside"]["lead"] == pytest.approx(means[first] - means["C"]) and answer["reads_sids"] and answer["others"] == 3
+        assert answer["best"]["seconds"] == pytest.approx(row["seconds"]["training"] + 5) and answer["beside"]["n_parameters"] == 77
+        users = [
+            np.mean([user_metric(unpack(r["users"][rule], "uint8"), "ndcg@10") for r in units if r["name"] == name], axis=0)
+            for name in (first, "C")
+        ]
+        assert answer["beside"]["p_users"] == pytest.approx(ttest_rel(*users).pvalue) and answer["beside"]["p_seeds"] is None
+        assert answer["by_users"] == int(answer["beside"]["p_users"] < 0.05)
+        assert answer["by_both"] >= 1  # over D
+    text, page = ((tmp_path / "results" / name).read_text() for name in ("leaderboard_toy.md", "leaderboard.html"))
+    best = report["answers"]["left_out"]["best"]
+    assert text.index(f"{best['test']['mean']:.4f} ± {best['test']['std']:.4f} (3 seeds)") < text.index("Test figures of one checkpoint")
+    assert "| Best row without semantic IDs |" in text and "77 parameters" in text
+    assert page.index("Who leads under which rule") < page.index("Test metrics on toy") < page.index("Accuracy against cost")
+    assert page.index("Accuracy against cost") < page.index("Slices of users") < page.index("Who leads, and whether it is more than noise")
+
+
+def test_answers_where_there_is_little_to_compare(runs):
+    [only] = [leaderboard(runs(*seeds_of("A", 0.5, rules=("stay",))))]
+    assert set(only["answers"]) == {"stay"} and only["answers"]["stay"]["next"] is only["answers"]["stay"]["beside"] is None
+    assert [row[0] for row in answer_table(only)[1]] == ["Leads", "Cost of the leader"]
+    assert answer_table({})[1] == answer_table({"answers": {}})[1] == []
+
+
+def test_tables_that_scroll_say_so(runs, tmp_path):
+    runs(*seeds_of("A", 0.5), *seeds_of("B", 0.3))
+    write_leaderboards(tmp_path / "results")
+    page = (tmp_path / "results" / "leaderboard.html").read_text()
+    assert page.count('class="scroll"') == page.count('<div class="frame"><p class="hint" aria-hidden="true">more columns') > 5
+    assert ".more > .hint { display: block; }" in page and "scroll.scrollWidth > scroll.clientWidth" in page
+
+
+def test_the_split_and_its_cold_targets_are_said(runs):
+    by_time = {"epochs": 3, "eval_args": {"split": {"GTS": [0.8, 0.9]}}}
+    popularity = np.r_[np.zeros(50, int), np.ones(N_USERS - 50, int)]
+    for config, words in (({"epochs": 3}, "each user's last item is the test"), (by_time, "first item after 0.9 of the interactions")):
+        report = leaderboard(runs(*seeds_of("A", 0.5, config=config), popularity=popularity))
+        assert report["cold"] == 0.125
+        told = dict(facts(report))
+        assert words in told["Split"] and told["Cold test targets"].startswith("12.5%, items")
+    assert dict(facts({key: value for key, value in report.items() if key != "cold"}))["Cold test targets"] == "–"
 
 
 def test_means_and_deviations_over_seeds(runs):

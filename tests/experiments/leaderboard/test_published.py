@@ -52,6 +52,13 @@ def test_an_entry_of_unknown_rule_stands_beside_none(tmp_path):
     assert rows[0]["published"] == {} and len(found["entries"]) == 1 and not any(column.outside for column in main_columns(rows))
 
 
+def test_rows_that_were_split_by_time_stand_beside_none(tmp_path):
+    """What others published is of leave-one-out."""
+    by_time = {**row("Ours"), "config": {"eval_args": {"split": {"GTS": [0.8, 0.9]}}}}
+    assert published_of("set", [by_time], write(tmp_path, [ENTRY])) is None and by_time["published"] == {}
+    assert published_of("set", [by_time, row("Ours")], write(tmp_path, [ENTRY])) is not None and by_time["published"] == {}
+
+
 def test_other_datasets_have_none(tmp_path):
     assert published_of("another", [row("Ours")], write(tmp_path, [ENTRY])) is None
 

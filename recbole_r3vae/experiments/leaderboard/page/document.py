@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from recbole_r3vae.experiments.leaderboard import sentences
 from recbole_r3vae.experiments.leaderboard.cells import (
-    BEST_HEAD, FAILED_HEAD, LEAD_HEAD, PUBLISHED_HEAD, failed_rows, grid_table, lead_cells, published_cells,
+    BEST_HEAD, FAILED_HEAD, LEAD_HEAD, PUBLISHED_HEAD, answer_table, failed_rows, grid_table, lead_cells, published_cells,
 )  # fmt: skip
 from recbole_r3vae.experiments.leaderboard.columns import cost_columns, main_columns, metric_columns, slice_columns
 from recbole_r3vae.experiments.leaderboard.figures import RANKED_BY, TABLE_METRICS, Row, label, ranked_test, title_of
@@ -64,22 +64,31 @@ def page(reports: Sequence[dict[str, Any]]) -> str:
 
 def _section(report: dict[str, Any]) -> str:
     rows, dataset = report["rows"], report["dataset"]
-    parts = [f"<h2>{escape(dataset)}</h2>", _notes(report)]
+    parts = [f"<h2>{escape(dataset)}</h2>", _answer(report), _notes(report)]
     if rows:
         parts += [_filter(rows), _main_table(report)]
     reading = " ".join([sentences.READING, sentences.ranking_line(report), *[SHADED, sentences.BESIDE] * any(row["published"] for row in rows)])
-    parts += [f'<p class="small">{escape(reading)}</p>', _apart(report), _failed(report), _leads(report), _grid(report)]
+    parts += [f'<p class="small">{escape(reading)}</p>', _apart(report), _failed(report)]
     if rows:
-        parts += [_all_metrics(report), _cost_chart(report), _relations(report), _slices(report)]
+        parts += [_cost_chart(report), _slices(report)]
+    parts += [_leads(report), _grid(report)]
+    if rows:
+        parts += [_all_metrics(report), _relations(report)]
         costs = row_table(rows, cost_columns(rows), f"Cost and conditions on {dataset}")
         parts.append(f'<h3>Cost and conditions</h3><p class="small">{escape(sentences.COSTS)}</p>{costs}')
     parts += [_published(report), _made(report)]
     return f'<section id="{escape(dataset)}">{"".join(parts)}</section>'
 
 
+def _answer(report: dict[str, Any]) -> str:
+    head, rows = answer_table(report)
+    if not rows:
+        return ""
+    return plain_table("Who leads under which rule", head, rows, kind="answer") + f'<p class="small">{escape(sentences.ANSWER)}</p>'
+
+
 def _notes(report: dict[str, Any]) -> str:
-    opening = " ".join(filter(None, (sentences.summary(report), sentences.why_nothing_is_bold(report))))
-    return "".join(f"<p>{escape(note)}</p>" for note in (opening, *report["notes"]))
+    return "".join(f"<p>{escape(note)}</p>" for note in filter(None, (sentences.why_nothing_is_bold(report), *report["notes"])))
 
 
 def _filter(rows: Sequence[Row]) -> str:

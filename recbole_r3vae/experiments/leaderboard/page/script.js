@@ -14,7 +14,24 @@ function show(id) {
   }
 }
 
-const fromAddress = () => show(decodeURIComponent(location.hash.slice(1)));
+// Tables that are wider than their place say so until they were scrolled to their end.
+const frames = all(".frame");
+
+function hint() {
+  for (const frame of frames) {
+    const scroll = frame.querySelector(".scroll");
+    frame.classList.toggle("more", scroll.scrollWidth > scroll.clientWidth + 1);
+    frame.classList.toggle("scrolled", scroll.scrollLeft + scroll.clientWidth > scroll.scrollWidth - 2);
+  }
+}
+
+for (const frame of frames) frame.querySelector(".scroll").addEventListener("scroll", hint, { passive: true });
+addEventListener("resize", hint);
+
+const fromAddress = () => {
+  show(decodeURIComponent(location.hash.slice(1)));
+  hint(); // what was hidden had no width
+};
 addEventListener("hashchange", fromAddress);
 fromAddress();
 

@@ -15,7 +15,10 @@ LONG = 40  # letters from which on a cell is given more room
 
 
 def row_table(rows: Sequence[Row], columns: Sequence[Column], title: str, last: str = "") -> str:
-    """A table that scrolls in its own frame; above its head the rules on met items where it has both, and ``last`` rows, never sorted."""
+    """A table that scrolls in its own frame, which says so where it does.
+
+    Above its head stand the rules on met items where it has both, below it ``last`` rows, which are never sorted.
+    """
     heads = [_head("Model", "words", False)]
     greatest = []
     ordering = next((column for column in columns if column.orders and any(column.value(row) is not None for row in rows)), None)
@@ -68,15 +71,15 @@ def _kind(column: Column) -> str:
     return "outside" if column.outside else "words" if column.words else ""
 
 
-def plain_table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]], figures: bool = False) -> str:
-    """A table of words, or of figures: the first cell of a row is its head."""
+def plain_table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]], figures: bool = False, kind: str = "") -> str:
+    """A table of words, or of figures: the first cell of a row is its head. ``kind`` is a class of the style sheet."""
     kinds = ["words", *["" if figures else "words"] * (len(head) - 1)]
     heads = "".join(f'<th scope="col" class="{kind}">{escape(name)}</th>' for kind, name in zip(kinds, head))
     body = []
     for first, *cells in rows:
         shown = "".join(f'<td class="{"" if figures else _words(cell)}">{escape(cell)}</td>' for cell in cells)
         body.append(f'<tr><th scope="row">{escape(first)}</th>{shown}</tr>')
-    return _frame(title, f"<tr>{heads}</tr>", "".join(body))
+    return _frame(title, f"<tr>{heads}</tr>", "".join(body), kind)
 
 
 def _words(shown: str) -> str:
@@ -85,6 +88,7 @@ def _words(shown: str) -> str:
 
 def _frame(title: str, head: str, body: str, kind: str = "") -> str:
     return (
+        f'<div class="frame"><p class="hint" aria-hidden="true">more columns: scroll sideways →</p>'
         f'<div class="scroll" role="region" aria-label="{escape(title)}" tabindex="0"><table class="{kind}">'
-        f"<thead>{head}</thead><tbody>{body}</tbody></table></div>"
+        f"<thead>{head}</thead><tbody>{body}</tbody></table></div></div>"
     )
