@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from recbole_r3vae.serve.sharded.shards import Shard
 
 DEATHS = 3
 """Workers that may die over one shard before it is taken for the cause."""
+
+CONNECTION_SECONDS = 10
 
 OBJECT_STORE = 128 << 20
 """Bytes of shared memory of a Ray that is started here: shards are read and written as files, and only numbers travel."""
@@ -119,10 +122,14 @@ def _start(ray: Any, address: str | None, workers: int | None) -> None:
     else:
         how = {"address": address, "log_to_driver": False, "logging_level": "ERROR"}
     try:
+        host, _, port = (address or "").rpartition(":")
+        if host and port.isdigit() and "//" not in host:
+            socket.create_connection((host, int(port)), timeout=CONNECTION_SECONDS).close()  # Ray itself asks for minutes
         ray.init(**how)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except Exception as error:  # Ray has no class of its own for a machine too busy to start it in half a minute
+        ray.shutdown()  # what it started before it gave up
         reason = " ".join(str(error).split())
-        raise UserError(f"--address {address or 'local'}: Ray cannot be reached or started ({reason}); check the address, or ray status") from error
+        raise UserError(f"--address {address or 'local'}: Ray cannot be reached or started ({reason[:300]}); check the address, or ray status") from error
 
 
 class _Worker:

@@ -178,15 +178,16 @@ class Recommend:
 
             def write(these: Iterator[tuple]) -> int:
                 how = (self.topk, label, self.users, self.exclude_seen, self.allow, self.batch_size)
-                return self.folder.write(shard.number, map(_recommendations, recommender.stream(these, *how)))
+                return self.folder.write(shard.number, map(_recommendations, recommender.stream(these, *how, warn=False)))
 
             try:
-                rows = write(seen())
+                rows, skipped = write(seen()), recommender.skipped
             except UserError:
                 if some_known or not all_read:
                     raise
+                skipped = recommender.skipped
                 rows = write(iter(()))  # no item of this shard is known, which of one shard is no mistake
-            return {"rows": rows, "skipped": vars(recommender.skipped), "known": some_known}
+            return {"rows": rows, "skipped": vars(skipped)}
 
         return work
 

@@ -154,7 +154,7 @@ def _rows_of(table: Any) -> tuple[list[str], np.ndarray, np.ndarray]:
     levels = [name for name in table.column_names if name.startswith("sid_")]
     codes = np.stack([table[name].to_numpy() for name in levels], axis=1).astype(np.int64)
     vectors = table[VECTOR].combine_chunks().flatten().to_numpy()
-    return table["item_id"].to_pylist(), codes, np.array(vectors.reshape(table.num_rows, -1))
+    return table["item_id"].to_pylist(), codes, np.array(vectors.reshape(-1, table.schema.field(VECTOR).type.list_size))
 
 
 def gather(folder: str | os.PathLike, output: str | os.PathLike) -> SemanticIDs:
@@ -168,7 +168,7 @@ def gather(folder: str | os.PathLike, output: str | os.PathLike) -> SemanticIDs:
         UserError: the folder holds something else, or is incomplete.
     """
     manifest = read_manifest(folder)
-    if "semantic_ids" not in manifest:
+    if manifest["complete"] and "semantic_ids" not in manifest:  # an incomplete folder is refused where it is read
         raise UserError(f"{folder} holds the shards of {manifest['command']}, not semantic IDs; give a complete folder of tokenize")
     names, codes = [PAD], []
     with atomic_write(beside(output, ".npy"), "wb") as file:

@@ -122,7 +122,7 @@ def columns_of(shard: Shard) -> list[str]:
         return file.schema_arrow.names
 
 
-def read_columns(shard: Shard, columns: Sequence[str], rows: int = ROWS) -> Iterator[Any]:
+def read_columns(shard: Shard, columns: Sequence[str]) -> Iterator[Any]:
     """Record batches of a Parquet shard with these columns.
 
     Raises:
@@ -133,7 +133,7 @@ def read_columns(shard: Shard, columns: Sequence[str], rows: int = ROWS) -> Iter
         if missing is not None:
             hint = did_you_mean(missing, file.schema_arrow.names, otherwise="rename it")
             raise UserError(f"{shard.path} has no column {missing!r}; it has {', '.join(file.schema_arrow.names)}{hint}")
-        yield from file.iter_batches(batch_size=rows, row_groups=[shard.group], columns=list(columns))
+        yield from file.iter_batches(batch_size=ROWS, row_groups=[shard.group], columns=list(columns))
 
 
 def read_vectors(
