@@ -72,23 +72,23 @@ def random_codes(n_items: int, seed: int = 0) -> Tensor:
     return torch.cat([torch.full((1, 4), -1), codes])
 
 
-def build(name: str, codes: Tensor):
+def build(name: str, codes: Tensor, sizes: tuple[int, ...] = SIZES, device: str = "cpu", **settings):
     """An untrained generator with the settings of its YAML."""
     from recbole_r3vae.config import Config
     from recbole_r3vae.data.content import ItemContent
     from recbole_r3vae.model.contract import Sources
     from recbole_r3vae.sid.table import SemanticIDs
 
-    config = Config(name, "synthetic", config_dict={"MAX_ITEM_LIST_LENGTH": HISTORY, "device": "cpu"})
+    config = Config(name, "synthetic", config_dict={"MAX_ITEM_LIST_LENGTH": HISTORY, "device": device, **settings})
     items = ["[PAD]", *map(str, range(1, len(codes)))]
     vectors = torch.randn(len(codes), config["content_dim"], generator=torch.Generator().manual_seed(2))
     catalogue = SimpleNamespace(
-        sources=Sources(SemanticIDs(codes, SIZES, items), ItemContent(vectors.numpy(), items, {"kind": "random"}, "random")),
+        sources=Sources(SemanticIDs(codes, sizes, items), ItemContent(vectors.numpy(), items, {"kind": "random"}, "random")),
         num=lambda field: len(codes) if field == config["ITEM_ID_FIELD"] else 1001,
         field2id_token={config["USER_ID_FIELD"]: ["[PAD]", *map(str, range(1, 1001))]},
     )
     torch.manual_seed(0)
-    return config.model_class(config, catalogue).eval()
+    return config.model_class(config, catalogue).to(device).eval()
 
 
 def batch_of(n_users: int, n_items: int):
@@ -106,7 +106,7 @@ class Peer:
     def __init__(self, model):
         from hugging_face import t5_of
 
-        self.model, self.t5 = model, t5_of(model)
+        self.model, self.t5 = model, t5_of(model).to(model.tokens.device)
         self.item_of, children = {}, {}
         for item, tokens in enumerate(model.tokens.tolist()):
             if item:
@@ -132,7 +132,7 @@ class Peer:
             output_scores=True,
         )
         items = [self.item_of[tuple(tokens)] for tokens in found.sequences[:, 1:].tolist()]
-        return torch.tensor(items).view(-1, K), found.sequences_scores.view(-1, K)
+        return torch.tensor(items).view(-1, K), found.sequences_scores.view(-1, K).cpu()
 
 
 def assert_same(ours: tuple[Tensor, Tensor], theirs: tuple[Tensor, Tensor]) -> float:

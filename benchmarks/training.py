@@ -3,6 +3,8 @@
     python benchmarks/training.py --data_path dataset --models R3GR-dense WindowSASRec HSTU R3GR TIGERCausal TIGER
     python benchmarks/training.py --data_path dataset --models R3GR TIGER --float32
 
+On a CPU; `cuda.py` takes :class:`Epoch` to a GPU.
+
 Models take turns in one process, ``--rounds`` rounds of ``--steps`` optimizer steps each on the batches of a shuffled epoch, the first a
 warm-up. Seconds a step, times the steps of an epoch, is the epoch; every model sees every training interaction of every user once as a
 target. bfloat16 where the processor has it (``--float32``: nowhere). Then ``--profiled`` steps of each under torch's profiler say the shares.
@@ -37,6 +39,7 @@ CELLS = {
     "TIGERCausal": ("TIGERCausal", [], {"tokenizer": "RKMeans"}),
     "TIGER": ("TIGER", [], {"tokenizer": "RKMeans"}),
     "BSARec": ("BSARec", [], {}),
+    "SASRec": ("SASRec", [], {"loss_type": "CE", "MAX_ITEM_LIST_LENGTH": 20}),
 }
 """Name to model, presets and settings beside those of its YAML file."""
 
@@ -63,13 +66,14 @@ class Epoch:
 
     def __init__(self, name: str, options: argparse.Namespace, keys: dict):
         model, presets, more = CELLS[name]
-        keys = {"data_path": options.data_path, "device": "cpu", "show_progress": False, **more, **keys}
+        keys = {**({"data_path": options.data_path} if options.data_path else {}), "device": "cpu", "show_progress": False, **more, **keys}
         config = Config(model, options.dataset, [properties() / "preset" / f"{preset}.yaml" for preset in presets], keys)
         init_seed(config["seed"], True)
         data = create_dataset(config)
         config.contract.give(data, provide(config, data, show_progress=False).sources, config)
         self.batches, *_ = data_preparation(config, data)
-        self.network = config.model_class(config, self.batches.dataset).train()
+        self.device = config["device"]
+        self.network = config.model_class(config, self.batches.dataset).to(self.device).train()
         self.trainer = get_trainer(config)(config, self.network)
         self.clip = config["clip_grad_norm"]
         self.stream = itertools.chain.from_iterable(itertools.repeat(self.batches))
@@ -78,9 +82,9 @@ class Epoch:
 
     def step(self) -> None:
         """One step of the optimizer, as the trainers make it."""
-        batch = next(self.stream)
+        batch = next(self.stream).to(self.device)
         self.trainer.optimizer.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.half):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
             loss = self.network.calculate_loss(batch)
         loss.backward()
         if self.clip:
@@ -89,9 +93,11 @@ class Epoch:
 
     def train(self, steps: int, count: bool) -> None:
         """Some steps, whose time counts or not."""
+        finished(self.device)
         begin = time.perf_counter()
         for _ in range(steps):
             self.step()
+        finished(self.device)
         if count:
             self.spent, self.steps = self.spent + time.perf_counter() - begin, self.steps + steps
 
@@ -114,13 +120,21 @@ class Epoch:
         return {kind: part / total for kind, part in spent.items()}, flops / steps
 
 
-def matrix_rate(half: bool, seconds: float = 1.0, size: int = 1024) -> float:
+def finished(device: torch.device | str) -> None:
+    """Wait for a GPU: its work is only begun when a call returns."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def matrix_rate(half: bool, seconds: float = 1.0, size: int = 1024, device: torch.device | str = "cpu") -> float:
     """Floating-point operations a second of products of square matrices, the best of several."""
-    a, b = (torch.randn(size, size, dtype=torch.bfloat16 if half else torch.float32) for _ in range(2))
+    a, b = (torch.randn(size, size, dtype=torch.bfloat16 if half else torch.float32, device=device) for _ in range(2))
     best, until = float("inf"), time.perf_counter() + seconds
     while time.perf_counter() < until:
+        finished(device)
         begin = time.perf_counter()
         a @ b
+        finished(device)
         best = min(best, time.perf_counter() - begin)
     return 2 * size**3 / best
 

@@ -44,6 +44,41 @@ def add_config_files(parser: argparse.ArgumentParser, when: str = "") -> None:
     )
 
 
+def add_engine(parser: argparse.ArgumentParser) -> None:
+    """Declare ``--engine`` and what goes with it."""
+    parser.add_argument(
+        "--engine", choices=("local", "ray"), help="work in shards, into a folder of Parquet with a manifest, here or on a Ray cluster"
+    )
+    parser.add_argument("--address", help="--engine=ray: of the cluster, auto or host:port; default: a Ray on this machine, for this command")
+    parser.add_argument("--workers", type=int, help="--engine=ray: models at work; default: one a GPU, or one a CPU")
+    parser.add_argument("--shard_rows", type=int, help="--engine: rows of a shard that is no row group of a Parquet file; default: 100000")
+
+
+def engine_of(options: argparse.Namespace):
+    """The :class:`~recbole_r3vae.serve.sharded.Engine` that options ask for; ``None`` where they ask for none.
+
+    Raises:
+        UserError: options belong to an engine and there is none, or a number is none.
+    """
+    if options.engine is None:
+        given = next((name for name in ("address", "workers", "shard_rows") if getattr(options, name) is not None), None)
+        if given is not None:
+            raise UserError(f"--{given} is about work in shards; give --engine=ray or --engine=local with it")
+        return None
+    if options.shard_rows is not None and options.shard_rows < 1:
+        raise UserError(f"--shard_rows is {options.shard_rows}; give a whole number from 1")
+    from recbole_r3vae.serve.sharded import Engine
+
+    engine = Engine(options.engine, options.address, options.workers)
+    engine.check()
+    return engine
+
+
+def how_sharded(options: argparse.Namespace) -> dict:
+    """What all functions on shards take besides an engine."""
+    return {"show_progress": True, **({} if options.shard_rows is None else {"shard_rows": options.shard_rows})}
+
+
 def files_of(options: argparse.Namespace) -> list[str]:
     """The files of ``--config_files``; RecBole's users write them as one word, ``--config_files="a.yaml b.yaml"``."""
     return [path for words in options.config_files for path in ([words] if Path(words).is_file() else words.split())]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from recbole_r3vae.cli.arguments import add_engine, engine_of, how_sharded
 from recbole_r3vae.errors import UserError
 
 SUMMARY = "recommend items with a trained model"
@@ -11,11 +12,14 @@ HELP = """recommend items with a trained model
   recbole-r3vae recommend --checkpoint saved/ml-100k/R3GR-R3VAE-... --history 50,181,172
   recbole-r3vae recommend --checkpoint saved/ml-100k/R3GR-R3VAE-... --input histories.csv --topk 20 --output out.csv
   recbole-r3vae recommend --checkpoint saved/ml-100k/R3GR-R3VAE-... --users all --add new.sid --remove gone.txt --output out.jsonl
+  recbole-r3vae recommend --checkpoint saved/ml-100k/R3GR-R3VAE-... --input histories/ --output out/ --engine=ray
 
 histories.csv has a column `history`, item ids from the oldest to the newest, and may have a column `user`. Item ids are separated by
 spaces, semicolons or commas (the cell then in double quotes), or are a list as JSON or pandas writes it: "[21, 22]", ['a, b', 'c'].
-Models that read times, such as HSTU, take --users. Without --output the first rows are shown.
+Models that read times, such as HSTU, take --users. Without --output the first rows are shown. With --engine, --input is a Parquet file or a
+folder of them with the same columns, --users is all, and --output a folder.
 """
+AFTER_AN_INTERRUPT = "with --engine the same command goes on from the finished shards; otherwise it starts anew, and no file is left half-written"
 SHOWN_ROWS = 50
 
 
@@ -25,10 +29,10 @@ def add(parser) -> None:
     whom = parser.add_mutually_exclusive_group(required=True)
     whom.add_argument("--users", help="users of the dataset, separated by commas; all: every one")
     whom.add_argument("--history", help="item ids from the oldest to the newest, separated by commas")
-    whom.add_argument("--input", help="CSV file of histories")
+    whom.add_argument("--input", help="CSV file of histories; with --engine, Parquet")
     parser.add_argument("--as-of", default="now", choices=("now", "valid", "test"), help="--users: all interactions, or the evaluation's")
     parser.add_argument("--topk", type=int, default=10, help="items for each history")
-    parser.add_argument("--output", help="file to write, .csv, .jsonl or .parquet")
+    parser.add_argument("--output", help="file to write, .csv, .jsonl or .parquet; with --engine a folder")
     parser.add_argument("--exclude-seen", action="store_true", help="leave out the items of the history")
     parser.add_argument("--allow", help="text file of the only items that may be recommended, one id a line")
     parser.add_argument("--add", nargs="+", default=[], metavar="FILE", help=".sid files of new items, made by tokenize --checkpoint")
@@ -39,6 +43,7 @@ def add(parser) -> None:
     parser.add_argument("--batch_size", type=int, default=256, help="histories at a time")
     parser.add_argument("--device", help="auto, cpu, cuda or cuda:<number>; default: the run's")
     parser.add_argument("--data_path", help="where the run's dataset lies now; default: the run's")
+    add_engine(parser)
 
 
 def run(options, rest: list[str]) -> None:
@@ -49,14 +54,19 @@ def run(options, rest: list[str]) -> None:
     from recbole_r3vae.serve.files import check_output, read_histories, read_ids, split_ids, write_frames
     from recbole_r3vae.serve.recommender import Recommender
 
-    if options.output:
+    engine = engine_of(options)
+    if options.output and engine is None:
         check_output(options.output)
     if options.as_of != "now" and not options.users:
         raise UserError(f"--as-of {options.as_of} is about users of the dataset; give --users")
     allow = read_ids(options.allow) if options.allow else None
     keys = {"device": options.device, "data_path": options.data_path, "model": options.model, "tokenizer": options.tokenizer}
     keys["num_beams"] = parse_value("num_beams", options.num_beams) if options.num_beams else None
-    recommender = Recommender(options.checkpoint, {key: value for key, value in keys.items() if value is not None})
+    keys = {key: value for key, value in keys.items() if value is not None}
+    if engine is not None:
+        _recommend_shards(options, engine, keys, allow, read_ids(options.remove) if options.remove else [])
+        return
+    recommender = Recommender(options.checkpoint, keys)
     for path in options.add:
         recommender.add_items(path)
     if options.remove:
@@ -78,6 +88,19 @@ def run(options, rest: list[str]) -> None:
     with tqdm(pairs, desc="Recommend", unit=" histories", total=total, ncols=100) as bar:
         n_rows = write_frames(options.output, recommender.stream(bar, *how))
     print(f"{n_rows:,} recommendations: {options.output}")
+
+
+def _recommend_shards(options, engine, keys: dict, allow: list[str] | None, remove: list[str]) -> None:
+    from recbole_r3vae.serve.sharded import recommend_shards
+
+    if not options.output or options.history or options.users not in (None, "all"):
+        raise UserError("--engine takes --users all, or --input, shards of histories, and --output, the folder to write")
+    made = recommend_shards(
+        options.checkpoint, options.output, engine, options.input, settings=keys, topk=options.topk, batch_size=options.batch_size,
+        exclude_seen=options.exclude_seen, as_of=options.as_of, add=tuple(options.add), remove=tuple(remove),
+        allow=None if allow is None else tuple(allow), **how_sharded(options),
+    )  # fmt: skip
+    print(f"{made['rows']:,} recommendations in {len(made['shards'])} shards: {options.output}")
 
 
 def _show(frames) -> None:

@@ -108,6 +108,7 @@ class Batches:
         served: the model and its items as they are when the call begins; whatever comes or goes later is of other calls.
         k, label, are_users, exclude_seen, batch_size: see :meth:`~recbole_r3vae.serve.recommender.Recommender.stream`.
         allowed: bool ``[n_items]``, the only items that may be recommended; ``None`` for all.
+        warn: whether to say at the end what the model did not know.
         skipped: what the model did not know so far.
     """
 
@@ -118,6 +119,7 @@ class Batches:
     exclude_seen: bool
     batch_size: int
     allowed: Tensor | None
+    warn: bool = True
     skipped: Skipped = field(default_factory=Skipped)
 
     def tables(self, pairs: Iterable[tuple]) -> Iterator[pd.DataFrame]:
@@ -146,7 +148,8 @@ class Batches:
             )
         if empty:
             yield self._frame((), torch.zeros(0, self.k), torch.zeros(0, self.k))
-        self.skipped.warn()
+        if self.warn:
+            self.skipped.warn()
 
     def _known(self, items: Sequence[str], times: Sequence[float] = ()) -> tuple[list[int], list[float]]:
         """The model's numbers of the items that it knows, and the times of these."""

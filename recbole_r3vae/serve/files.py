@@ -10,12 +10,15 @@ import re
 from collections.abc import Container, Iterator
 from itertools import chain
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 import pandas as pd
 
 from recbole_r3vae.errors import UserError, did_you_mean, short_repr
 from recbole_r3vae.io import atomic_write
+
+if TYPE_CHECKING:
+    import pyarrow
 
 
 def split_ids(text: str, known: Container[str] = ()) -> list[str]:
@@ -146,13 +149,20 @@ def _write_jsonl(file: IO[str], frames: Iterator[pd.DataFrame]) -> None:
         file.writelines(f"{json.dumps(row, ensure_ascii=False)}\n" for row in frame.to_dict("records"))
 
 
+def parquet_schema(frame: pd.DataFrame) -> pyarrow.Schema:
+    """Of a table of recommendations: numbers are numbers, also where it is empty."""
+    import pyarrow
+
+    kinds = {"rank": pyarrow.int64(), "row": pyarrow.int64(), "score": pyarrow.float64()}
+    return pyarrow.schema([(name, kinds.get(name, pyarrow.string())) for name in frame])
+
+
 def _write_parquet(file: IO[bytes], frames: Iterator[pd.DataFrame]) -> None:
     import pyarrow
     from pyarrow.parquet import ParquetWriter
 
     first = next(frames)
-    kinds = {"rank": pyarrow.int64(), "row": pyarrow.int64(), "score": pyarrow.float64()}
-    schema = pyarrow.schema([(name, kinds.get(name, pyarrow.string())) for name in first])
+    schema = parquet_schema(first)
     with ParquetWriter(file, schema) as writer:
         for frame in chain([first], frames):
             writer.write_table(pyarrow.Table.from_pandas(frame, schema, preserve_index=False))

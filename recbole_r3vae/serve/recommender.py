@@ -207,6 +207,7 @@ class Recommender:
         allow: Iterable[str] | None = None,
         batch_size: int = BATCH_SIZE,
         exclude: Iterable[str] | None = None,
+        warn: bool = True,
     ) -> Iterator[pd.DataFrame]:
         """As :meth:`recommend`, batch by batch: no history is read before its batch, and none is kept after it.
 
@@ -218,10 +219,10 @@ class Recommender:
             label: what the column of names is called.
             are_users: whether they are users of the dataset by name, whom TIGER has tokens for and BPR embeddings.
             exclude_seen, allow, batch_size, exclude: as of :meth:`recommend`.
+            warn: whether a warning tells, after the last batch, what was unknown; :attr:`skipped` does in any case.
 
         Returns:
-            An iterator of tables, one for each batch with rows in it; an empty one if there is none. After the last, a warning tells what
-            was unknown.
+            An iterator of tables, one for each batch with rows in it; an empty one if there is none.
 
         Raises:
             UserError: as :meth:`recommend`.
@@ -242,7 +243,7 @@ class Recommender:
                 "num_beams"
             )
         k = min(k, served.most_items)  # the catalogue
-        batches = Batches(served, k, label, are_users, exclude_seen, batch_size, allowed_items(served, allow, exclude))
+        batches = Batches(served, k, label, are_users, exclude_seen, batch_size, allowed_items(served, allow, exclude), warn)
         self._last.skipped = batches.skipped
         return batches.tables(pairs)
 

@@ -83,7 +83,7 @@ def tokenize_items(
     inputs = [items, Path(ids) if ids else beside(items, ".ids")] if items.suffix in ENDINGS else [items]
     if {path.resolve() for path in (output, vectors_path, ids_path)} & {path.resolve() for path in inputs}:
         raise UserError(f"--output {output}, with {vectors_path.name} and {ids_path.name}, would replace {items}; choose another name")
-    tokenizer, table, policy, reading = _tokenizer_and_table(Path(checkpoint), policy, tokenizer)
+    tokenizer, table, policy, reading = tokenizer_and_table(Path(checkpoint), policy, tokenizer)
     extension = TableExtension(table, policy)
     old, seen = set(table.item_ids), set()
     for path in add:
@@ -119,7 +119,7 @@ def tokenize_items(
     return TokenizedItems(sids, known, extension.moved, extension.shared)
 
 
-def _tokenizer_and_table(
+def tokenizer_and_table(
     path: Path, policy: str | None, named: str | None
 ) -> tuple[TrainedTokenizer, SemanticIDs, str, ReadingSettings]:
     """The tokenizer, the table that new items stand beside, the collision policy, and how the run reads files of items."""

@@ -37,8 +37,8 @@ class Checkpointed(BothRules):
 
     ``last.pth`` is written at the start of every epoch and when training ends, so it always describes a moment between two epochs
     with the early stopping of the earlier one done. It holds the model, the optimizer, the counters, the random states of torch,
-    numpy and Python and that of the loader's shuffling: a run that is killed and resumed ends with the same bits as one
-    that was left alone (same machine, CPU, thread count, ``worker=0``).
+    numpy and Python, of every process where there are several, and that of the loader's shuffling: a run that is killed and resumed ends
+    with the same bits as one that was left alone (same machine, CPU, thread count, number of processes, ``worker=0``).
 
     Attributes:
         valid_history: one dict a validation: ``epoch`` from 1, ``seconds`` of training until then, ``score``.
@@ -113,14 +113,17 @@ class Checkpointed(BothRules):
             self.logger.info(set_color("Saving current", "blue") + f": {self.saved_model_file}")
 
     def _save_last(self, epoch: int, train_data, finished: bool) -> None:
-        if not (self._saving and self.is_writer):
+        if not self._saving:
+            return
+        random = self._random_states()  # asks all processes, so before one of them turns away
+        if not self.is_writer:
             return
         generator = getattr(train_data, "generator", None)
         state = {
             **self._state(),
             "epoch": epoch,
             "optimizer": self.optimizer.state_dict(),
-            "random": random_state(),
+            "random": random,
             "loader": generator.get_state() if generator is not None else None,
             "train_loss": dict(self.train_loss_dict),
             "seconds": self.seconds(),
@@ -130,6 +133,26 @@ class Checkpointed(BothRules):
             "stopped_at_budget": self.stopped_at_budget,
         }
         save_checkpoint(self.last_file, state)
+
+    def _random_states(self) -> dict[str, Any] | list[dict[str, Any]]:
+        """Of this process; where there are several, of each, by rank: their dropout and their negative items differ."""
+        own = random_state()
+        if self.config["single_spec"]:
+            return own
+        every: list[Any] = [None] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(every, own)
+        return every
+
+    def _set_random_state(self, stored: dict[str, Any] | list[dict[str, Any]]) -> None:
+        n = 1 if self.config["single_spec"] else torch.distributed.get_world_size()
+        if isinstance(stored, list):
+            if len(stored) != n:
+                raise UserError(f"checkpoint {self.last_file} is of {len(stored)} processes, this is {n}; start as many, or train again")
+            set_random_state(stored[self.config["local_rank"]])
+        elif n == 1:
+            set_random_state(stored)
+        else:
+            self.logger.warning(f"{self.last_file} knows the random state of one process only: training goes on, but not to the same bits")
 
     # -- training -------------------------------------------------------------------------------------------------------
 
@@ -258,7 +281,7 @@ class Checkpointed(BothRules):
         more_epochs = self.cur_step <= self.stopping_step and state["epoch"] < self.epochs and not state["stopped_at_budget"]
         self.finished = state["finished"] and not more_minutes and not more_epochs
         self.stopped_at_budget = state["stopped_at_budget"] and self.finished
-        set_random_state(state["random"])
+        self._set_random_state(state["random"])
         how = "training had ended" if self.finished else "training goes on"
         self.logger.info(f"resumed from {self.last_file} after {self.start_epoch} epochs; {how}")
         return True

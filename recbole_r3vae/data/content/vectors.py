@@ -6,7 +6,7 @@ import json
 import logging
 import mmap
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -117,12 +117,7 @@ class VectorFile:
             # float64, since the squares of large float32 values overflow
             block = np.zeros((len(chosen), self.dim), dtype=np.float64)  # [block, d]
             block[there] = _rows(self._array, chosen[there])
-            columns = list(parts.values()) if parts else [slice(None)]
-            norms = np.stack([np.linalg.norm(block[:, part], axis=1) for part in columns], axis=1)  # [block, parts]
-            self._refuse(~np.isfinite(norms).all(axis=1), chosen, "has a NaN or an infinity")
-            self._refuse(there & (norms == 0).all(axis=1), chosen, "is zero")
-            for part, norm in zip(columns, np.where(norms > 0, norms, 1).T):
-                block[:, part] /= norm[:, None]
+            unit_rows(block, parts, lambda row, chosen=chosen: self._named(int(chosen[row])), there)
             yield _half(block) if self.dtype == np.float16 else block.astype(self.dtype)
 
     @property
@@ -135,13 +130,8 @@ class VectorFile:
         if isinstance(self._array.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
             self._array.base.madvise(mmap.MADV_DONTNEED)
 
-    def _refuse(self, wrong: np.ndarray, rows: np.ndarray, problem: str) -> None:
-        if wrong.any():
-            row = int(rows[wrong.argmax()])
-            raise UserError(
-                f"{self.path}: the vector of item '{self.ids[row]}' (row {row}) {problem}; "
-                "every item needs a finite vector with a direction"
-            )
+    def _named(self, row: int) -> str:
+        return f"{self.path}: the vector of item '{self.ids[row]}' (row {row})"
 
     def _read_ids(self) -> list[str]:
         try:
@@ -231,6 +221,34 @@ class UnitVectors:
             start += len(block)
         self.file.let_go()
         return x
+
+
+def unit_rows(
+    block: np.ndarray, parts: Mapping[str, slice] | None, name: Callable[[int], str], there: np.ndarray | None = None
+) -> np.ndarray:
+    """Vectors scaled to unit norm.
+
+    Args:
+        block: float64 ``[m, d]``, changed in place.
+        parts: Columns of each modality, see :meth:`VectorFile.unit_blocks`.
+        name: Maps a row to what a message calls its vector.
+        there: bool ``[m]``, which rows have a vector; others may be zero. Default: all.
+
+    Returns:
+        ``block``.
+
+    Raises:
+        UserError: a vector has a NaN or an infinity, or is zero.
+    """
+    columns = list(parts.values()) if parts else [slice(None)]
+    norms = np.stack([np.linalg.norm(block[:, part], axis=1) for part in columns], axis=1)  # [m, parts]
+    zero = (norms == 0).all(axis=1)
+    for wrong, problem in ((~np.isfinite(norms).all(axis=1), "has a NaN or an infinity"), (zero if there is None else zero & there, "is zero")):
+        if wrong.any():
+            raise UserError(f"{name(int(wrong.argmax()))} {problem}; every item needs a finite vector with a direction")
+    for part, norm in zip(columns, np.where(norms > 0, norms, 1).T):
+        block[:, part] /= norm[:, None]
+    return block
 
 
 def _map_array(path: Path) -> np.ndarray:

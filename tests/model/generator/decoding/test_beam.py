@@ -168,6 +168,7 @@ def test_trees_with_the_same_fan_out_everywhere(fan_outs):
             assert_found(items, scores, row, *expected)
 
 
+@pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("seed", range(5))

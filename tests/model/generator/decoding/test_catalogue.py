@@ -103,6 +103,7 @@ def test_a_rule_that_does_not_fit_and_k_below_one_are_refused():
         ranked(scores, 0)
 
 
+@pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_a_gpu_gives_what_the_cpu_gives(every_rule):
     scores, rules = random_scores(4, 3000, 0, few_values=True), every_rule(4, 3000, 1)

@@ -90,6 +90,7 @@ def test_another_number_of_digits_is_refused():
             score()
 
 
+@pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_a_gpu_gives_what_the_cpu_gives(every_rule):
     log_probs, codes = random_heads((8,) * 6, 2000, 0)
