@@ -23,6 +23,10 @@ EXTENT = frozenset({"epochs", "stopping_step", "max_minutes"})
 """Keys that say how long a run trains. A run that differs from a shorter one in these alone may go on where that one ended."""
 
 
+NEUTRAL = {"crop_probability": 0.0, "shuffle_ties": None}
+"""Keys that came when there were results, and the values under which a run is what it was before: left out at these."""
+
+
 def fingerprint(values: Mapping[str, Any]) -> str:
     """A short stable hash of plain settings, whatever the order of their keys.
 

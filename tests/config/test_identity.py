@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from recbole_r3vae.config import Config, arithmetic, decisive, fingerprint, identity
-from recbole_r3vae.config.identity import EXTENT, PLACES, differences, differences_in_words
+from recbole_r3vae.config.identity import EXTENT, NEUTRAL, PLACES, differences, differences_in_words
 
 
 def name(model: str = "R3GR", **settings) -> str:
@@ -25,10 +25,16 @@ def test_places_and_loudness_are_no_part_of_it(settings):
     {"eval_batch_size": 7}, {"enable_amp": True}, {"MAX_ITEM_LIST_LENGTH": 7}, {"valid_rule": "stay"}, {"topk": [5, 10]},
     {"tokenizer_epochs": 2}, {"codebook_sizes": [8, 8]}, {"tokenizer": "RKMeans"}, {"content_dim": 16}, {"collision_policy": "reassign"},
     {"user_inter_num_interval": "[5,inf)"}, {"rm_dup_inter": "first"}, {"item_text_template": "{title}"},
-    {"tokenizer_item_text_template": "{title}"},
+    {"tokenizer_item_text_template": "{title}"}, {"crop_probability": 0.5}, {"shuffle_ties": "timestamp"},
 ])  # fmt: skip
 def test_whatever_can_change_a_result_is(settings):
     assert name(**settings) != name()
+
+
+def test_keys_that_came_later_move_no_hash_while_they_are_off():
+    settings = decisive(Config("R3GR", "ml-100k", config_dict={"crop_probability": 0, "shuffle_ties": None}))
+    assert Config("R3GR", "ml-100k").declared.keys() >= NEUTRAL.keys() and settings.keys().isdisjoint(NEUTRAL)
+    assert name(crop_probability=0) == name() == name(shuffle_ties=None)
 
 
 def test_keys_of_stages_that_a_model_does_not_have_are_none_of_it():
