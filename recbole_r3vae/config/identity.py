@@ -24,7 +24,7 @@ EXTENT = frozenset({"epochs", "stopping_step", "max_minutes"})
 
 
 NEUTRAL = {"crop_probability": 0.0, "shuffle_ties": None}
-"""Keys that came when there were results, and the values under which a run is what it was before: left out at these."""
+"""Keys of windows, which came when there were results, and the values at which a run is what it was before: left out at these."""
 
 
 def fingerprint(values: Mapping[str, Any]) -> str:

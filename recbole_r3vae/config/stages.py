@@ -154,12 +154,12 @@ def decisive(config: Config) -> dict[str, Any]:
     Args:
         config: of a run.
     """
-    needs, from_file = config.contract.needs(config), bool(config["sid_file"])
+    needs, from_file, neutral = config.contract.needs(config), bool(config["sid_file"]), {**NEUTRAL, **config.contract.neutral}
     found = {
         key: value
         for key, value in config.declared.items()
         if key not in PLACES and not key.startswith(PREFIX) and (needs.content is not None or key not in CONTENT_KEYS)
-        and not (key in NEUTRAL and value == NEUTRAL[key])
+        and not (key in neutral and value == neutral[key])
     }  # fmt: skip
     if (code := code_of(config.model_class)) is not None:
         found["code"] = code

@@ -32,7 +32,7 @@ from recbole_r3vae.model.losses import catalogue_cross_entropy
 from recbole_r3vae.model.packing import SPARE, Packing, pack
 from recbole_r3vae.model.parameters import SHARE, Choice, Flag, Number, Whole, check_heads
 from recbole_r3vae.model.ranker import SIDGenerator
-from recbole_r3vae.model.repeat_prior import Reading, RepeatPrior
+from recbole_r3vae.model.repeat_prior import KEYS, Reading, prior_loss, prior_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,8 +41,6 @@ if TYPE_CHECKING:
     from recbole.data.interaction import Interaction
 
 RANK_BY = ("generate", "dense", "both")
-PRIOR_POSITIONS = 64
-"""Positions of a batch from which the prior on repeats is learnt where the decoder alone ranks."""
 
 
 class LevelBlock(TransformerBlock):
@@ -112,8 +110,7 @@ class R3GR(KeepsVectors, SIDGenerator):
         "temperature": Number(above=0),
         "dense_weight": Number(above=0),
         "blend": Number(at_least=0, at_most=1),
-        "repeat_prior": Flag(),
-        "repeat_penalty": Number(at_least=0),
+        **KEYS,
     }
 
     def __init__(self, config: Config, dataset: Any):
@@ -141,7 +138,7 @@ class R3GR(KeepsVectors, SIDGenerator):
                 self.head_embedding = nn.Embedding(self.n_tokens, size)
         if self.rank_by != "generate":
             self.heads["dense"] = DenseHead(self)
-        self.prior = RepeatPrior(self.max_seq_length, config["repeat_penalty"]) if config["repeat_prior"] else None
+        self.prior = prior_of(config, self.max_seq_length)
         self.apply(initialise)
 
     # -- the history ---------------------------------------------------------------------------------------------------
@@ -192,10 +189,10 @@ class R3GR(KeepsVectors, SIDGenerator):
             losses.append(self.code_loss(user, target))
         if catalogue is not None:
             losses.append(self.dense_loss(user, target, catalogue, items, place) * (self.dense_weight if losses else 1))
-        elif self.prior is not None:
-            losses.append(self.prior_loss(user.detach(), target, items, place))
-        if self.prior is not None:
-            losses.append(self.prior.regularization())
+            if self.prior is not None:
+                losses.append(self.prior.regularization())
+        else:
+            losses.append(prior_loss(self, interaction))
         return sum(losses)
 
     def code_loss(self, user: Tensor, target: Tensor) -> Tensor:
@@ -217,21 +214,6 @@ class R3GR(KeepsVectors, SIDGenerator):
         return catalogue_cross_entropy(
             F.normalize(user, dim=-1), F.normalize(catalogue[1:], dim=-1), target - 1, self.temperature, extra=extra
         )
-
-    def prior_loss(self, user: Tensor, target: Tensor, items: Tensor, place: Tensor) -> Tensor:
-        """What the prior learns from where no loss goes over the catalogue: the likelihood of a few targets with it.
-
-        An item's probability ``p`` becomes ``p exp(b) / Z`` with ``Z = 1 + sum over met items of p (exp(b) - 1)``: only the probabilities
-        of met items are asked for. Positions are spread evenly over the batch.
-        """
-        some = torch.arange(0, len(target), max(1, len(target) // PRIOR_POSITIONS), device=target.device)
-        row, met, steps = self.prior.cells_of(items, place[some])  # [C]
-        odds = self.prior.log_odds[steps]
-        with torch.no_grad():
-            log_p = self.heads["generate"].log_probs(Reading(user[some][row], None, None), met[:, None]).squeeze(1)  # [C]
-        z = 1 + torch.zeros(len(some), device=odds.device).index_add(0, row, log_p.exp() * odds.expm1())
-        gain = torch.zeros(len(some), device=odds.device).index_add(0, row, odds * (met == target[some][row]))
-        return (z.clamp(min=1e-6).log() - gain).mean()
 
     # -- the next item, code by code ------------------------------------------------------------------------------------
 
