@@ -35,6 +35,9 @@ def check_files(config: Config, folder: Path) -> None:
         UserError: it names the file, the columns that there are and the key to set.
     """
     _check_split_settings(config)
+    crop = config["crop_probability"]
+    if crop is not None and not 0 <= crop <= 1:
+        raise UserError(f"crop_probability is {crop}; give a number from 0 up to 1")
     files = _Files(config, folder)
     files.check_columns()
     files.check_lines()

@@ -121,15 +121,21 @@ class AutoregressiveHead:
     @property
     def tree(self) -> PrefixTree:
         """The prefix tree of existing semantic IDs, on the model's device."""
-        self._look_up()
+        sids = self.model.sources.semantic_ids
+        if self._of is not sids:
+            self._tree, self._sharing, self._of = prefix_tree_of(sids), None, sids
         self._tree = self._tree.to(self.model.codes.device)
         return self._tree
 
-    def _look_up(self) -> None:
-        sids = self.model.sources.semantic_ids
-        if self._of is not sids:
-            _, which, counts = sids.codes.unique(dim=0, return_inverse=True, return_counts=True)
-            self._tree, self._sharing, self._of = prefix_tree_of(sids), counts[which], sids
+    @property
+    def sharing(self) -> Tensor:
+        """How many items have the semantic ID of each, int64 ``[n_items]``."""
+        n_items = self.tree.n_items  # of other semantic IDs, counts of those before are forgotten
+        if self._sharing is None:
+            _, which, counts = self.model.sources.semantic_ids.codes.unique(dim=0, return_inverse=True, return_counts=True)
+            self._sharing = counts[which]
+        self._sharing = self._sharing.to(self.model.codes.device)
+        return self._sharing
 
     @property
     def most_items(self) -> int:
@@ -146,10 +152,8 @@ class AutoregressiveHead:
 
     def rank(self, reading: Any, k: int, rules: Sequence[Allowed] = (None,), strict: bool = True) -> list[Ranking]:
         """A score is the log-probability of the item's semantic ID: over each level's whole codebook, never renormalised."""
-        width, rescore = max(*self.tree.n_nodes, self.model.n_items), self._rescore(reading)
-        if self.num_beams != EXACT:
-            width = self.num_beams + self.spare
-        found = beam_searches(self.model, self.model.start(reading), self.tree, width, k, rules, strict, rescore)
+        width = max(*self.tree.n_nodes, self.model.n_items) if self.num_beams == EXACT else self.num_beams + self.spare
+        found = beam_searches(self.model, self.model.start(reading), self.tree, width, k, rules, strict, self._rescore(reading))
         return [Ranking(beams.items, beams.scores, beams.states) for beams in found]
 
     @property
@@ -183,8 +187,7 @@ class AutoregressiveHead:
 
     def item_log_probs(self, reading: Any, items: Tensor) -> Tensor:
         """See :meth:`Head.item_log_probs`: items that share a semantic ID are equally likely."""
-        self._look_up()
-        return self.log_probs(reading, items) - self._sharing.to(items.device)[items].log()
+        return self.log_probs(reading, items) - self.sharing[items].log()
 
     def follow(self, reading: Any, items: Tensor) -> tuple[Tensor, Tensor | None]:
         """What a search that ends at given items says of them, for models that re-rank what the search finds.

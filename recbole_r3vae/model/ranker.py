@@ -55,7 +55,6 @@ class Ranker(Contract, SequentialRecommender):
         "warmup_steps": Either(None, Whole(0)),
         "enable_amp": Either(None, Flag()),
         "max_minutes": Either(None, Number(at_least=0)),
-        "crop_probability": Either(None, Number(at_least=0, at_most=1)),  # where its dataset draws windows
     }
 
     def __init__(self, config, dataset):

@@ -207,7 +207,8 @@ def test_what_cannot_be_read_or_split_is_refused_before_anything_is_trained(part
     ({"shuffle_ties": "timestamp_list", **PLAIN}, "'timestamp_list', which shuffle_ties names, and load_col keeps it from being read"),
     ({"shuffle_ties": "timestamp", **WITH_HISTORIES}, "shuffle_ties is 'timestamp', and the parts bring histories"),
     ({"shuffle_ties": 3}, r"shuffle_ties is 3 \(int\), it must be str"),
-    ({"crop_probability": 1.5}, "crop_probability is 1.5; give ~ or a number from 0 up to 1"),
+    ({"crop_probability": -0.1}, "crop_probability is -0.1; give"),
+    ({"crop_probability": 1.5}, "crop_probability is 1.5; give a number from 0 up to 1"),
 ])  # fmt: skip
 def test_windows_that_cannot_be_drawn_are_refused_likewise(parts, tiny_settings, monkeypatch, change, expected):
     monkeypatch.setattr("recbole_r3vae.quick_start.provide.train_tokenizer", never)
