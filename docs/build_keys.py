@@ -164,6 +164,7 @@ def page() -> str:
         parts.append(f"## {title}")
         parts += [chapter(name, properties() / "model" / f"{name}.yaml") for name in sorted(own_models(room), key=str.lower)]
     clicks = properties() / "ctr"
+    parts.append(chapter("Models that are trained on windows", properties() / "windows.yaml", depth=2))
     parts.append(chapter("Models that predict clicks", clicks.with_suffix(".yaml"), depth=2))
     parts += [chapter(f"{path.stem}, for models that predict clicks", path) for path in sorted(clicks.glob("*.yaml"))]
     parts.append(datasets())

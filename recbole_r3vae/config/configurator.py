@@ -119,13 +119,15 @@ class Config(RecBoleConfig):
         recboles_columns = values.get("load_col") if os.path.isfile(recbole_properties() / "dataset" / f"{dataset}.yaml") else None
         evaluation = given.get("eval_args")
         self.contract = contract_of(model_class, evaluation.get("mode") if isinstance(evaluation, dict) else None)
-        ours, layers, own = properties(), self.contract.layers, settings_file(model_class)
+        ours, layers, own = properties(), list(self.contract.layers), settings_file(model_class)
+        if getattr(self.contract.dataset_class, "draws_windows", False):
+            layers.append("windows")
         for path in (
             ours / "overall.yaml",
             *(ours / f"{layer}.yaml" for layer in layers),
             *([own] if own is not None and recbole_properties() not in own.parents else []),
             ours / "dataset" / f"{dataset}.yaml",
-            *(ours / layer / f"{dataset}.yaml" for layer in layers),
+            *(ours / layer / f"{dataset}.yaml" for layer in self.contract.layers),
             ours / "quick_start" / f"{model}_{dataset}.yaml",
         ):
             if os.path.isfile(path):  # unlike Path.is_file, it takes names that no file can have
@@ -205,6 +207,8 @@ class Config(RecBoleConfig):
                 f"; it is for models that predict clicks from labelled interactions, and {self.model} is not run as one: take a "
                 "context-aware model such as --model=DeepFM, or --model=DIN, with `mode: labeled` in eval_args, or leave it out"
             )
+        if key in load_yaml(properties() / "windows.yaml"):
+            return f"; it is for models that are trained on windows, such as R3GR, and {self.model} is not: leave it out"
         if key == "mask_history":
             return "; every test measures both rules now: set valid_rule to left_out or stay, which of them selects the epoch"
         tokenizer = self.external_config_dict.get("tokenizer") or self.internal_config_dict.get("tokenizer")

@@ -23,13 +23,14 @@ EXTENT = frozenset({"epochs", "stopping_step", "max_minutes"})
 """Keys that say how long a run trains. A run that differs from a shorter one in these alone may go on where that one ended."""
 
 
-NAMED_WHERE_SET = frozenset({"train_items", "n_negatives"})
-"""Keys that came after runs had their names: where they are ``~``, a run is what it was without them."""
+NEUTRAL: Mapping[str, Any] = {"train_items": None, "n_negatives": None, "crop_probability": 0.0, "shuffle_ties": None}
+"""Keys that came when runs had their names, and the values at which a run is what it was before: no part of its identity at these."""
 
 
-def without_unset(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings without those of :data:`NAMED_WHERE_SET` that are ``None``."""
-    return {key: value for key, value in settings.items() if value is not None or key not in NAMED_WHERE_SET}
+def without_neutral(settings: Mapping[str, Any], more: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Settings without those that have the value which :data:`NEUTRAL`, or ``more``, says."""
+    neutral = {**NEUTRAL, **(more or {})}
+    return {key: value for key, value in settings.items() if not (key in neutral and value == neutral[key])}
 
 
 def fingerprint(values: Mapping[str, Any]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from recbole_r3vae.config.identity import PLACES, without_unset
+from recbole_r3vae.config.identity import PLACES, without_neutral
 from recbole_r3vae.config.registry import code_of, get_tokenizer, settings_file
 from recbole_r3vae.config.sources import load_yaml, properties
 from recbole_r3vae.errors import UserError, did_you_mean
@@ -148,7 +148,7 @@ def refuse_unknown(given: Iterable[str], known: Iterable[str], whose: str, dashe
 
 
 def decisive(config: Config) -> dict[str, Any]:
-    """Every setting of every stage that can change a run's result, as plain data; places and loudness are left out.
+    """Every setting of every stage that can change a run's result, as plain data; places and loudness are left out, and what is off.
 
     Those of the tokenizer stage are called ``tokenizer_X``, where they differ from the model's X. Of a model from outside the package, its
     code is a setting too: ``code``.
@@ -159,7 +159,7 @@ def decisive(config: Config) -> dict[str, Any]:
     needs, from_file = config.contract.needs(config), bool(config["sid_file"])
     found = {
         key: value
-        for key, value in without_unset(config.declared).items()
+        for key, value in without_neutral(config.declared, config.contract.neutral).items()
         if key not in PLACES and not key.startswith(PREFIX) and (needs.content is not None or key not in CONTENT_KEYS)
     }
     if (code := code_of(config.model_class)) is not None:

@@ -37,6 +37,9 @@ def check_files(config: Config, folder: Path) -> None:
         UserError: it names the file, the columns that there are and the key to set.
     """
     _check_split_settings(config)
+    crop = config["crop_probability"]
+    if crop is not None and not 0 <= crop <= 1:
+        raise UserError(f"crop_probability is {crop}; give a number from 0 up to 1")
     files = _Files(config, folder)
     files.check_columns()
     files.check_lines()
@@ -114,6 +117,13 @@ class _Files:
                     self._require(path, self.time, "TIME_FIELD")
                 if self._bring_histories and getattr(self.dataset_class, "reads_times", False):
                     self._require_times_of_histories(path)
+                if self._ties is not None:
+                    self._require(path, self._ties, "shuffle_ties")
+        if self._ties is not None and self._bring_histories:
+            raise UserError(
+                f"shuffle_ties is {short_repr(self._ties)}, and the parts bring histories, in which it has no value for each item; leave it out, "
+                f"or take {self.histories} out of load_col: histories are then made of the parts"
+            )
         for ending, key, field in (("item", "ITEM_ID_FIELD", self.item), ("user", "USER_ID_FIELD", self.user)):
             if ending in self.features:
                 self._require(self.features[ending], field, key)
@@ -125,6 +135,11 @@ class _Files:
         if self._bring_histories and self.types[first][self.histories] != "token_seq":
             raise UserError(f"{first}, line 1: {self.histories} must be {self.histories}:token_seq; correct its type")
         self._say_what_is_not_there()
+
+    @property
+    def _ties(self) -> str | None:
+        """The column that says which interactions may change places; ``None`` where none may."""
+        return self.config["shuffle_ties"] if getattr(self.dataset_class, "draws_windows", False) else None
 
     @property
     def _needs_times(self) -> bool:
@@ -168,6 +183,7 @@ class _Files:
 
     def check_lines(self) -> None:
         numbers = [self.time] if self.config["eval_args"]["order"] == "TO" or getattr(self.dataset_class, "reads_times", False) else []
+        numbers += [field for field in (self._ties,) if self.types[self.interactions[0]].get(field) == "float"]
         paths = [(path, numbers, None) for path in self.interactions]
         paths += [(path, [], self.item if ending == "item" else self.user) for ending, path in self.features.items()]
         for path, of_numbers, unique in paths:

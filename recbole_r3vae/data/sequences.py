@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,6 +15,26 @@ from recbole_r3vae.data.ordered import SplitBefore, histories_with_targets
 
 TARGET_LIST_FIELD = "target_item_list"
 """Field of a training window: the next item at each position, 0 where the position has no target."""
+
+TIES = "ties_of_user"
+"""Column of interactions while they are loaded: which of its user's values of ``shuffle_ties`` each has."""
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Training windows as places in a sequence of items.
+
+    Attributes:
+        users: int64 ``[n]``.
+        begin: int64 ``[n]``, where the first input stands; the target of each position stands one place after it.
+        length: int64 ``[n]``, inputs.
+        idle: int64 ``[n]``, inputs at the head that have no target.
+    """
+
+    users: np.ndarray
+    begin: np.ndarray
+    length: np.ndarray
+    idle: np.ndarray
 
 
 def gather_histories(sequence: torch.Tensor, begin: np.ndarray, length: np.ndarray, size: int) -> torch.Tensor:
@@ -35,9 +56,26 @@ class WindowDataset(SplitBefore, SequentialDataset):
 
     A line of a part that brings its history along is a window by itself, with one target.
 
+    Training windows may differ from epoch to epoch (``properties/windows.yaml``): with ``crop_probability`` a window begins at a later
+    place, and consecutive training interactions of a user that ``shuffle_ties`` gives one value change places, so that data whose times are
+    days teach no order within a day. Items change places; times stay where they are. What an epoch reads is a function of ``seed`` and its
+    number alone, the same after a resumption and in every process. Validation, test and counts of items know nothing of it.
+
     Fields of a training row: ``user_id``, ``item_id_list`` [max_len], ``target_item_list`` [max_len] (0 = no target here), ``item_length``.
     Validation and test rows are RecBole's: ``user_id``, ``item_id``, ``item_id_list``, ``item_length``.
     """
+
+    draws_windows = True
+    _windows: Windows | None = None  # of the training part, …
+    _tied: tuple[np.ndarray, np.ndarray] | None = None  # … the places whose items may change places, and which of them with which, …
+    _drawn: Interaction | None = None  # … and the rows of the epoch under way, where these differ from the part's
+
+    def _change_feat_format(self):
+        ties = self.config["shuffle_ties"]
+        if self.draws_windows and ties is not None:  # now: RecBole narrows values to float32, in which two days may be one
+            self.inter_feat[TIES] = self.inter_feat.groupby(self.uid_field)[ties].rank("dense").to_numpy()
+            self.set_field_property(TIES, FeatureType.FLOAT, FeatureSource.INTERACTION, 1)
+        super()._change_feat_format()
 
     def data_augmentation(self):
         """Make one row for each interaction after a user's first: the target, and where its history lies in ``item_sequence``."""
@@ -49,6 +87,9 @@ class WindowDataset(SplitBefore, SequentialDataset):
         self.time_sequence = self.inter_feat[self.time_field]  # likewise
         first = np.r_[True, users[1:] != users[:-1]]
         start = np.maximum.accumulate(np.where(first, np.arange(len(users)), 0))  # where each row's user begins
+        if TIES in self.inter_feat:
+            ties = self.inter_feat[TIES].numpy()
+            self.run_sequence = np.cumsum(first | np.r_[True, ties[1:] != ties[:-1]])  # which run of equal values each belongs to
         target = np.flatnonzero(~first)
         self.inter_feat = Interaction(
             {
@@ -85,7 +126,7 @@ class WindowDataset(SplitBefore, SequentialDataset):
             Training, validation and test dataset.
         """
         train, *evaluation = super().build()
-        train.inter_feat = self._training_rows(train.inter_feat)
+        train.inter_feat = train._training_rows(train.inter_feat)
         for dataset in evaluation:
             dataset.inter_feat = self._prefixes(dataset.inter_feat)
         return [train, *evaluation]
@@ -94,10 +135,10 @@ class WindowDataset(SplitBefore, SequentialDataset):
         """``sequence[begin : begin + length]`` for each row, padded with 0 on the right: [n, max_len]."""
         return gather_histories(sequence, begin, length, self.max_item_list_len)
 
-    def _histories(self, begin: np.ndarray, length: np.ndarray) -> dict[str, torch.Tensor]:
-        """The fields of histories that begin and end there in ``item_sequence``."""
+    def _histories(self, items: torch.Tensor, begin: np.ndarray, length: np.ndarray) -> dict[str, torch.Tensor]:
+        """The fields of histories that begin and end there in ``items``, which is ``item_sequence`` or some order of it."""
         return {
-            self.item_id_list_field: self._gather(self.item_sequence, begin, length),
+            self.item_id_list_field: self._gather(items, begin, length),
             self.item_list_length_field: torch.from_numpy(length),
         }
 
@@ -108,19 +149,26 @@ class WindowDataset(SplitBefore, SequentialDataset):
             {
                 self.uid_field: rows[self.uid_field],
                 self.iid_field: rows[self.iid_field],
-                **self._histories(target - length, length),
+                **self._histories(self.item_sequence, target - length, length),
             }
         )
 
     def _training_rows(self, rows: Interaction) -> Interaction:
-        if self.brings_histories:
-            return self._windows_of_one_target(self._prefixes(rows))
-        # A user's training targets are consecutive: they run from his second interaction to the last before validation.
+        self._windows = self._windows_of(rows)
+        if hasattr(self, "run_sequence"):
+            self._tied = self._exchangeable(self._windows)
+        return self._written(self.item_sequence, self._windows)
+
+    def _windows_of(self, rows: Interaction) -> Windows:
         target, start = rows["target_position"].numpy(), rows["user_start"].numpy()
-        user_start, count = np.unique(start, return_counts=True)  # count = the user's training targets
+        size = self.max_item_list_len
+        if self.brings_histories:
+            length = np.minimum(target - start, size)
+            return Windows(rows[self.uid_field].numpy(), target - length, length, length - 1)
+        # A user's training targets are consecutive: they run from his second interaction to the last before validation.
+        user_start, some_row, count = np.unique(start, return_index=True, return_counts=True)  # count = the user's training targets
         if not np.array_equal(np.sort(target), np.concatenate([s + 1 + np.arange(c) for s, c in zip(user_start, count)])):
             raise ValueError("training interactions of a user are not the earliest ones; use a time-ordered split")
-        size = self.max_item_list_len
         context = size // 2  # input-only items at the head of every window of a user but the first
         fresh = size - context  # targets in such a window
         n_windows = 1 + np.maximum(0, -(-(count - size) // fresh))  # [n_users]
@@ -128,23 +176,57 @@ class WindowDataset(SplitBefore, SequentialDataset):
         rank = np.arange(len(user)) - np.repeat(np.cumsum(n_windows) - n_windows, n_windows)  # 0, 1, … within a user
         begin = user_start[user] + np.where(rank == 0, 0, size + (rank - 1) * fresh - context)
         length = np.minimum(user_start[user] + count[user] - begin, size)  # inputs in the window
-        targets = self._gather(self.item_sequence, begin + 1, length)
-        targets[torch.from_numpy(rank > 0), :context] = 0
-        order = {int(s): int(u) for s, u in zip(start, rows[self.uid_field].numpy())}
+        return Windows(rows[self.uid_field].numpy()[some_row][user], begin, length, np.where(rank > 0, context, 0))
+
+    def _written(self, items: torch.Tensor, windows: Windows) -> Interaction:
+        """Training rows: windows of ``items``, which is ``item_sequence`` or some order of it."""
+        targets = self._gather(items, windows.begin + 1, windows.length)
+        targets[torch.from_numpy(np.arange(self.max_item_list_len) < windows.idle[:, None])] = 0
         return Interaction(
             {
-                self.uid_field: torch.tensor([order[int(s)] for s in user_start[user]]),
-                **self._histories(begin, length),
+                self.uid_field: torch.from_numpy(windows.users),
+                **self._histories(items, windows.begin, windows.length),
                 TARGET_LIST_FIELD: targets,
             }
         )
 
-    def _windows_of_one_target(self, rows: Interaction) -> Interaction:
-        targets = torch.zeros_like(rows[self.item_id_list_field])  # [n, max_len]
-        targets[torch.arange(len(targets)), rows[self.item_list_length_field] - 1] = rows[self.iid_field]
-        del rows[self.iid_field]
-        rows[TARGET_LIST_FIELD] = targets
-        return rows
+    # -- windows that differ from epoch to epoch ---------------------------------------------------------------------------
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Draw the training rows of an epoch, which is numbered from 0; the trainer calls it before the first batch."""
+        if self._windows is None or not (self.config["crop_probability"] or self._tied):
+            return
+        draw = np.random.default_rng((self.config["seed"], epoch))
+        self._drawn = self._written(self._exchanged(draw), self._cropped(draw))
+
+    def _exchangeable(self, windows: Windows) -> tuple[np.ndarray, np.ndarray]:
+        """Training interactions that are not alone in their run: places, ascending, and run of each."""
+        steps = np.zeros(len(self.run_sequence) + 1, dtype=np.int64)  # up where a window begins, down after its last target
+        np.add.at(steps, windows.begin, 1)
+        np.add.at(steps, windows.begin + windows.length + 1, -1)
+        places = np.flatnonzero(steps[:-1].cumsum() > 0)
+        run = self.run_sequence[places]
+        kept = np.bincount(run, minlength=1)[run] > 1
+        return places[kept], run[kept]
+
+    def _exchanged(self, draw: np.random.Generator) -> torch.Tensor:
+        """``item_sequence`` with the items of each run in an order of their own, all orders alike."""
+        if self._tied is None:
+            return self.item_sequence
+        (places, run), items = self._tied, self.item_sequence.numpy().copy()
+        items[places] = items[places[np.lexsort((draw.random(len(run)), run))]]
+        return torch.from_numpy(items)
+
+    def _cropped(self, draw: np.random.Generator) -> Windows:
+        """Windows of which a share begins later, all later places alike; the last input and its target stay."""
+        users, begin, length, idle = (getattr(self._windows, name) for name in ("users", "begin", "length", "idle"))
+        is_cut = (draw.random(len(begin)) < self.config["crop_probability"]) & (length > 1)
+        later = np.where(is_cut, draw.integers(1, np.maximum(length, 2)), 0)
+        return Windows(users, begin + later, length - later, np.maximum(idle - later, 0))
+
+    def __getitem__(self, index, join=True):
+        """Rows, as RecBole's; of the epoch under way where that has rows of its own."""
+        return super().__getitem__(index, join) if self._drawn is None else self.join(self._drawn[index])
 
     def join(self, df):
         """Rows as they are: item features belong to the tokenizer, not to a batch of histories."""
@@ -196,8 +278,8 @@ class TimedWindowDataset(WindowDataset):
         times, *_ = histories_with_targets(histories, targets)
         self.time_sequence = times.float()
 
-    def _histories(self, begin: np.ndarray, length: np.ndarray) -> dict[str, torch.Tensor]:
-        return {**super()._histories(begin, length), self.time_list_field: self._gather(self.time_sequence, begin, length)}
+    def _histories(self, items: torch.Tensor, begin: np.ndarray, length: np.ndarray) -> dict[str, torch.Tensor]:
+        return {**super()._histories(items, begin, length), self.time_list_field: self._gather(self.time_sequence, begin, length)}
 
 
 class PrefixDataset(WindowDataset):
@@ -209,6 +291,8 @@ class PrefixDataset(WindowDataset):
     Fields of a training batch, the same as of validation and test rows: ``user_id``, ``item_id`` (the target), ``item_id_list``
     [max_len], ``item_length``.
     """
+
+    draws_windows = False
 
     def _training_rows(self, rows: Interaction) -> Interaction:
         return rows

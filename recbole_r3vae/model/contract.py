@@ -84,7 +84,8 @@ class Contract:
         self_contained: whether its constructor reads nothing of its dataset but the numbers and ids of users and items, ``sources``, and
             counts and texts that it needs to train, so that a checkpoint alone suffices to recommend.
         whole_means_int: whether a whole number in its YAML says that the key takes whole numbers alone.
-        layers: names of YAML files between ``overall.yaml`` and the model's own.
+        layers: names of YAML files between ``overall.yaml`` and the model's own; ``windows`` comes with the class of its dataset.
+        neutral: keys that came when it had results, and the values at which it is what it was before: no part of a run's identity at these.
         more_metrics: what its validation measures beside RecBole's metrics.
         selected_by: what its validation measures instead of them, and whether more of it is better.
     """
@@ -101,6 +102,7 @@ class Contract:
     self_contained: ClassVar[bool] = True
     whole_means_int: ClassVar[bool] = True
     layers: ClassVar[tuple[str, ...]] = ()
+    neutral: ClassVar[Mapping[str, Any]] = {}
     more_metrics: ClassVar[tuple[str, ...]] = ()
     selected_by: ClassVar[Mapping[str, bool] | None] = None
 
@@ -174,7 +176,7 @@ class Contract:
 
 
 def training_hooks(model: Any) -> tuple[Any, Any]:
-    """``begin_epoch`` and ``after_step`` of any model; RecBole's have none, and get what does nothing."""
+    """``begin_epoch`` and ``after_step`` of any model or dataset; RecBole's have none, and get what does nothing."""
 
     def nothing(_: Any) -> None:
         pass

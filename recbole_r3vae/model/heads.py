@@ -20,9 +20,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recbole_r3vae.model.generator.decoding.beam import beam_searches
-from recbole_r3vae.model.generator.decoding.digits import DigitLogProbs, rankings_by_digits, scores_of_digits
+from recbole_r3vae.model.generator.decoding.catalogue import ScoreItems
+from recbole_r3vae.model.generator.decoding.digits import DigitLogProbs, digit_scores, rankings_by_digits, scores_of_digits
 from recbole_r3vae.model.generator.decoding.rules import Allowed, Excluded
-from recbole_r3vae.model.generator.decoding.vectors import rankings_by_vectors
+from recbole_r3vae.model.generator.decoding.vectors import rankings_by_vectors, vector_scores
 from recbole_r3vae.sid.prefix_tree import PrefixTree, prefix_tree_of
 
 EXACT = "exact"
@@ -93,12 +94,21 @@ class Head(Protocol):
     def score(self, reading: Any, items: Tensor) -> Tensor:
         """See :meth:`.Ranker.score`."""
 
+    def item_log_probs(self, reading: Any, items: Tensor) -> Tensor:
+        """Log-probabilities of several items a history among all items, ``[B, C]`` to float32 ``[B, C]``, without the model's prior on items.
+
+        What a prior is learnt with. Of item 0 it says anything.
+        """
+
 
 class AutoregressiveHead:
     """Ranks items by the probability of their semantic IDs, found by beam search.
 
     With ``num_beams: exact`` every item is scored, each prefix once, level by level, as many users at a time as memory allows: for
     catalogues up to some 50,000 items, and to learn what a beam misses.
+
+    Where the model has a prior on items of the history, a beam is wider by the positions of the longest history: so many of what it finds
+    may be pushed out of the first ``num_beams``.
 
     Args:
         model: says ``start`` and ``step``; its ``sources`` hold ordered semantic IDs.
@@ -108,16 +118,27 @@ class AutoregressiveHead:
     def __init__(self, model: Any, num_beams: int | str):
         self.model, self.num_beams = model, num_beams
         self._tree: PrefixTree | None = None
-        self._of = None  # whose tree it is
+        self._sharing: Tensor | None = None
+        self._of = None  # whose these are
 
     @property
     def tree(self) -> PrefixTree:
         """The prefix tree of existing semantic IDs, on the model's device."""
         sids = self.model.sources.semantic_ids
         if self._of is not sids:
-            self._tree, self._of = prefix_tree_of(sids), sids
+            self._tree, self._sharing, self._of = prefix_tree_of(sids), None, sids
         self._tree = self._tree.to(self.model.codes.device)
         return self._tree
+
+    @property
+    def sharing(self) -> Tensor:
+        """How many items have the semantic ID of each, int64 ``[n_items]``."""
+        n_items = self.tree.n_items  # of other semantic IDs, counts of those before are forgotten
+        if self._sharing is None:
+            _, which, counts = self.model.sources.semantic_ids.codes.unique(dim=0, return_inverse=True, return_counts=True)
+            self._sharing = counts[which]
+        self._sharing = self._sharing.to(self.model.codes.device)
+        return self._sharing
 
     @property
     def most_items(self) -> int:
@@ -134,9 +155,15 @@ class AutoregressiveHead:
 
     def rank(self, reading: Any, k: int, rules: Sequence[Allowed] = (None,), strict: bool = True) -> list[Ranking]:
         """A score is the log-probability of the item's semantic ID: over each level's whole codebook, never renormalised."""
-        width = max(*self.tree.n_nodes, self.model.n_items) if self.num_beams == EXACT else self.num_beams
+        width = max(*self.tree.n_nodes, self.model.n_items) if self.num_beams == EXACT else self.num_beams + self.spare
         found = beam_searches(self.model, self.model.start(reading), self.tree, width, k, rules, strict, self._rescore(reading))
         return [Ranking(beams.items, beams.scores, beams.states) for beams in found]
+
+    @property
+    def spare(self) -> int:
+        """Beams beside ``num_beams``, in the place of those that a prior may push out."""
+        prior = getattr(self.model, "prior", None)
+        return 0 if prior is None else prior.max_length
 
     def _rescore(self, reading: Any) -> Callable[[Tensor, Tensor], Tensor] | None:
         """Adds the model's prior on items, where it has one, to what the search found: at the leaves, since it is one of items."""
@@ -160,6 +187,10 @@ class AutoregressiveHead:
             float32 ``[B, C]``.
         """
         return self.follow(reading, items)[0]
+
+    def item_log_probs(self, reading: Any, items: Tensor) -> Tensor:
+        """See :meth:`Head.item_log_probs`: items that share a semantic ID are equally likely."""
+        return self.log_probs(reading, items) - self.sharing[items].log()
 
     def follow(self, reading: Any, items: Tensor) -> tuple[Tensor, Tensor | None]:
         """What a search that ends at given items says of them, for models that re-rank what the search finds.
@@ -200,6 +231,15 @@ class ExactHead:
         """The catalogue."""
         return self.model.n_items - 1
 
+    def score_items(self, reading: Any) -> ScoreItems:
+        """Scores of a range of items without the prior, from the first and the one after the last to ``[items, B]``."""
+        raise NotImplementedError
+
+    def item_log_probs(self, reading: Any, items: Tensor) -> Tensor:
+        """See :meth:`Head.item_log_probs`: a softmax over the catalogue."""
+        log_probs = self.score_items(reading)(1, self.model.n_items).T.log_softmax(1)  # [B, n_items - 1]
+        return log_probs.gather(1, (items - 1).clamp(min=0))
+
 
 class ParallelHead(ExactHead):
     """Ranks items by the sum of their digits' log-probabilities, exactly: every item is scored.
@@ -219,6 +259,10 @@ class ParallelHead(ExactHead):
         scores, bias = scores_of_digits(self.model.digit_log_probs(reading), self.model.codes[items]), item_bias(self.model, reading)
         return scores if bias is None else scores + bias.gather(1, items[:, None]).squeeze(1)
 
+    def score_items(self, reading: Any) -> ScoreItems:
+        """Sums over digits."""
+        return digit_scores(self.model.digit_log_probs(reading), self.model.codes)
+
 
 class DenseHead(ExactHead):
     """Ranks items by the product of the history's vector with each item's, exactly.
@@ -237,6 +281,10 @@ class DenseHead(ExactHead):
         """The same of one item for each history."""
         scores, bias = self.products(reading, items[:, None]), item_bias(self.model, reading)
         return (scores if bias is None else scores + bias.gather(1, items[:, None])).squeeze(1)
+
+    def score_items(self, reading: Any) -> ScoreItems:
+        """Products."""
+        return vector_scores(self.model.user_vectors(reading).float(), self.model.item_vectors().float())
 
     def products(self, reading: Any, items: Tensor) -> Tensor:
         """The products with several items a history ``[B, C]``, float32, without the prior."""

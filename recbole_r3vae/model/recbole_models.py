@@ -6,6 +6,7 @@ This is the only place that asks a model what class or type it is.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from recbole.utils import FeatureType, ModelType
@@ -38,6 +39,7 @@ class RecBoleContract:
     whole_means_int = False
     """RecBole's models write whole numbers for weights and rates too."""
     layers: tuple[str, ...] = ()
+    neutral: Mapping[str, Any] = {}
     trainer_class = None
     more_metrics: tuple[str, ...] = ()
     selected_by = None

@@ -8,9 +8,26 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+
+from recbole_r3vae.data.sequences import TARGET_LIST_FIELD
+from recbole_r3vae.model.parameters import Flag, Number
+
+if TYPE_CHECKING:
+    from recbole.config import Config
+    from recbole.data.interaction import Interaction
+
+KEYS = {"repeat_prior": Flag(), "repeat_penalty": Number(at_least=0)}
+"""The keys of a model that has a prior on repeats, for its ``hyperparameters``."""
+
+OFF = {"repeat_prior": False, "repeat_penalty": 0.00001}
+"""Their defaults, for :attr:`.Contract.neutral` of models that had results before they had a prior."""
+
+HISTORIES = 64
+"""Histories of a batch from which :func:`prior_loss` learns, at least, where there are as many."""
 
 SCALE = 50.0
 """The numbers are stored divided by it, so that an optimizer's step for weights moves them as far as log-odds have to go."""
@@ -37,6 +54,7 @@ class RepeatPrior(nn.Module):
 
     def __init__(self, max_length: int, penalty: float = 0.0):
         super().__init__()
+        self.max_length = max_length
         self.penalty = penalty
         self.scaled = nn.Parameter(torch.zeros(1 + math.ceil(math.log2(max(2, max_length)))))
 
@@ -107,11 +125,35 @@ class RepeatPrior(nn.Module):
         Returns:
             Row, item and range of each cell, ``[C]`` each; an item once a row.
         """
+        row, place, steps = self._last_places(items, lengths)
+        return row, items[row, place], steps
+
+    def _last_places(self, items: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """:meth:`cells` with the place of each, in T, instead of its item."""
         steps = lengths[:, None] - torch.arange(items.shape[1], device=items.device)  # [B, T], from 1
         same = (items[:, :, None] == items[:, None, :]) & (steps[:, None, :] < steps[:, :, None]) & (items[:, None, :] > 0)
-        last = (items > 0) & ~same.any(2)
-        row, place = last.nonzero(as_tuple=True)
-        return row, items[row, place], self.range_of(steps[row, place])
+        row, place = ((items > 0) & ~same.any(2)).nonzero(as_tuple=True)
+        return row, place, self.range_of(steps[row, place])
+
+    def loss(self, log_p: Tensor, items: Tensor, lengths: Tensor, target: Tensor) -> Tensor:
+        """Mean negative log-likelihood of targets with the prior, but for what a model without it says of them.
+
+        An item's probability ``p`` becomes ``p exp(b) / Z`` with ``Z = 1 + sum over met items of p (exp(b) - 1)``: the probabilities of met
+        items are all that it asks for.
+
+        Args:
+            log_p: ``[B, T]``, what a model says of each item of each history, without the prior.
+            items, lengths: as of :meth:`cells`.
+            target: ``[B]``.
+
+        Returns:
+            A scalar; gradients go to the log-odds.
+        """
+        row, place, steps = self._last_places(items, lengths)
+        odds = self.log_odds[steps]  # [C]
+        z = torch.ones(len(items), device=odds.device).index_add(0, row, log_p[row, place].exp() * odds.expm1())
+        gain = torch.zeros(len(items), device=odds.device).index_add(0, row, odds * (items[row, place] == target[row]))
+        return (z.clamp(min=1e-6).log() - gain).mean()
 
     def bias(self, items: Tensor, lengths: Tensor, n_items: int) -> Tensor:
         """The log-odds of every item of the catalogue for histories that end.
@@ -125,3 +167,49 @@ class RepeatPrior(nn.Module):
         """
         row, item, steps = self.cells(items, lengths)
         return torch.zeros(len(items), n_items, device=items.device).index_put((row, item), self.log_odds.float()[steps])
+
+
+def prior_of(config: Config, max_length: int) -> RepeatPrior | None:
+    """The prior of a model with :data:`KEYS`; ``None`` where it is to have none."""
+    return RepeatPrior(max_length, config["repeat_penalty"]) if config["repeat_prior"] else None
+
+
+def prior_loss(model: Any, interaction: Interaction) -> Tensor | int:
+    """What a prior learns from where no loss of its model goes over the catalogue: :meth:`RepeatPrior.loss`, and its penalty.
+
+    Some histories of the batch are read as for a ranking, without dropout and without a gradient, so that the rest of the model learns
+    nothing from it.
+
+    Args:
+        model: a :class:`~recbole_r3vae.model.ranker.Ranker` with one head.
+        interaction: training rows of a :class:`~recbole_r3vae.data.sequences.WindowDataset` or ``PrefixDataset``.
+
+    Returns:
+        A scalar; 0 where the model has no prior.
+    """
+    if model.prior is None:
+        return 0
+    rows, target = some_histories(model, interaction)
+    lengths = rows[model.ITEM_SEQ_LEN]
+    items, is_training, (head,) = rows[model.ITEM_SEQ][:, : int(lengths.max())], model.training, model.heads.values()
+    with torch.no_grad():
+        model.eval()
+        log_p = head.item_log_probs(model.read(rows), items)
+        model.train(is_training)
+    return model.prior.loss(log_p, items, lengths, target) + model.prior.regularization()
+
+
+def some_histories(model: Any, interaction: Interaction) -> tuple[Interaction, Tensor]:
+    """Histories of a batch that end before a target, spread evenly over it, and their targets ``[R]``."""
+    if TARGET_LIST_FIELD not in interaction:
+        target = interaction[model.ITEM_ID]
+        some = torch.arange(0, len(target), max(1, len(target) // HISTORIES), device=target.device)
+        return interaction[some], target[some]
+    row, place = interaction[TARGET_LIST_FIELD].nonzero(as_tuple=True)
+    some = torch.arange(0, len(row), max(1, len(row) // HISTORIES), device=row.device)
+    row, place = row[some], place[some]  # [R]
+    rows = interaction[row]
+    items = rows[model.ITEM_SEQ]
+    rows[model.ITEM_SEQ] = items.where(torch.arange(items.shape[1], device=items.device) <= place[:, None], 0)
+    rows[model.ITEM_SEQ_LEN] = place + 1
+    return rows, rows[TARGET_LIST_FIELD].gather(1, place[:, None]).squeeze(1)

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from recbole_r3vae.config import Config, fingerprint, identity, tokenizer_defaults
-from recbole_r3vae.config.identity import without_unset
+from recbole_r3vae.config.identity import without_neutral
 from recbole_r3vae.config.registry import code_of, is_outside
 from recbole_r3vae.data.content import ItemContent, parts_of, save_encoder
 from recbole_r3vae.data.items import ItemDataLoader, ItemVectors
@@ -94,7 +94,7 @@ def tokenizer_folder(config: Config, content: ItemContent, collaborative: Collab
     more = {key: config.declared.get(key) for key in ("clip_grad_norm", "enable_amp", "max_minutes")}
     more["code"] = code_of(config.model_class)
     settings |= {key: value for key, value in more.items() if value is not None and value is not False}
-    settings = without_unset(settings)
+    settings = without_neutral(settings)
     name = fingerprint(identity(settings, content.content_hash, collaborative=collaborative and collaborative.description))
     return Path(config["checkpoint_dir"]) / config.dataset / f"{config.model}-{name}"
 

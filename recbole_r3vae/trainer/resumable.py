@@ -166,7 +166,8 @@ class Checkpointed(BothRules):
             raise BudgetReached
         self._save_last(epoch_idx, train_data, finished=False)
         self._batch_number, self._train_data = 0, train_data
-        training_hooks(self.model)[0](epoch_idx)
+        for begins in (self.model, getattr(train_data, "dataset", None)):
+            training_hooks(begins)[0](epoch_idx)
         calculate_loss = loss_func or self.model.calculate_loss
 
         def loss_of_known_batch(interaction):

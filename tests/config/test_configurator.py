@@ -11,8 +11,9 @@ import yaml
 from recbole.utils import ModelType
 
 from recbole_r3vae.config import Config, decisive, tokenizer_config
-from recbole_r3vae.config.registry import get_model, own_models
+from recbole_r3vae.config.registry import MODEL_ROOMS, get_model, own_models
 from recbole_r3vae.config.sources import given_settings, load_yaml, parse_arguments, parse_value, properties
+from recbole_r3vae.data.sequences import PrefixDataset
 from recbole_r3vae.errors import UserError, did_you_mean
 
 
@@ -230,6 +231,15 @@ def test_a_key_that_nobody_has_is_refused(words, hint):
     with pytest.raises(UserError) as caught:
         Config("R3GR", "ml-100k", arguments=words)
     assert hint in str(caught.value)
+
+
+def test_keys_of_windows_are_those_of_models_that_have_windows():
+    for model in [*own_models(MODEL_ROOMS[1]), *own_models(MODEL_ROOMS[2])]:
+        has = get_model(model).dataset_class is not PrefixDataset
+        assert (Config(model, "ml-100k")["crop_probability"] == 0.0) is has
+        if not has:
+            with pytest.raises(UserError, match=f"it is for models that are trained on windows, such as R3GR, and {model} is not"):
+                Config(model, "ml-100k", arguments=["--shuffle_ties=timestamp"])
 
 
 def test_a_key_that_nobody_has_gets_a_word_from_python_too(caplog):

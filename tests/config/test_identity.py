@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from recbole_r3vae.config import Config, arithmetic, decisive, fingerprint, identity
-from recbole_r3vae.config.identity import EXTENT, NAMED_WHERE_SET, PLACES, differences, differences_in_words
+from recbole_r3vae.config.identity import EXTENT, NEUTRAL, PLACES, differences, differences_in_words
 
 
 def name(model: str = "R3GR", **settings) -> str:
@@ -25,18 +25,21 @@ def test_places_and_loudness_are_no_part_of_it(settings):
     {"eval_batch_size": 7}, {"enable_amp": True}, {"MAX_ITEM_LIST_LENGTH": 7}, {"valid_rule": "stay"}, {"topk": [5, 10]},
     {"tokenizer_epochs": 2}, {"codebook_sizes": [8, 8]}, {"tokenizer": "RKMeans"}, {"content_dim": 16}, {"collision_policy": "reassign"},
     {"user_inter_num_interval": "[5,inf)"}, {"rm_dup_inter": "first"}, {"item_text_template": "{title}"},
-    {"tokenizer_item_text_template": "{title}"},
+    {"tokenizer_item_text_template": "{title}"}, {"crop_probability": 0.5}, {"shuffle_ties": "timestamp"},
 ])  # fmt: skip
 def test_whatever_can_change_a_result_is(settings):
     assert name(**settings) != name()
 
 
-def test_keys_that_came_later_are_named_where_they_are_set():
-    assert not NAMED_WHERE_SET & {key.removeprefix("tokenizer_") for key in decisive(Config("R3GR", "ml-100k"))}
+def test_keys_that_came_later_move_no_hash_while_they_are_off():
+    settings = decisive(Config("R3GR", "ml-100k", config_dict={"crop_probability": 0, "shuffle_ties": None}))
+    keys = {key.removeprefix("tokenizer_") for key in settings}
+    assert keys.isdisjoint(NEUTRAL)
+    assert name(crop_probability=0) == name() == name(shuffle_ties=None) == name(train_items=None)
     for key in ("train_items", "tokenizer_train_items", "n_negatives"):
         more = {"n_negatives": 900, "rank_by": "dense"} if key == "n_negatives" else {key: 900}
         assert decisive(Config("R3GR", "ml-100k", config_dict=more))[key] == 900
-    assert name(train_items=900) != name() == name(train_items=None)
+    assert name(train_items=900) != name() != name(crop_probability=0.5)
 
 
 def test_keys_of_stages_that_a_model_does_not_have_are_none_of_it():

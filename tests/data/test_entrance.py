@@ -102,6 +102,17 @@ def test_histories_in_the_lines_are_read_as_they_are(parts, dataset_class, more,
     assert sorted(found) == expected
 
 
+def test_histories_in_the_lines_are_cropped_as_windows_are(parts):
+    train, *_ = built(TimedWindowDataset, parts, 7, model="HSTU", crop_probability=1.0, **WITH_HISTORIES)
+    whole, names = train.inter_feat, ("item_id_list", TARGET_LIST_FIELD, "timestamp_list")
+    train.begin_epoch(0)
+    drawn = train[np.arange(len(train))]
+    later = (whole["item_length"] - drawn["item_length"]).tolist()
+    assert all(0 < n < length or length == 1 for n, length in zip(later, whole["item_length"].tolist()))
+    for row, n in enumerate(later):
+        assert all(torch.equal(drawn[field][row, : 7 - n], whole[field][row, n:]) for field in names)
+
+
 @pytest.mark.parametrize("more", [PLAIN, WITH_HISTORIES], ids=["plain", "histories"])
 def test_clicks_have_the_histories_of_their_parts(parts, more):
     settings = {**more, "eval_args": {"mode": "labeled"}, "ctr_features": []}
@@ -189,6 +200,20 @@ def test_what_cannot_be_read_or_split_is_refused_before_anything_is_trained(part
     monkeypatch.setattr("recbole_r3vae.quick_start.provide.train_tokenizer", never)
     with pytest.raises(UserError, match=expected):
         run_recbole_r3vae(model, "tiny", config_dict={**tiny_settings, "data_path": str(parts), "strict_config": False, **change})
+
+
+@pytest.mark.parametrize("change, expected", [
+    ({"shuffle_ties": "day"}, "shuffle_ties is 'day', and .*tiny.inter has no such column: it has user_id, item_id, timestamp"),
+    ({"shuffle_ties": "timestamp_list", **PLAIN}, "'timestamp_list', which shuffle_ties names, and load_col keeps it from being read"),
+    ({"shuffle_ties": "timestamp", **WITH_HISTORIES}, "shuffle_ties is 'timestamp', and the parts bring histories"),
+    ({"shuffle_ties": 3}, r"shuffle_ties is 3 \(int\), it must be str"),
+    ({"crop_probability": -0.1}, "crop_probability is -0.1; give"),
+    ({"crop_probability": 1.5}, "crop_probability is 1.5; give a number from 0 up to 1"),
+])  # fmt: skip
+def test_windows_that_cannot_be_drawn_are_refused_likewise(parts, tiny_settings, monkeypatch, change, expected):
+    monkeypatch.setattr("recbole_r3vae.quick_start.provide.train_tokenizer", never)
+    with pytest.raises(UserError, match=expected):
+        run_recbole_r3vae("R3GR", "tiny", config_dict={**tiny_settings, "data_path": str(parts), **change})
 
 
 @pytest.mark.parametrize("model", ["R3GR", "SASRec", "DIN"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 from collections import Counter
 
@@ -144,3 +145,136 @@ def test_prefix_rows_count_what_they_read(tiny_data, split):
     read = {place for start, target in rows(train, "user_start", "target_position") for place in range(start, target)}
     assert train.counter("item_id_list") == Counter(int(train.item_sequence[place]) for place in read)
     assert len(read) < len(train.item_sequence)
+
+
+# -- windows that differ from epoch to epoch -----------------------------------------------------------------------------------
+
+
+def days(folder, data, per_day=5):
+    """``tiny`` with a column of days: each user's first interactions on one day, the next on another …, none longer than ``per_day``."""
+    frame = pd.read_csv(data / "tiny" / "tiny.inter", sep="\t", dtype={"user_id:token": str, "item_id:token": str})
+    frame = frame.sort_values("timestamp:float", kind="stable")
+    place = frame.groupby("user_id:token").cumcount()
+    frame["day:float"] = 1e9 + (place // per_day) * 10.0  # neighbours are one float32
+    (folder / "tiny").mkdir(parents=True)
+    frame.to_csv(folder / "tiny" / "tiny.inter", sep="\t", index=False)
+    return folder
+
+
+DAYS = {"load_col": {"inter": ["user_id", "item_id", "timestamp", "day"]}, "shuffle_ties": "day"}
+FIELDS = ("user_id", "item_id_list", TARGET_LIST_FIELD, "item_length")
+
+
+def windows_config(folder, max_len=10, **more) -> Config:
+    """Of a model whose rows are windows, so that it has their keys."""
+    values = {"data_path": str(folder), "load_col": {"inter": ["user_id", "item_id", "timestamp"]}, "MAX_ITEM_LIST_LENGTH": max_len}
+    return Config("WindowSASRec", "tiny", config_dict={**values, **more})
+
+
+def rows_of_epoch(train, epoch):
+    train.begin_epoch(epoch)
+    batch = train[np.arange(len(train))]
+    return [tuple(np.asarray(batch[field][row]).tolist() for field in FIELDS) for row in range(len(train))]
+
+
+def sequences_of(train):
+    """Each user's training sequence as written windows have it: inputs, and every target after the input before it."""
+    found = {}
+    for user, inputs, targets, length in rows(train, *FIELDS):
+        whole = [*inputs[:length], targets[length - 1]]
+        old = found.get(user, [])
+        overlap = next(n for n in range(min(len(old), len(whole)), -1, -1) if old[len(old) - n :] == whole[:n])
+        found[user] = old + whole[overlap:]
+    return found
+
+
+@pytest.mark.parametrize("max_len", [4, 10])
+@pytest.mark.parametrize("dataset_class", [WindowDataset, TimedWindowDataset])
+def test_a_cropped_window_is_the_end_of_one(tiny_data, max_len, dataset_class):
+    train, *_ = dataset_class(windows_config(tiny_data, max_len, crop_probability=0.5)).build()
+    whole, cut, possible = rows(train, *FIELDS), Counter(), 0
+    times = train.inter_feat["timestamp_list"].tolist() if dataset_class is TimedWindowDataset else None
+    for epoch in range(40):
+        drawn = rows_of_epoch(train, epoch)
+        drawn_times = train[np.arange(len(train))]["timestamp_list"].tolist() if times else None
+        for row, ((user, inputs, targets, length), (u, i, t, n)) in enumerate(zip(whole, drawn)):
+            later = length - n
+            assert user == u and 0 <= later < max(length, 1) and n >= 1
+            assert i == inputs[later:] + [0] * later and t == targets[later:] + [0] * later and t[n - 1] > 0
+            assert times is None or drawn_times[row] == times[row][later:] + [0] * later
+            cut[later, length] += 1
+            possible += length > 1
+    n_cut = sum(count for (later, _), count in cut.items() if later)
+    assert n_cut / possible == pytest.approx(0.5, abs=0.03)
+    counts = [cut[later, max_len] for later in range(1, max_len)]
+    assert min(counts) > 0.7 * np.mean(counts) and max(counts) < 1.3 * np.mean(counts)
+
+
+@pytest.mark.parametrize("max_len", [4, 10, 50])
+@pytest.mark.parametrize("split", [{"LS": "valid_and_test"}, {"RS": [0.8, 0.1, 0.1]}])
+def test_interactions_of_a_day_change_places_within_training(tiny_data, tmp_path, max_len, split):
+    """By loops: each run of a user's training interactions of one day has the same items, and every position of every window is of that order."""
+    folder = days(tmp_path / "data", tiny_data)
+    evaluation = {"split": split, "order": "TO", "group_by": "user", "mode": "full"}
+    train, *others = TimedWindowDataset(windows_config(folder, max_len, eval_args=evaluation, **DAYS)).build()
+    plain = TimedWindowDataset(windows_config(folder, max_len, eval_args=evaluation)).build()
+    for ours, theirs in zip((train, *others), plain):
+        assert all(torch.equal(ours.inter_feat[field], theirs.inter_feat[field]) for field in theirs.inter_feat)
+    evaluated = [{field: part.inter_feat[field].clone() for field in part.inter_feat} for part in others]
+    before, moved = sequences_of(train), 0
+    for epoch in range(3):
+        rows_of_epoch(train, epoch)
+        batch = train[np.arange(len(train))]
+        assert torch.equal(batch["timestamp_list"], train.inter_feat["timestamp_list"])
+        assert torch.equal(batch[TARGET_LIST_FIELD] > 0, train.inter_feat[TARGET_LIST_FIELD] > 0)
+        drawn = copy.copy(train)
+        drawn.inter_feat = batch
+        after = sequences_of(drawn)
+        assert after.keys() == before.keys()
+        for user, sequence in before.items():
+            for begin in range(0, len(sequence), 5):
+                day = slice(begin, begin + 5)
+                assert sorted(after[user][day]) == sorted(sequence[day])
+                moved += after[user][day] != sequence[day]
+        for _, inputs, targets, length in rows(drawn, *FIELDS):  # what is a target is the next input
+            assert all(targets[place] in (0, inputs[place + 1]) for place in range(length - 1))
+        for part, expected in zip(others, evaluated):
+            part.begin_epoch(epoch)
+            everything = part[np.arange(len(part))]
+            assert all(torch.equal(everything[field], expected[field]) for field in expected)
+        assert train.item_counter == plain[0].item_counter
+    assert moved > 100
+
+
+def test_all_orders_of_a_day_come_equally_often(tmp_path):
+    frame = pd.DataFrame({"user_id:token": "u", "item_id:token": list("abcdefg"), "timestamp:float": range(7), "day:float": [0, 1, 1, 1, 2, 2, 2]})
+    (tmp_path / "tiny").mkdir()
+    frame.to_csv(tmp_path / "tiny" / "tiny.inter", sep="\t", index=False)
+    train, *_ = WindowDataset(windows_config(tmp_path, **DAYS)).build()  # f and g are not of the training part, and e stays alone
+    orders = Counter()
+    for epoch in range(1200):
+        [(_, inputs, targets, length)] = rows_of_epoch(train, epoch)
+        names = "".join(train.id2token("item_id", [*inputs[:length], targets[length - 1]]))
+        assert names[0] == "a" and names[4:] == "e"
+        orders[names[1:4]] += 1
+    assert len(orders) == 6 and all(count == pytest.approx(200, abs=45) for count in orders.values())
+
+
+def test_an_epoch_is_a_function_of_the_seed_and_its_number(tiny_data, tmp_path):
+    folder = days(tmp_path / "data", tiny_data)
+    one, other, third = (
+        WindowDataset(windows_config(folder, crop_probability=0.5, seed=seed, **DAYS)).build()[0] for seed in (1, 1, 2)
+    )
+    state = torch.get_rng_state()
+    first = rows_of_epoch(one, 0)
+    assert rows_of_epoch(one, 1) != first != rows_of_epoch(third, 0)
+    assert rows_of_epoch(other, 1) == rows_of_epoch(one, 1) and rows_of_epoch(one, 0) == first
+    assert torch.equal(torch.get_rng_state(), state)  # dropout knows nothing of it
+
+
+@pytest.mark.parametrize("more", [{}, {"crop_probability": 0.0, "shuffle_ties": None}])
+def test_without_either_the_rows_are_the_same_objects_every_epoch(tiny_data, more):
+    train, *_ = WindowDataset(windows_config(tiny_data, **more)).build()
+    train.begin_epoch(3)
+    batch = train[np.arange(len(train))]
+    assert all(torch.equal(batch[field], train.inter_feat[field]) for field in train.inter_feat) and train._drawn is None

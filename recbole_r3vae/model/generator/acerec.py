@@ -28,6 +28,7 @@ from recbole_r3vae.model.heads import ParallelHead
 from recbole_r3vae.model.packing import Packing, pack
 from recbole_r3vae.model.parameters import SHARE, Flag, Number, Whole, check_heads
 from recbole_r3vae.model.ranker import Ranker
+from recbole_r3vae.model.repeat_prior import KEYS, OFF, Reading, prior_loss, prior_of
 
 if TYPE_CHECKING:
     from recbole.config import Config
@@ -139,6 +140,7 @@ class ACERec(Ranker):
     * the reconstruction goes from k to m tokens by two linear layers over the tokens; what it is compared with gets no gradient from it;
     * all positions of a history are trained in one window;
     * the digits' logits are cosines, those of the contrast too; its candidates are the distinct targets of the batch;
+    * a prior on repeats (``repeat_prior``) may be learnt beside it, from the softmax of the score over the catalogue;
     * without an intent token the last latent takes its place; without the merger the mean of the digits is the one latent.
 
     Args:
@@ -162,7 +164,9 @@ class ACERec(Ranker):
         "n_heads": Whole(),
         "inner_size": Whole(),
         "dropout": SHARE,
+        **KEYS,
     }
+    neutral = OFF
 
     def __init__(self, config: Config, dataset: Any):
         super().__init__(config, dataset)
@@ -187,6 +191,7 @@ class ACERec(Ranker):
         self.projections = nn.Linear(size, m * size)  # one head a digit
         self.register_buffer("popularity", config["popularity_weight"] * _popularity(dataset, self.ITEM_ID, self.n_items), persistent=False)
         self.heads["digits"] = ParallelHead(self)
+        self.prior = prior_of(config, self.max_seq_length)
         self.apply(initialise)
         for layer in self.merger.modules() if config["merger"] else ():
             if isinstance(layer, nn.Linear):  # latents are what comes through these and nothing else: it must not become small
@@ -226,12 +231,13 @@ class ACERec(Ranker):
             x = block(x, (packing, mask))
         return self.norm(self.blocks[-1](x, (packing, mask), slice(-1, None))[:, 0])
 
-    def read(self, interaction: Interaction) -> Tensor:
-        """Histories as vectors at their last positions ``[B, d]``."""
+    def read(self, interaction: Interaction) -> Reading:
+        """Histories as vectors at their last positions."""
         items = interaction[self.ITEM_SEQ]
         packing = pack(items > 0)
         distinct, which = packing.take(items).unique(return_inverse=True)  # [U], [M]
-        return packing.last(self.encode(self.item_tokens(distinct)[0][which], packing))
+        user = packing.last(self.encode(self.item_tokens(distinct)[0][which], packing))
+        return Reading(user, items, interaction[self.ITEM_SEQ_LEN])
 
     # -- training ----------------------------------------------------------------------------------------------------------
 
@@ -254,7 +260,7 @@ class ACERec(Ranker):
             loss = loss + self.contrast_weight * self.contrast_loss(user, which[len(met) :], distinct, summary)
         if self.reconstruction_weight:
             loss = loss + self.reconstruction_weight * self.reconstruction_loss(x[:, : self.n_latents], distinct)
-        return loss
+        return loss + prior_loss(self, interaction)
 
     def digit_logits(self, user: Tensor) -> list[Tensor]:
         """Vectors ``[N, d]`` to the logits of each digit's codes, m of ``[N, K_v]``: cosines with the embeddings that read them."""
@@ -287,9 +293,9 @@ class ACERec(Ranker):
         told = self.upsampling(latents.transpose(1, 2)).transpose(1, 2)  # [U, m, d]
         return 1 - F.cosine_similarity(told, self.code_embedding(self.tokens[items]).detach(), dim=-1).mean()
 
-    def digit_log_probs(self, reading: Tensor) -> list[Tensor]:
+    def digit_log_probs(self, reading: Reading) -> list[Tensor]:
         """Log-probabilities of each digit's codes, m of ``[B, K_v]``: what the head ranks by."""
-        return [logits.float().log_softmax(-1) for logits in self.digit_logits(reading)]
+        return [logits.float().log_softmax(-1) for logits in self.digit_logits(reading.user)]
 
     # -- what it says of itself --------------------------------------------------------------------------------------------
 

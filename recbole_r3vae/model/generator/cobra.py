@@ -26,6 +26,7 @@ from recbole_r3vae.model.losses import catalogue_cross_entropy
 from recbole_r3vae.model.packing import Packing, pack
 from recbole_r3vae.model.parameters import SHARE, Choice, Flag, Number, Whole, check_heads
 from recbole_r3vae.model.ranker import SIDGenerator
+from recbole_r3vae.model.repeat_prior import KEYS, OFF, prior_loss, prior_of
 from recbole_r3vae.model.word_encoder import WordEncoder, word_tokens
 
 if TYPE_CHECKING:
@@ -39,10 +40,11 @@ ITEMS = 1024  # whose words are read at a time
 
 @dataclass
 class Reading:
-    """Histories: their last states, their numbers of positions, and, for an ID that comes next, what each block knows of them."""
+    """Histories: their items, their last states, and, for an ID that comes next, what each block knows of them."""
 
     state: Tensor  # [B, d]
-    length: Tensor  # [B]
+    items: Tensor  # [B, T]
+    lengths: Tensor  # [B]
     past: list[Past] | None
 
 
@@ -70,6 +72,9 @@ class COBRA(KeepsVectors, SIDGenerator):
     * ``rank_by: generate``. There are no dense positions, and items of one ID are equal: the paper's "without dense".
     * ``rank_by: dense``. There are no IDs, and the catalogue is ranked by ``psi cos``: the paper's "without ID".
 
+    With ``repeat_prior``, which is not of the paper, items of the history have learnt log-odds more or less in the score. They are learnt on
+    an item's probability: its ID's, times the softmax of ``psi cos`` among the items of that.
+
     Args:
         config: keys of ``properties/model/COBRA.yaml``. :meth:`check` took it.
         dataset: training dataset with ``sources``: semantic IDs, and item content or item texts.
@@ -95,7 +100,9 @@ class COBRA(KeepsVectors, SIDGenerator):
         "dropout": SHARE,
         "temperature": Number(above=0),
         "dense_weight": Number(above=0),
+        **KEYS,
     }
+    neutral = OFF
 
     def __init__(self, config: Config, dataset: Any):
         super().__init__(config, dataset)
@@ -130,6 +137,7 @@ class COBRA(KeepsVectors, SIDGenerator):
             self.heads["generate"] = BeamFusion(self, config)
         elif DENSE in self.kinds:
             self.heads["dense"] = DenseHead(self)
+        self.prior = prior_of(config, self.max_seq_length)
         self.apply(initialise)
 
     # -- items and histories ---------------------------------------------------------------------------------------------
@@ -173,7 +181,7 @@ class COBRA(KeepsVectors, SIDGenerator):
         lengths, past = interaction[self.ITEM_SEQ_LEN], [] if len(self.kinds) == 2 else None
         items = interaction[self.ITEM_SEQ][:, : int(lengths.max())]
         x, packing = self.encode(self.kept_vectors(), items, lengths * len(self.kinds), past)
-        return Reading(packing.last(x), lengths * len(self.kinds), past)
+        return Reading(packing.last(x), items, lengths, past)
 
     # -- training --------------------------------------------------------------------------------------------------------
 
@@ -203,7 +211,7 @@ class COBRA(KeepsVectors, SIDGenerator):
             here = (wanted > 0) & (kind == 0)  # at an ID, or, where there are none, at the item before
             dense = self.dense_loss(x[here], wanted[here], known, vectors[:, -1])
             losses.append(dense * (self.dense_weight if losses else 1))
-        return sum(losses)
+        return sum(losses) + prior_loss(self, interaction)
 
     def code_loss(self, state: Tensor, items: Tensor) -> Tensor:
         """Mean negative log-likelihood of the semantic IDs of ``items`` [N] after ``state`` [N, d]."""
@@ -235,7 +243,7 @@ class COBRA(KeepsVectors, SIDGenerator):
 
     def predicted(self, reading: Reading, items: Tensor) -> Tensor:
         """The dense vectors that the semantic IDs of ``items`` [B, C] lead to, each alone after its history: ``[B, C, d]``, of length 1."""
-        x = self.kept_vectors()[items, 0] + self.position_embedding(reading.length)[:, None] + self.kind_embedding.weight[0]
+        x = self.kept_vectors()[items, 0] + self.position_embedding(2 * reading.lengths)[:, None] + self.kind_embedding.weight[0]
         for block, past in zip(self.blocks, reading.past):
             x = block(x, past)
         return F.normalize(self.dense_out(self.norm(x)).float(), dim=-1)

@@ -17,12 +17,13 @@ from recbole_r3vae.errors import UserError
 from recbole_r3vae.model.contract import UNIQUE, Needs, Sources
 from recbole_r3vae.model.dropout import Dropout
 from recbole_r3vae.model.generator.decoding.rules import Allowed, check_found, is_allowed
-from recbole_r3vae.model.generator.tiger import TIGER
+from recbole_r3vae.model.generator.tiger import TIGER, Reading
 from recbole_r3vae.model.heads import EXACT, DenseHead, Ranking, best_of
 from recbole_r3vae.model.item_vectors import KeepsVectors, copied
 from recbole_r3vae.model.losses import catalogue_cross_entropy
 from recbole_r3vae.model.packing import Packing
 from recbole_r3vae.model.parameters import SHARE, Choice, Flag, ListOf, Number, Whole
+from recbole_r3vae.model.repeat_prior import prior_loss
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -73,7 +74,8 @@ class LIGER(KeepsVectors, TIGER):
     * ``rank_by: dense``. The decoder is left out and the whole catalogue ranked by the cosine: the paper's Dense (SID).
     * ``rank_by: generate``. The dense head is left out: TIGER with text at its input, the paper's TIGER (T).
 
-    Items that join after training are cold. All modalities of item content count as text.
+    Items that join after training are cold. All modalities of item content count as text. A prior on repeats (``repeat_prior``, not of the
+    paper) is learnt from the loss over items, or, without a dense head, as TIGER's; of two heads it moves what either ranks.
 
     Args:
         config: keys of ``properties/model/LIGER.yaml``. :meth:`check` took it.
@@ -147,21 +149,36 @@ class LIGER(KeepsVectors, TIGER):
         if "generate" in self.heads:
             losses.append(self.code_loss(encoded, packing, target))
         if "dense" in self.heads:
-            losses.append(self.dense_loss(packing.last(encoded), text, target) * (self.dense_weight if losses else 1))
+            dense = self.dense_loss(packing.last(encoded), text, target, self._met(interaction))
+            losses.append(dense * (self.dense_weight if losses else 1))
+            if self.prior is not None:
+                losses.append(self.prior.regularization())
+        else:
+            losses.append(prior_loss(self, interaction))
         return sum(losses)
 
-    def dense_loss(self, history: Tensor, text: Tensor, target: Tensor) -> Tensor:
-        """Mean cross-entropy of items ``target`` [B] among those seen in training, by vectors of histories [B, d] and items [n_items, d]."""
-        seen = self.seen.nonzero().squeeze(1)  # [S]
-        place = (self.seen.cumsum(0) - 1)[target]  # [B], in S
-        return catalogue_cross_entropy(F.normalize(history, dim=-1), F.normalize(text[seen], dim=-1), place, self.cosine_temperature)
+    def dense_loss(self, history: Tensor, text: Tensor, target: Tensor, met: tuple[Tensor, Tensor, Tensor] | None = None) -> Tensor:
+        """Mean cross-entropy of items ``target`` [B] among those seen in training, by vectors of histories [B, d] and items [n_items, d].
+
+        ``met``: row, item and what is added to its logit, ``[C]`` each.
+        """
+        seen, place = self.seen.nonzero().squeeze(1), self.seen.cumsum(0) - 1  # [S]; [n_items], where each stands in S
+        extra = None if met is None else (met[0], place[met[1]], met[2])
+        history, among = F.normalize(history, dim=-1), F.normalize(text[seen], dim=-1)
+        return catalogue_cross_entropy(history, among, place[target], self.cosine_temperature, extra=extra)
+
+    def _met(self, interaction: Interaction) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Items of the histories with their log-odds: row, item, value; ``None`` without a prior."""
+        if self.prior is None:
+            return None
+        row, item, steps = self.prior.cells(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
+        return row, item, self.prior.log_odds[steps]
 
     # -- ranking ----------------------------------------------------------------------------------------------------------
 
-    def user_vectors(self, reading: tuple[Tensor, Packing]) -> Tensor:
+    def user_vectors(self, reading: Reading) -> Tensor:
         """``[B, d]``, of length 1 over the temperature."""
-        encoded, packing = reading
-        return F.normalize(packing.last(encoded), dim=-1) / self.cosine_temperature
+        return F.normalize(reading.packing.last(reading.encoded), dim=-1) / self.cosine_temperature
 
     def item_vectors(self) -> Tensor:
         """``[n_items, d]``, of length 1."""
@@ -184,11 +201,13 @@ class LIGER(KeepsVectors, TIGER):
             return super().rank(reading, k, rules, strict)
         generate, dense = self.heads["generate"], self.heads["dense"]
         n, cold, rankings = min(max(k, self.retrieve), generate.most_items), self.cold_items(), []
+        bias = self.item_bias(reading)
         for rule, found in zip(rules, generate.rank(reading, n, rules, strict=False)):
             more = cold.expand(len(found.items), -1)  # [B, C]
             more = more.where(is_allowed(rule, more, self.n_items), 0)
             candidates = torch.cat([found.items, more], 1)  # [B, n + C]
-            rankings.append(best_of(candidates, dense.products(reading, candidates), k))
+            scores = dense.products(reading, candidates)
+            rankings.append(best_of(candidates, scores if bias is None else scores + bias.gather(1, candidates), k))
         is_nan = torch.stack([ranking.scores.isnan().any() for ranking in rankings]).any()
         check_found([ranking.items for ranking in rankings], is_nan, strict)
         return rankings

@@ -33,7 +33,7 @@ from recbole_r3vae.model.losses import catalogue_cross_entropy, log_frequency, s
 from recbole_r3vae.model.packing import SPARE, Packing, pack
 from recbole_r3vae.model.parameters import SHARE, Choice, Either, Flag, Number, Whole, check_heads
 from recbole_r3vae.model.ranker import SIDGenerator
-from recbole_r3vae.model.repeat_prior import Reading, RepeatPrior
+from recbole_r3vae.model.repeat_prior import KEYS, Reading, prior_loss, prior_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,8 +46,6 @@ HELD_NUMBERS = 2**28
 """Numbers of item vectors that are held, 1 GiB in float32. More of them are summed from those of their codes whenever they are asked for."""
 NEGATIVE_POWER = 0.5
 """Items of a sampled loss are drawn by their frequency in training to this power, as WindowSASRec's default has it."""
-PRIOR_POSITIONS = 64
-"""Positions of a batch from which the prior on repeats is learnt where the decoder alone ranks."""
 
 
 class LevelBlock(TransformerBlock):
@@ -119,8 +117,7 @@ class R3GR(KeepsVectors, SIDGenerator):
         "dense_weight": Number(above=0),
         "n_negatives": Either(None, Whole()),
         "blend": Number(at_least=0, at_most=1),
-        "repeat_prior": Flag(),
-        "repeat_penalty": Number(at_least=0),
+        **KEYS,
     }
 
     def __init__(self, config: Config, dataset: Any):
@@ -152,7 +149,7 @@ class R3GR(KeepsVectors, SIDGenerator):
             if self.n_negatives is not None:
                 log_q = log_frequency(dataset.counter(self.ITEM_ID), self.n_items, NEGATIVE_POWER)
                 self.register_buffer("log_q", log_q, persistent=False)  # [n_items - 1], of being drawn, items from 1 on
-        self.prior = RepeatPrior(self.max_seq_length, config["repeat_penalty"]) if config["repeat_prior"] else None
+        self.prior = prior_of(config, self.max_seq_length)
         self.apply(initialise)
 
     # -- the history ---------------------------------------------------------------------------------------------------
@@ -204,10 +201,10 @@ class R3GR(KeepsVectors, SIDGenerator):
         if "dense" in self.heads:
             of_items = self.sampled_loss(user, target) if catalogue is None else self.dense_loss(user, target, catalogue, items, place)
             losses.append(of_items * (self.dense_weight if losses else 1))
-        elif self.prior is not None:
-            losses.append(self.prior_loss(user.detach(), target, items, place))
-        if self.prior is not None:
-            losses.append(self.prior.regularization())
+            if self.prior is not None:
+                losses.append(self.prior.regularization())
+        else:
+            losses.append(prior_loss(self, interaction))
         return sum(losses)
 
     def code_loss(self, user: Tensor, target: Tensor) -> Tensor:
@@ -241,21 +238,6 @@ class R3GR(KeepsVectors, SIDGenerator):
     def draw(self) -> Tensor:
         """Items less one, by their smoothed frequency, with replacement: ``[n_negatives]``."""
         return torch.multinomial(self.log_q.exp(), self.n_negatives, replacement=True)
-
-    def prior_loss(self, user: Tensor, target: Tensor, items: Tensor, place: Tensor) -> Tensor:
-        """What the prior learns from where no loss goes over the catalogue: the likelihood of a few targets with it.
-
-        An item's probability ``p`` becomes ``p exp(b) / Z`` with ``Z = 1 + sum over met items of p (exp(b) - 1)``: only the probabilities
-        of met items are asked for. Positions are spread evenly over the batch.
-        """
-        some = torch.arange(0, len(target), max(1, len(target) // PRIOR_POSITIONS), device=target.device)
-        row, met, steps = self.prior.cells_of(items, place[some])  # [C]
-        odds = self.prior.log_odds[steps]
-        with torch.no_grad():
-            log_p = self.heads["generate"].log_probs(Reading(user[some][row], None, None), met[:, None]).squeeze(1)  # [C]
-        z = 1 + torch.zeros(len(some), device=odds.device).index_add(0, row, log_p.exp() * odds.expm1())
-        gain = torch.zeros(len(some), device=odds.device).index_add(0, row, odds * (met == target[some][row]))
-        return (z.clamp(min=1e-6).log() - gain).mean()
 
     # -- the next item, code by code ------------------------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ from recbole_r3vae.model.generator.t5 import DecoderLayer, EncoderLayer, History
 from recbole_r3vae.model.packing import Packing, pack
 from recbole_r3vae.model.parameters import SHARE, Number, Whole
 from recbole_r3vae.model.ranker import SIDGenerator
+from recbole_r3vae.model.repeat_prior import KEYS, OFF, prior_loss, prior_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,6 +49,16 @@ def user_tokens(names: Sequence[str], n_buckets: int, first: int) -> Tensor:
 
 
 @dataclass
+class Reading:
+    """Histories, read: vectors of their positions, where these lie, and the items."""
+
+    encoded: Tensor  # [M, d]
+    packing: Packing
+    items: Tensor  # [B, T]
+    lengths: Tensor  # [B]
+
+
+@dataclass
 class DecodingState:
     """What each layer of the decoder reads: the histories, and what it has computed for each beam."""
 
@@ -68,10 +79,13 @@ class TIGER(SIDGenerator):
     A batch is computed without padding, bucketed by length inside the model: linear layers see the real positions alone and attention
     runs once for each length that occurs, at most ``MAX_ITEM_LIST_LENGTH`` times.
 
+    With ``repeat_prior``, items of the history have learnt log-odds more or less, see
+    :class:`~recbole_r3vae.model.repeat_prior.RepeatPrior`; not of the paper.
+
     Args:
         config: ``hidden_size``, ``n_layers``, ``n_decoder_layers``, ``n_heads``, ``head_size``, ``inner_size``, ``dropout``,
-            ``n_position_buckets``, ``max_position_distance``, ``n_user_buckets``, ``loss_temperature``, ``num_beams``; see
-            ``properties/model/TIGER.yaml``. :meth:`check` took it.
+            ``n_position_buckets``, ``max_position_distance``, ``n_user_buckets``, ``loss_temperature``, ``repeat_prior``,
+            ``repeat_penalty``, ``num_beams``; see ``properties/model/TIGER.yaml``. :meth:`check` took it.
         dataset: training dataset with ``sources``: semantic IDs.
     """
 
@@ -88,7 +102,9 @@ class TIGER(SIDGenerator):
         "max_position_distance": Whole(2),
         "n_user_buckets": Whole(0),
         "loss_temperature": Number(above=0),
+        **KEYS,
     }
+    neutral = OFF
 
     def __init__(self, config: Config, dataset: Any):
         super().__init__(config, dataset)
@@ -105,6 +121,7 @@ class TIGER(SIDGenerator):
         bias = (n_heads, config["n_position_buckets"], config["max_position_distance"])
         self.encoder_bias, self.decoder_bias = RelativePositionBias(*bias, causal=False), RelativePositionBias(*bias, causal=True)
         self.encoder_norm, self.decoder_norm = RMSNorm(size), RMSNorm(size)
+        self.prior = prior_of(config, self.max_seq_length)
         initialise_t5(self, size, head_size)
 
     # -- the history ---------------------------------------------------------------------------------------------------
@@ -171,7 +188,7 @@ class TIGER(SIDGenerator):
         Args:
             interaction: rows of a :class:`~recbole_r3vae.data.sequences.PrefixDataset`.
         """
-        return self.code_loss(*self.encode(interaction), interaction[self.ITEM_ID])
+        return self.code_loss(*self.encode(interaction), interaction[self.ITEM_ID]) + prior_loss(self, interaction)
 
     def code_loss(self, encoded: Tensor, packing: Packing, items: Tensor) -> Tensor:
         """The same of encoded histories and their targets ``items`` [B]."""
@@ -181,13 +198,13 @@ class TIGER(SIDGenerator):
 
     # -- the next item, code by code ------------------------------------------------------------------------------------
 
-    def read(self, interaction: Interaction) -> tuple[Tensor, Packing]:
+    def read(self, interaction: Interaction) -> Reading:
         """Histories as vectors of their positions, see :meth:`encode`."""
-        return self.encode(interaction)
+        return Reading(*self.encode(interaction), interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
 
-    def start(self, reading: tuple[Tensor, Packing]) -> DecodingState:
+    def start(self, reading: Reading) -> DecodingState:
         """Project the histories to keys and values, once a user; see :meth:`SIDGenerator.start`."""
-        encoded, packing = reading
+        encoded, packing = reading.encoded, reading.packing
         real = packing.pad(encoded.new_ones(len(encoded), 1))[:, None, None, :, 0] > 0  # [B, 1, 1, T]
         mask = None if real.all() else encoded.new_zeros(real.shape).masked_fill(~real, -torch.inf)
         projected = (layer.attention.heads(packing.pad(layer.cross_kv(encoded)), 2) for layer in self.decoder)  # [B, T, 2, H, A/H] each

@@ -23,6 +23,7 @@ from recbole_r3vae.model.generator.tiger import HEAD_ROWS, user_tokens
 from recbole_r3vae.model.packing import SPARE, Packing, pack
 from recbole_r3vae.model.parameters import SHARE, Number, Whole
 from recbole_r3vae.model.ranker import SIDGenerator
+from recbole_r3vae.model.repeat_prior import KEYS, OFF, prior_loss, prior_of
 
 if TYPE_CHECKING:
     from recbole.config import Config
@@ -78,6 +79,8 @@ class HistoryStates:
     last: Tensor  # [B, d]
     real: Tensor  # [B, T], where there is a token: not in the padding on the right, nor in the place of an unknown user
     kv: list[Tensor]  # keys and values of each layer, [B, T, 2, H, A/H]
+    items: Tensor  # [B, T]
+    lengths: Tensor  # [B]
 
 
 class TIGERCausal(SIDGenerator):
@@ -85,12 +88,12 @@ class TIGERCausal(SIDGenerator):
 
     A window of items is one sequence of tokens: a user token, as TIGER's, and the L codes of each item. Each code is predicted from all
     tokens before it. The loss is the mean over a window's target items of the negative log-likelihood of their codes, each normalised over
-    the whole vocabulary as TIGER's.
+    the whole vocabulary as TIGER's. ``repeat_prior`` is TIGER's too.
 
     Args:
         config: ``hidden_size``, ``n_layers``, ``n_heads``, ``head_size``, ``inner_size``, ``dropout``, ``n_position_buckets``,
-            ``max_position_distance``, ``n_user_buckets``, ``loss_temperature``, ``num_beams``; see ``properties/model/TIGERCausal.yaml``.
-            :meth:`check` took it.
+            ``max_position_distance``, ``n_user_buckets``, ``loss_temperature``, ``repeat_prior``, ``repeat_penalty``, ``num_beams``; see
+            ``properties/model/TIGERCausal.yaml``. :meth:`check` took it.
         dataset: training dataset with ``sources``: semantic IDs.
     """
 
@@ -105,7 +108,9 @@ class TIGERCausal(SIDGenerator):
         "max_position_distance": Whole(2),
         "n_user_buckets": Whole(0),
         "loss_temperature": Number(above=0),
+        **KEYS,
     }
+    neutral = OFF
 
     def __init__(self, config: Config, dataset: Any):
         super().__init__(config, dataset)
@@ -120,6 +125,7 @@ class TIGERCausal(SIDGenerator):
         self.stack = nn.ModuleList(CausalLayer(*layer) for _ in range(config["n_layers"]))
         self.bias = RelativePositionBias(n_heads, config["n_position_buckets"], config["max_position_distance"], causal=True)
         self.norm = RMSNorm(size)
+        self.prior = prior_of(config, self.max_seq_length)
         initialise_t5(self, size, config["head_size"])
 
     # -- training ----------------------------------------------------------------------------------------------------------
@@ -142,7 +148,7 @@ class TIGERCausal(SIDGenerator):
         label = packing.take(labels)  # [M]
         x = self.encoded(self.embedding(packing.take(tokens)), packing)[label > 0]
         logits = self._logits(x) / self.temperature  # [N * L, V]
-        return F.cross_entropy(logits, label[label > 0], reduction="sum") / (targets > 0).sum()
+        return F.cross_entropy(logits, label[label > 0], reduction="sum") / (targets > 0).sum() + prior_loss(self, interaction)
 
     def lay_out(self, items: Tensor, interaction: Interaction) -> tuple[Tensor, int]:
         """Items ``[B, T]`` as tokens, after their user's ``[B, S]``, 0 where there is nothing; and how many stand before the items."""
@@ -169,11 +175,12 @@ class TIGERCausal(SIDGenerator):
 
     def read(self, interaction: Interaction) -> HistoryStates:
         """Histories as what later codes attend to."""
-        tokens, _ = self.lay_out(interaction[self.ITEM_SEQ][:, : int(interaction[self.ITEM_SEQ_LEN].max())], interaction)
+        items, lengths = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
+        tokens, _ = self.lay_out(items[:, : int(lengths.max())], interaction)
         packing, kept = pack(tokens > 0), []
         last = packing.last(self.encoded(self.embedding(packing.take(tokens)), packing, kept))
         kv = [packing.pad(part.flatten(1)).unflatten(2, part.shape[1:]) for part in kept]
-        return HistoryStates(last, tokens > 0, kv)
+        return HistoryStates(last, tokens > 0, kv, items, lengths)
 
     def start(self, reading: HistoryStates) -> DecodingState:
         """Begin to decode; see :meth:`SIDGenerator.start`."""

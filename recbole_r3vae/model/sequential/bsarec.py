@@ -18,9 +18,9 @@ from recbole_r3vae.errors import UserError
 from recbole_r3vae.model.dropout import Dropout
 from recbole_r3vae.model.heads import DenseHead
 from recbole_r3vae.model.losses import catalogue_cross_entropy
-from recbole_r3vae.model.parameters import SHARE, Choice, Either, Flag, Number, Whole, check_heads
+from recbole_r3vae.model.parameters import SHARE, Choice, Either, Number, Whole, check_heads
 from recbole_r3vae.model.ranker import Ranker
-from recbole_r3vae.model.repeat_prior import Reading, RepeatPrior
+from recbole_r3vae.model.repeat_prior import KEYS, Reading, prior_of
 
 if TYPE_CHECKING:
     from recbole.config import Config
@@ -141,8 +141,7 @@ class BSARec(Ranker):
         "alpha": Number(at_least=0, at_most=1),
         "c": Whole(),
         "loss_type": Either("CE"),
-        "repeat_prior": Flag(),
-        "repeat_penalty": Number(at_least=0),
+        **KEYS,
     }
 
     def __init__(self, config: Config, dataset: Any):
@@ -154,7 +153,7 @@ class BSARec(Ranker):
         self.dropout = Dropout(config["hidden_dropout_prob"])
         self.blocks = nn.ModuleList(Block(config) for _ in range(config["n_layers"]))
         self.heads["dense"] = DenseHead(self)
-        self.prior = RepeatPrior(self.max_seq_length, config["repeat_penalty"]) if config["repeat_prior"] else None
+        self.prior = prior_of(config, self.max_seq_length)
         self.std = config["initializer_range"]
         self.apply(self._initialise)
 

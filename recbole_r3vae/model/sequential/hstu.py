@@ -20,9 +20,9 @@ from recbole_r3vae.model.dropout import Dropout
 from recbole_r3vae.model.heads import DenseHead
 from recbole_r3vae.model.losses import catalogue_cross_entropy
 from recbole_r3vae.model.packing import SPARE, Packing, pack
-from recbole_r3vae.model.parameters import SHARE, Choice, Flag, Number, Whole
+from recbole_r3vae.model.parameters import SHARE, Choice, Number, Whole
 from recbole_r3vae.model.ranker import Ranker
-from recbole_r3vae.model.repeat_prior import Reading, RepeatPrior
+from recbole_r3vae.model.repeat_prior import KEYS, Reading, prior_of
 
 if TYPE_CHECKING:
     from recbole.config import Config
@@ -99,8 +99,7 @@ class HSTU(Ranker):
         "loss_type": Choice(INFO_NCE, CE),
         "n_negatives": Whole(),
         "temperature": Number(above=0),
-        "repeat_prior": Flag(),
-        "repeat_penalty": Number(at_least=0),
+        **KEYS,
     }
 
     def __init__(self, config: Config, dataset: Any):
@@ -126,7 +125,7 @@ class HSTU(Ranker):
             for _ in range(n_layers)
         )
         self.heads["dense"] = DenseHead(self)
-        self.prior = RepeatPrior(self.max_seq_length, config["repeat_penalty"]) if config["repeat_prior"] else None
+        self.prior = prior_of(config, self.max_seq_length)
         self._initialise(size)
 
     @torch.no_grad()

@@ -21,9 +21,9 @@ from recbole_r3vae.model.dropout import Dropout
 from recbole_r3vae.model.heads import DenseHead
 from recbole_r3vae.model.losses import catalogue_cross_entropy, log_frequency, sampled_cross_entropy
 from recbole_r3vae.model.packing import SPARE, Packing, pack
-from recbole_r3vae.model.parameters import SHARE, Choice, Either, Flag, Number, Whole, check_heads
+from recbole_r3vae.model.parameters import SHARE, Choice, Either, Number, Whole, check_heads
 from recbole_r3vae.model.ranker import Ranker
-from recbole_r3vae.model.repeat_prior import Reading, RepeatPrior
+from recbole_r3vae.model.repeat_prior import KEYS, Reading, prior_of
 
 if TYPE_CHECKING:
     from recbole.config import Config
@@ -59,8 +59,7 @@ class WindowSASRec(Ranker):
         "n_negatives": Whole(),
         "negative_power": Number(at_least=0),
         "temperature": Either(None, Number(above=0)),
-        "repeat_prior": Flag(),
-        "repeat_penalty": Number(at_least=0),
+        **KEYS,
     }
 
     def __init__(self, config: Config, dataset: Any):
@@ -75,7 +74,7 @@ class WindowSASRec(Ranker):
         log_q = log_frequency(dataset.counter(self.ITEM_ID), self.n_items, config["negative_power"])
         self.register_buffer("log_q", log_q, persistent=False)  # [n_items - 1], of being drawn, items from 1 on
         self.heads["dense"] = DenseHead(self)
-        self.prior = RepeatPrior(self.max_seq_length, config["repeat_penalty"]) if config["repeat_prior"] else None
+        self.prior = prior_of(config, self.max_seq_length)
         self.apply(initialise)
 
     def encode(self, interaction: Interaction) -> tuple[Tensor, Packing]:

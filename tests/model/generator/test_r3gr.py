@@ -340,30 +340,6 @@ def test_in_beams_the_prior_stands_at_the_leaves(build):
     assert torch.allclose((after - before)[:, 1:], model.item_bias(model.read(rows))[:, 1:], atol=1e-4)
 
 
-def test_the_prior_of_a_decoder_alone_learns_the_likelihood_with_it(build):
-    _, model, train, *_ = build(share=False, repeat_prior=True, dropout=0.0, num_beams="exact", valid_num_beams="exact")
-    model, window = with_odds(model), train.inter_feat[:2]
-    items, target = window["item_id_list"], window["target_item_list"]
-    user, packing = model.encode(items)
-    wanted, places = packing.take(target), packing.place
-    kept = wanted > 0
-    loss = model.prior_loss(user[kept].detach(), wanted[kept], items, places[kept])
-    expected = []
-    some = torch.arange(0, int(kept.sum()), max(1, int(kept.sum()) // 64))
-    for place, one in zip(places[kept][some].tolist(), wanted[kept][some].tolist()):
-        row, end = divmod(place, items.shape[1])
-        prefix = Interaction({"item_id_list": items[row : row + 1].clone(), "item_length": torch.tensor([end + 1])})
-        prefix["item_id_list"][0, end + 1 :] = 0
-        reading = model.read(prefix)
-        p = model.heads["generate"].log_probs(reading, torch.arange(1, model.n_items)[None])[0].exp()
-        odds = model.item_bias(reading)[0, 1:]
-        z = 1 + (p * odds.expm1()).sum()  # what codes of no item have stays as it is
-        expected.append(z.log() - odds[one - 1])
-    assert torch.allclose(loss, torch.stack(expected).mean(), atol=1e-4)
-    loss.backward()
-    assert model.prior.scaled.grad.abs().sum() > 0
-
-
 def test_names_and_needs_follow_what_ranks():
     base = {**load_yaml(properties() / "model" / "R3GR.yaml"), "content_encoder": "tfidf-svd", "topk": [10], "metrics": ["NDCG"]}
     names = {}

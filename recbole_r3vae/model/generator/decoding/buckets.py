@@ -66,7 +66,9 @@ class Buckets:
         counts[..., 0] = 0
         return counts > 0
 
-    def nearest(self, found: Tensor, vectors: Tensor, catalogue: Tensor, n: int, rule: Allowed = None) -> tuple[Tensor, Tensor]:
+    def nearest(
+        self, found: Tensor, vectors: Tensor, catalogue: Tensor, n: int, rule: Allowed = None, bias: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """The items of buckets whose vectors have the largest products with the one that each bucket is asked by.
 
         Args:
@@ -75,9 +77,10 @@ class Buckets:
             catalogue: floats ``[n_items, d]``.
             n: items of a bucket, at most.
             rule: the items that may be returned.
+            bias: floats ``[B, n_items]`` that are added to the products.
 
         Returns:
-            int64 ``[B, M, N]`` items, N at most n, the nearest first, and their products; 0 and ``-inf`` where there are no more.
+            int64 ``[B, M, N]`` items, N at most n, the nearest first, and their products with what is added; 0 and ``-inf`` where there are no more.
         """
         items = self.items(found)  # [B, M, C]
         items = items.where(is_allowed(rule, items, len(self.of_item)), 0)
@@ -85,5 +88,7 @@ class Buckets:
         cells = items.nonzero()  # [R, 3], those that there are: most buckets are smaller than the largest
         of_cells = [(vectors[c[:, 0], c[:, 1]] * catalogue[items[tuple(c.T)]]).sum(-1).float() for c in cells.split(CELLS)]
         products[tuple(cells.T)] = torch.cat(of_cells)
+        if bias is not None:
+            products = products + bias.gather(1, items.flatten(1)).view_as(products)
         products, place = products.topk(min(n, items.shape[2]), dim=2)
         return items.gather(2, place), products
