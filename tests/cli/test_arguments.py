@@ -64,6 +64,7 @@ REQUIRED = {
     "tokenize": ["--embeddings=x", "--output=y"], "convert": ["--input=x", "--output=y"], "embed": ["--dataset=ml-100k", "--output=v.npy"],
     "inspect": ["--diff", "a.inter", "b.inter"], "run": ["--model=R3GR", "--dataset=ml-100k"], "tune": ["--dataset=ml-100k"],
     "coldstart": ["--dataset=ml-100k"], "ctr": ["--dataset=ml-100k"], "benchmark": ["--dataset=ml-100k", "--tokenizers=RKMeans"],
+    "leaderboard": [], "pack": ["--checkpoint=x", "--output=y"],
 }  # fmt: skip
 
 

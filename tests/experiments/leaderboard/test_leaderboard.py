@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_ind, ttest_rel
 
+from recbole_r3vae.cli import main
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.experiments.leaderboard.cells import answer_table
 from recbole_r3vae.experiments.leaderboard.figures import numbers_in_short
@@ -144,6 +145,18 @@ def test_answers_where_there_is_little_to_compare(runs):
     assert set(only["answers"]) == {"stay"} and only["answers"]["stay"]["next"] is only["answers"]["stay"]["beside"] is None
     assert [row[0] for row in answer_table(only)[1]] == ["Leads", "Cost of the leader"]
     assert answer_table({})[1] == answer_table({"answers": {}})[1] == []
+
+
+def test_the_command_writes_what_a_benchmark_does(runs, tmp_path, capsys):
+    runs(*seeds_of("A", 0.5))
+    before = {path: path.read_bytes() for path in write_leaderboards(tmp_path / "results")}
+    for path in before:
+        path.unlink()
+    assert main(["leaderboard", "--results", str(tmp_path / "results")]) == 0
+    assert capsys.readouterr().out.split() == [str(path) for path in before]
+    assert {path: path.read_bytes() for path in before} == before
+    assert main(["leaderboard", "--results", str(tmp_path / "none")]) == 2
+    assert "there are no results in" in capsys.readouterr().err
 
 
 def test_tables_that_scroll_say_so(runs, tmp_path):
