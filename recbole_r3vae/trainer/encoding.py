@@ -43,15 +43,14 @@ def encode(model: Any, items: ItemVectors, kept: str | os.PathLike | None = None
     n, rows = items.n_items - 1, min(ROWS, max(1, CELLS // max(model.codebook_sizes)))
     codes, errors = torch.empty(n, len(model.codebook_sizes), dtype=torch.int64), torch.empty(n, dtype=torch.float64)
     record = np.dtype([("codes", "<i4", len(model.codebook_sizes)), ("error", "<f8")])
-    with _blocks(kept, _key(model, items) if kept else b"", record) as file:
-        done = 0
+    with _blocks(kept, _key(model, items) if kept else b"") as file:
+        done, head = 0, file.tell() if file is not None else 0
         while file is not None and len(block := np.fromfile(file, record, min(rows, n - done))) == min(rows, n - done) > 0:
             codes[done : done + len(block)] = torch.from_numpy(block["codes"].astype(np.int64))
             errors[done : done + len(block)] = torch.from_numpy(block["error"].copy())
             done += len(block)
         if file is not None:
-            file.seek(len(_key(model, items)) + done * record.itemsize)
-            file.truncate()  # what is left of a block that was being written
+            file.seek(head + done * record.itemsize)  # over what is left of a block that was being written
         bar = tqdm(total=n, initial=done, desc="Encode items", unit=" items", ncols=100, disable=not show_progress)
         with bar:
             for start in range(done, n, rows):
@@ -71,8 +70,8 @@ def encode(model: Any, items: ItemVectors, kept: str | os.PathLike | None = None
 
 
 @contextmanager
-def _blocks(path: str | os.PathLike | None, key: bytes, record: np.dtype) -> Iterator[IO | None]:
-    """The file of finished blocks, at its first: an old one that begins with this key, or a new one."""
+def _blocks(path: str | os.PathLike | None, key: bytes) -> Iterator[IO | None]:
+    """The file of finished blocks, open at its first: an old one that begins with this key, or a new one."""
     if path is None:
         yield None
         return

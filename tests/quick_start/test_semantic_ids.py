@@ -103,3 +103,10 @@ def test_a_tokenizer_that_learns_from_a_sample_encodes_all(tiny_settings):
     assert trained(train_items=40)[1].reused
     with pytest.raises(UserError, match=r"train_items is 7, and codebook_sizes \[8, 8\] takes .*; give 8 or more"):
         trained(train_items=7)
+
+
+def test_a_key_that_came_later_leaves_folders_where_they_were(config, content, monkeypatch):
+    defaults = semantic_ids.tokenizer_defaults
+    now = semantic_ids.tokenizer_folder(config, content)
+    monkeypatch.setattr(semantic_ids, "tokenizer_defaults", lambda name: {k: v for k, v in defaults(name).items() if k != "train_items"})
+    assert "train_items" in defaults("LSH") and semantic_ids.tokenizer_folder(config, content) == now
