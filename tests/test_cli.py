@@ -221,14 +221,18 @@ def test_an_interrupt_promises_no_more_than_it_keeps(monkeypatch, capfd, tmp_pat
     """`recommend` has nothing to go on from; a benchmark goes on by itself."""
     import recbole_r3vae.experiments.grid as grid
     import recbole_r3vae.serve.recommender as serve
+    import recbole_r3vae.serve.sharded as sharded
 
     def interrupt(*given, **named):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(serve, "Recommender", interrupt)
     monkeypatch.setattr(grid, "run_grid", interrupt)
+    monkeypatch.setattr(sharded, "recommend_shards", interrupt)
     assert main(["recommend", "--checkpoint=x", "--users=all"]) == 130
     assert capfd.readouterr().err == "recbole-r3vae: interrupted; no file is left half-written; the same command starts anew\n"
+    assert main(["recommend", "--checkpoint=x", "--users=all", "--engine", "local", "--output=x"]) == 130
+    assert capfd.readouterr().err == "recbole-r3vae: interrupted; the same command goes on from the finished shards\n"
     assert main(["benchmark", "--config=x.yaml"]) == 130
     assert "the same command goes on from the last finished epoch" in capfd.readouterr().err
 

@@ -24,6 +24,7 @@ COMMANDS: dict[str, ModuleType] = {
     command.__name__.rpartition(".")[2]: command
     for command in (run, prepare, tokenize, embed, convert, benchmark, leaderboard, tune, coldstart, ctr, quality, recommend, pack, inspect)
 }
+IN_SHARDS = "the same command goes on from the finished shards"
 STARTS_ANEW = "no file is left half-written; the same command starts anew"
 
 
@@ -68,6 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         goes_on = getattr(COMMANDS.get(arguments[0] if arguments else ""), "AFTER_AN_INTERRUPT", STARTS_ANEW)
+        goes_on = IN_SHARDS if any(word.partition("=")[0] == "--engine" for word in arguments) else goes_on
         print(f"recbole-r3vae: interrupted; {goes_on}", file=sys.stderr)
         return 130
 

@@ -20,7 +20,6 @@ Many items, in shards, by the text encoder of a run or by a sentence encoder:
       --output vectors/ --engine=ray --address=auto
 """
 TAKES_SETTINGS = True
-AFTER_AN_INTERRUPT = "with --engine the same command goes on from the finished shards; otherwise it starts anew"
 
 
 def add(parser) -> None:

@@ -19,7 +19,6 @@ spaces, semicolons or commas (the cell then in double quotes), or are a list as 
 Models that read times, such as HSTU, take --users. Without --output the first rows are shown. With --engine, --input is a Parquet file or a
 folder of them with the same columns, --users is all, and --output a folder.
 """
-AFTER_AN_INTERRUPT = "with --engine the same command goes on from the finished shards; otherwise it starts anew, and no file is left half-written"
 SHOWN_ROWS = 50
 
 

@@ -18,9 +18,7 @@ HELP = """train a tokenizer on item vectors alone, without interactions; or toke
 New items get semantic IDs beside the old ones, which stay; their vectors are written too, new.npy and new.ids. With --engine, items are
 shards of Parquet or .npy, and convert --input sids/ --output new.sid makes a .sid file of what comes out.
 """
-AFTER_AN_INTERRUPT = (
-    "the same command goes on from the last finished epoch where it trains, from the finished shards with --engine, and starts anew otherwise"
-)
+AFTER_AN_INTERRUPT = "the same command goes on from the last finished epoch where it trains, and starts anew where it does not"
 
 
 def add(parser) -> None:
