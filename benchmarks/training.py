@@ -39,7 +39,8 @@ CELLS = {
     "TIGERCausal": ("TIGERCausal", [], {"tokenizer": "RKMeans"}),
     "TIGER": ("TIGER", [], {"tokenizer": "RKMeans"}),
     "BSARec": ("BSARec", [], {}),
-    "SASRec": ("SASRec", [], {"loss_type": "CE", "MAX_ITEM_LIST_LENGTH": 20}),
+    "WindowSASRec, 2 x 64": ("WindowSASRec", [], {"n_heads": 1, "dropout": 0.5, "MAX_ITEM_LIST_LENGTH": 20}),
+    "SASRec": ("SASRec", [], {"loss_type": "CE", "n_heads": 1, "train_batch_size": 512, "MAX_ITEM_LIST_LENGTH": 20}),
 }
 """Name to model, presets and settings beside those of its YAML file."""
 
