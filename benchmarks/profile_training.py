@@ -2,10 +2,10 @@
 
     python benchmarks/profile_training.py --data_path dataset --models R3GR-dense WindowSASRec HSTU TIGERCausal TIGER
 
-On a CPU; `cuda.py` takes :class:`Epoch` to a GPU. One thread, bfloat16 where the processor has it (``--float32``: never). Each model trains ``--steps`` optimizer steps on the batches of a
-shuffled epoch, which are timed, then ``--profiled`` more under torch's profiler, which says the shares. The floor of an epoch is its
-matrix products at the rate that square matrices of 1,024 reach on the same machine in the same minute. Ends with a line
-``ratio=<share of matrix products> target=0.6`` for the first model.
+On a CPU; `cuda.py` takes :class:`Epoch` to a GPU. One thread, bfloat16 where the processor has it (``--float32``: never). Each model trains
+``--steps`` optimizer steps on the batches of a shuffled epoch, which are timed, then ``--profiled`` more under torch's profiler, which says the
+shares. The floor of an epoch is its matrix products at the rate that square matrices of 1,024 reach on the same machine in the same minute. Ends
+with a line ``ratio=<share of matrix products> target=0.6`` for the first model.
 """
 
 from __future__ import annotations
