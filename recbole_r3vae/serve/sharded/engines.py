@@ -129,7 +129,8 @@ def _start(ray: Any, address: str | None, workers: int | None) -> None:
     except Exception as error:  # Ray has no class of its own for a machine too busy to start it in half a minute
         ray.shutdown()  # what it started before it gave up
         reason = " ".join(str(error).split())
-        raise UserError(f"--address {address or 'local'}: Ray cannot be reached or started ({reason[:300]}); check the address, or ray status") from error
+        what = f"--address {address or 'local'}: Ray cannot be reached or started ({reason[:300]})"
+        raise UserError(f"{what}; check the address, or ray status") from error
 
 
 class _Worker:

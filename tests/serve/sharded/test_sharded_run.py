@@ -98,7 +98,8 @@ def test_tokenizing_goes_on_where_it_stopped(checkpoint, new_items, tmp_path, mo
     made = tokenize_shards(checkpoint(), new_items[1], tmp_path / "out", HERE)
     assert done == [0, 1, 2, 3, 4] and made["rows"] == 50
     assert tokenize_shards(checkpoint(), new_items[1], tmp_path / "out", HERE) == made and len(done) == 5
-    assert gather(tmp_path / "out", tmp_path / "g.sid").content_hash == tokenize_items(checkpoint(), new_items[0], tmp_path / "a.sid").sids.content_hash
+    alone = tokenize_items(checkpoint(), new_items[0], tmp_path / "a.sid").sids
+    assert gather(tmp_path / "out", tmp_path / "g.sid").content_hash == alone.content_hash
     with pytest.raises(UserError, match="shards of other work"):
         tokenize_shards(checkpoint(), new_items[1], tmp_path / "out", HERE, policy="share")
 
@@ -214,7 +215,8 @@ def test_a_sentence_encoder_needs_no_run(new_items, tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "sentence_transformers", module)
     words = ["--content_encoder=sentence-transformers/some/encoder", "--item_text_fields=[movie_title]"]
     assert main(["embed", "--items", str(new_items[1]), "--output", "out", "--engine=local", *words]) == 0
-    titles = [title for shard in shards.shards_of(new_items[1]) for _, rows in shards.read_records(shard, "item_id", ["movie_title"]) for title in rows]
+    blocks = [block for shard in shards.shards_of(new_items[1]) for block in shards.read_records(shard, "item_id", ["movie_title"])]
+    titles = [title for _, rows in blocks for title in rows]
     expected = [[1.0, 0.0] if len(title["movie_title"]) % 2 else [0.0, 1.0] for title in titles]
     assert np.stack(frame_of("out")["vector"]).tolist() == expected
     job = jobs.Embed(None, "some/encoder", ("movie_title",))
