@@ -159,7 +159,7 @@ def test_the_loss_is_the_sum_of_its_terms_by_loops(build_acerec):
     _, model, train, *_ = build_acerec(contrast_weight=0.3, reconstruction_weight=0.2, popularity_weight=0.5)
     windows = first_rows(train, 4)
     rows, targets = prefixes(windows)
-    user = model.read(rows)
+    user = model.read(rows).user
     weight = model.code_embedding.weight
 
     digits = torch.zeros(())
