@@ -41,7 +41,7 @@ class Ranker(Contract, SequentialRecommender):
 
     Attributes:
         heads: name to head.
-        prior: on repeats, of models that learn one: their :meth:`read` returns a :class:`~recbole_r3vae.model.repeat_prior.Reading`.
+        prior: on repeats, of models that learn one: what their :meth:`read` returns has the histories as ``items`` and ``lengths``.
         sources: what the model asked for.
         codes: ``[n_items, L]`` int64 codes of the semantic IDs, row 0 is -1; only where the model asked for them.
         tokens: ``[n_items, L]`` int64 tokens of one vocabulary of all levels' codes, row 0 is 0; likewise.

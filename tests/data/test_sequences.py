@@ -246,18 +246,31 @@ def test_interactions_of_a_day_change_places_within_training(tiny_data, tmp_path
     assert moved > 100
 
 
-def test_all_orders_of_a_day_come_equally_often(tmp_path):
-    frame = pd.DataFrame({"user_id:token": "u", "item_id:token": list("abcdefg"), "timestamp:float": range(7), "day:float": [0, 1, 1, 1, 2, 2, 2]})
+def test_all_orders_of_a_day_come_equally_often_and_the_split_and_users_stay_apart(tmp_path):
+    """The last day of u's training goes on in its validation, and t's only day has the number of u's first."""
+    frame = pd.DataFrame({"user_id:token": list("ttttuuuuuuu"), "item_id:token": list("opqrabcdefg"), "timestamp:float": range(11)})
+    frame["day:float"] = [0, 0, 0, 0, 0, 1, 2, 2, 2, 2, 3]
     (tmp_path / "tiny").mkdir()
     frame.to_csv(tmp_path / "tiny" / "tiny.inter", sep="\t", index=False)
-    train, *_ = WindowDataset(windows_config(tmp_path, **DAYS)).build()  # f and g are not of the training part, and e stays alone
+    train, *_ = WindowDataset(windows_config(tmp_path, crop_probability=0.0, **DAYS)).build()
     orders = Counter()
     for epoch in range(1200):
-        [(_, inputs, targets, length)] = rows_of_epoch(train, epoch)
-        names = "".join(train.id2token("item_id", [*inputs[:length], targets[length - 1]]))
-        assert names[0] == "a" and names[4:] == "e"
-        orders[names[1:4]] += 1
-    assert len(orders) == 6 and all(count == pytest.approx(200, abs=45) for count in orders.values())
+        first, second = ("".join(train.id2token("item_id", [*row[1][: row[3]], row[2][row[3] - 1]])) for row in rows_of_epoch(train, epoch))
+        assert second[:2] == "ab"
+        orders[first] += 1
+        orders[second[2:]] += 1
+    assert orders.keys() == {"op", "po", "cde", "ced", "dce", "dec", "ecd", "edc"}
+    assert all(count == pytest.approx(600 if len(names) == 2 else 200, abs=75) for names, count in orders.items())
+
+
+def test_a_window_of_one_input_is_not_cropped(tmp_path):
+    frame = pd.DataFrame({"user_id:token": list("ttttuuuuu"), "item_id:token": list("opqrabcde"), "timestamp:float": range(9)})
+    (tmp_path / "tiny").mkdir()
+    frame.to_csv(tmp_path / "tiny" / "tiny.inter", sep="\t", index=False)
+    train, *_ = WindowDataset(windows_config(tmp_path, crop_probability=1.0)).build()
+    whole, drawn = rows(train, *FIELDS), rows_of_epoch(train, 0)
+    assert drawn[0] == whole[0] and whole[0][3] == 1  # t has one training target, …
+    assert drawn[1][3] == 1 and whole[1][3] == 2  # … and u two
 
 
 def test_an_epoch_is_a_function_of_the_seed_and_its_number(tiny_data, tmp_path):
