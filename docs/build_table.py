@@ -20,7 +20,7 @@ RUNS = ROOT / "results" / "dense" / "runs" / "amazon-beauty"
 ROWS: dict[str, tuple[str, str | None]] = {
     "32 text codes, text vector (mpnet)": ("R3GR-dense[OPQ]", "codes and text"),
     "the same of TF-IDF": ("R3GR-dense[OPQ]", "codes and text, TF-IDF"),
-    "32 R3-VAE codes, text vector": ("R3GR-dense[R3VAE]", "R3VAE, parallel"),
+    "16 R3-VAE codes, text vector": ("R3GR-dense[R3VAE]", "R3VAE, 16 levels"),
     "its id, text vector": ("R3GR-dense-hybrid", "ids and text"),
     "32 random codes, text vector": ("R3GR-dense[Random]", "codes and text"),
     "its id": ("WindowSASRec", None),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "reliability.md"
-PASSED_ON = {"error", "remedy", "way_out"}
+PASSED_ON = {"error", "refusal", "remedy", "way_out"}
 """Names of what ends in a remedy already: another refusal, or the remedy itself."""
 
 

@@ -73,7 +73,7 @@ def _embed_shards(options, rest: list[str], engine) -> None:
         chosen = modalities(config)
         if len(chosen) != 1 or not isinstance(chosen[0].encoder, SentenceTransformerEncoder) or not chosen[0].fields or chosen[0].template:
             raise UserError(
-                "shards are embedded by an encoder that is there: give the --checkpoint of a run or a tokenizer, or "
+                "shards are embedded by an encoder that is there; give the --checkpoint of a run or a tokenizer, or "
                 "--content_encoder=sentence-transformers/<name> with --item_text_fields"
             )
         encoder, fields, device = chosen[0].encoder.name, chosen[0].fields, chosen[0].encoder.device

@@ -93,7 +93,7 @@ def _recommend_shards(options, engine, keys: dict, allow: list[str] | None, remo
     from recbole_r3vae.serve.sharded import recommend_shards
 
     if not options.output or options.history or options.users not in (None, "all"):
-        raise UserError("--engine takes --users all, or --input, shards of histories, and --output, the folder to write")
+        raise UserError("--engine recommends to all users or to shards of histories, into a folder; give --users all or --input, and --output")
     made = recommend_shards(
         options.checkpoint, options.output, engine, options.input, settings=keys, topk=options.topk, batch_size=options.batch_size,
         exclude_seen=options.exclude_seen, as_of=options.as_of, add=tuple(options.add), remove=tuple(remove),

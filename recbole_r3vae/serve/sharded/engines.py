@@ -166,7 +166,7 @@ def _queue(ray: Any, job: Job, shards: Sequence[Shard], workers: int | None) -> 
         [done], _ = ray.wait(list(at_work), num_returns=1)
         actor, shard = at_work.pop(done)
         try:
-            report, fault = ray.get(done)
+            report, refusal = ray.get(done)
         except ray.exceptions.RayActorError as error:  # the process is gone, or its machine
             deaths[shard.number] += 1
             if deaths[shard.number] == DEATHS:
@@ -177,8 +177,8 @@ def _queue(ray: Any, job: Job, shards: Sequence[Shard], workers: int | None) -> 
             waiting.appendleft(shard)
             give(actor_class.remote(stored))
             continue
-        if fault is not None:
-            raise UserError(fault)
+        if refusal is not None:
+            raise UserError(refusal)
         if waiting:
             give(actor)
         yield shard, report
