@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,34 +40,38 @@ def parts(folder) -> dict[str, bytes]:
 
 
 @dataclass(frozen=True)
-class Slowly:
-    """A job that says when it begins a shard, and takes its time."""
+class Mortal:
+    """A job that says when it begins a shard, and over one of them dies: ``always``, or the first time ``before`` or ``after`` it is written."""
 
     job: Any
     notes: Path
-    deadly: int | None = None
+    deadly: int
+    when: str
     uses_gpu = False
 
     def open(self):
         work = self.job.open()
 
-        def slow(shard):
+        def work_or_die(shard):
             (self.notes / f"{shard.number}.{os.getpid()}").touch()
-            if shard.number == self.deadly:
+            dies = shard.number == self.deadly and (self.when == "always" or len(list(self.notes.glob(f"{shard.number}.*"))) == 1)
+            if dies and self.when != "after":
                 os.kill(os.getpid(), signal.SIGKILL)
-            time.sleep(0.5)
-            return work(shard)
+            report = work(shard)
+            if dies:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return report
 
-        return slow
+        return work_or_die
 
 
 @pytest.fixture
-def slow_job(checkpoint, history_shards, tmp_path):
-    def make(name: str, deadly=None):
+def mortal_job(checkpoint, history_shards, tmp_path):
+    def make(name: str, deadly: int, when: str):
         shards, notes = shards_of(history_shards), tmp_path / f"{name} notes"
         notes.mkdir()
         folder = ShardFolder(tmp_path / name, "recommend", {}, shards)
-        return Slowly(Recommend(folder, str(checkpoint()), {"device": "cpu"}, topk=5), notes, deadly), shards, folder
+        return Mortal(Recommend(folder, str(checkpoint()), {"device": "cpu"}, topk=5), notes, deadly, when), shards, folder
 
     return make
 
@@ -83,23 +86,17 @@ def test_two_workers_give_what_one_process_gives(cluster, checkpoint, new_items,
         assert read_manifest(tmp_path / f"{what} here") == read_manifest(tmp_path / f"{what} there")
 
 
-def test_a_killed_worker_loses_and_doubles_nothing(cluster, slow_job):
-    job, shards, folder = slow_job("killed")
-    killed, reported = None, []
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_killed_worker_loses_and_doubles_nothing(cluster, mortal_job, when):
+    job, shards, folder = mortal_job("killed", 1, when)
     with folder.opened():
-        for shard, report in run_on_ray(job, shards, workers=2):
-            reported.append(shard.number)
-            begun = {int(path.name.partition(".")[0]): int(path.suffix[1:]) for path in job.notes.iterdir()}
-            in_the_middle = [pid for number, pid in begun.items() if folder.rows_of(number) is None]
-            if killed is None and in_the_middle:
-                killed = in_the_middle[0]
-                os.kill(killed, signal.SIGKILL)
+        reported = [shard.number for shard, _ in run_on_ray(job, shards, workers=2)]
         manifest = folder.finish()
-    assert killed is not None and sorted(reported) == [shard.number for shard in shards]
+    assert sorted(reported) == [shard.number for shard in shards]
     notes = [path.name.split(".") for path in job.notes.iterdir()]
     assert len(notes) == len(shards) + 1 and len({pid for _, pid in notes}) == 3  # one shard twice, by another one
     assert manifest["rows"] == 5 * sum(shard.rows for shard in shards)
-    job, _, alone = slow_job("alone")
+    job, _, alone = mortal_job("alone", 1, when)
     with alone.opened():
         for shard in shards:
             job.job.open()(shard)
@@ -108,8 +105,8 @@ def test_a_killed_worker_loses_and_doubles_nothing(cluster, slow_job):
     assert not [path for path in folder.path.iterdir() if path.suffix == ".tmp"]
 
 
-def test_a_shard_that_kills_its_workers_is_named_and_the_rest_stays(cluster, slow_job):
-    job, shards, folder = slow_job("deadly", deadly=3)
+def test_a_shard_that_kills_its_workers_is_named_and_the_rest_stays(cluster, mortal_job):
+    job, shards, folder = mortal_job("deadly", 3, "always")
     with folder.opened(), pytest.raises(UserError, match=r"3 workers died over 1.parquet\[0:15\]"):
         list(run_on_ray(job, shards, workers=2))
     assert folder.rows_of(3) is None and folder.rows_of(0) == 5 * shards[0].rows
