@@ -31,6 +31,7 @@ import tempfile
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 
@@ -127,11 +128,11 @@ def rate(options: argparse.Namespace) -> None:
     from recbole_r3vae.trainer.encoding import encode
 
     torch.set_num_threads(1)
-    load_module.HELD_BYTES = 0  # the file is read as a large one is
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "vectors.npy"
         make_vectors(path, options.items, options.dim)
-        items = ItemVectors(load_module.content_from_vectors(path))
+        with mock.patch.object(load_module, "HELD_BYTES", 0):  # the file is read as a large one is
+            items = ItemVectors(load_module.content_from_vectors(path))
         config = Config("R3VAE", "scale", config_dict={"codebook_sizes": [options.codes] * 3, "device": "cpu"})
         model = config.model_class(config, items).eval()
         ours, alone, flops = [], [], 6 * options.items * options.dim * options.codes
