@@ -1,15 +1,15 @@
 """The first figures of the README from the raw files of Amazon's reviews: prepare, embed, benchmark.
 
-    python benchmarks/from_raw_files.py                                        # downloads 40 MB of reviews, 100 MB of metadata, an encoder
+    python benchmarks/from_raw_files.py                                        # downloads reviews, metadata and an encoder
     python benchmarks/from_raw_files.py --reviews reviews_Beauty_5.json.gz --meta meta_Beauty.json.gz
     python benchmarks/from_raw_files.py --rows "codes and text" WindowSASRec --seeds 2020
 
 Three commands, which are printed before they run and may be typed instead; what is there already is taken up. Needs the extras ``[text]``
-and ``[faiss]``. All rows and seeds of the grid take about a day on one core; the two rows above take two hours.
+and ``[faiss]``. The minutes of each row and seed are in its record, `results/dense`; choose rows and seeds before you begin.
 
 The files are those of McAuley et al. (SIGIR 2015) and He and McAuley (WWW 2016), where their page https://jmcauley.ucsd.edu/data/amazon/ has
 them. Their order of reviews of one day, and descriptions of items, can differ from those of the copies that the records here were made from:
-the figures come out close to these, not equal to the last digit.
+the figures need not be equal to the last digit.
 """
 
 from __future__ import annotations
