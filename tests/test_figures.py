@@ -231,7 +231,7 @@ LONG_CODES = {
     "32 text codes, text vector (mpnet)": "codes and text", "32 text codes alone": "codes alone", "codes and vector of TF-IDF": "codes and text, TF-IDF",
     "32 parallel codes of R3VAE, text vector": "R3VAE, parallel", "16 residual codes of R3VAE, text vector": "R3VAE, 16 levels",
     "16 residual codes of RKMeans, text vector": "RKMeans, 16 levels", "4 text codes, text vector": "4 digits",
-    "its id, and the times of interactions": None, "its id, and the times, no prior": "HSTU, without prior", "its id, 32 epochs": "ids, 32 epochs",
+    "its id, by HSTU": None, "its id, by HSTU, no prior": "HSTU, without prior", "its id, 32 epochs": "ids, 32 epochs",
     "16 text codes, text vector": "16 digits", "8 text codes, text vector": "8 digits", "32 text codes, text vector, id": "codes, text and ids",
     "its id, text vector": "ids and text", "32 random codes, text vector": "codes and text", "32 codes of another item, text vector":
     "permuted codes and text", "its id": None, "text vector through a hidden layer": "text alone",
@@ -261,10 +261,11 @@ def test_long_codes_on_beauty():
     assert 1 / 13 < 1 - random / codes < 1 / 11 and "random ones have a twelfth less" in page
     assert ndcg["permuted"] < ndcg["with_id"] and "those of another item less than the text's vector beside an id" in page
     assert 0.045 < 1 - ndcg["with_id"] / codes < 0.055 and "ahead of the text's vector beside an id, which has more parameters, by a twentieth" in page
-    hstu = known["HSTU", None]["test"]["left_out"]
-    assert 1.08 < codes / hstu["ndcg@10"]["mean"] < 1.12 and "a tenth more than HSTU over ids and times" in page
+    two = [known["HSTU", None], known["HSTU", "HSTU, without prior"]]
+    hstu = max(two, key=lambda row: row["valid"]["ndcg@10"]["mean"])["test"]["left_out"]
+    assert 1 / 13 < codes / hstu["ndcg@10"]["mean"] - 1 < 1 / 11 and "a twelfth more than HSTU over ids" in page
     of_hstu = [shown([hstu[metric]["mean"]]) for metric in ("recall@10", "ndcg@10")]
-    assert "HSTU, over ids and times, has {} / {} left out".format(*of_hstu) in words_of("README.md")
+    assert "HSTU has {} / {} left out".format(*of_hstu) in words_of("README.md")
     for digits, share in (("4 digits", 1 / 6), ("8 digits", 1 / 20)):
         assert abs(1 - known["R3GR-dense[OPQ]", digits]["test"]["left_out"]["ndcg@10"]["mean"] / codes - share) < 0.01
     assert "four codes have a sixth less than 32, eight a twentieth" in page
