@@ -11,10 +11,10 @@ HELP = """convert semantic IDs between .sid, *.index.json (LC-Rec, LETTER, MiniO
   recbole-r3vae convert --input games.sid --output games.sid.gz
   recbole-r3vae convert --input sids/ --output new.sid
 
-Wherever a .sid file is read, .sid.gz is too. A name that ends in index.json is that of items and their tokens, <a_12> <b_3> …; of other JSON files a list of all tokens is written, as
-a tokenizer's add_tokens takes it. --item2id names the file of item ids and the numbers by which an index.json calls them. A list of added
-tokens names no items: with --added_tokens it says how large the codebooks are, where --input knows only the codes that items have.
-A folder is one that tokenize --engine wrote; its vectors are written too, new.npy and new.ids.
+Wherever a .sid file is read, .sid.gz is too. A name that ends in index.json is that of items and their tokens, <a_12> <b_3> …; of other
+JSON files a list of all tokens is written, as a tokenizer's add_tokens takes it. --item2id names the file of item ids and the numbers by
+which an index.json calls them. A list of added tokens names no items: with --added_tokens it says how large the codebooks are, where
+--input knows only the codes that items have. A folder is one that tokenize --engine wrote; its vectors are written too, new.npy and new.ids.
 """
 
 

@@ -18,8 +18,8 @@ RULES = ("left_out", "stay")
 
 TYPES_BESIDE_THE_DEFAULTS = {
     "max_minutes": (float,), "train_items": (int,), "n_negatives": (int,), "run_dir": (str,), "sid_file": (str,), "content_file": (str,),
-    "content_ids": (str,), "init_from": (str,), "num_beams": (int, str), "valid_num_beams": (int, str), "gpu_id": (str, int), "topk": (list, int), "metrics": (list, str),
-    "item_text_fields": (list, str), "item_text_template": (str,), "clip_grad_norm": (dict,), "load_col": (dict,),
+    "content_ids": (str,), "init_from": (str,), "num_beams": (int, str), "valid_num_beams": (int, str), "gpu_id": (str, int), "topk": (list, int),
+    "metrics": (list, str), "item_text_fields": (list, str), "item_text_template": (str,), "clip_grad_norm": (dict,), "load_col": (dict,),
     "content_encoder": (str, list, dict), "threshold": (dict,), "shuffle_ties": (str,),
 }  # fmt: skip
 """Types of keys whose default is ``~``, or one of several that they take. Every other key takes the type of its default."""

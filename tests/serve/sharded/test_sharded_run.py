@@ -240,8 +240,8 @@ def test_the_command_line(checkpoint, new_items, history_shards, tmp_path, capfd
 @pytest.mark.parametrize("words, message", [
     (["recommend", "--checkpoint=x", "--users=all", "--address=auto"], "--address is about work in shards"),
     (["recommend", "--checkpoint=x", "--users=all", "--engine=local", "--address=auto", "--output=o"], "--address and --workers are about Ray"),
-    (["recommend", "--checkpoint=x", "--users=1,2", "--engine=local", "--output=o"], "--engine takes --users all"),
-    (["recommend", "--checkpoint=x", "--users=all", "--engine=local"], "--engine takes --users all"),
+    (["recommend", "--checkpoint=x", "--users=1,2", "--engine=local", "--output=o"], "--engine recommends to all users or to shards"),
+    (["recommend", "--checkpoint=x", "--users=all", "--engine=local"], "--engine recommends to all users or to shards"),
     (["recommend", "--checkpoint=x", "--users=all", "--engine=local", "--output=o", "--shard_rows=0"], "--shard_rows is 0"),
     (["tokenize", "--embeddings=v.npy", "--output=o", "--engine=local"], "--engine is about new items"),
     (["tokenize", "--checkpoint=x", "--items=i", "--ids=f", "--output=o", "--engine=local"], "--ids names the ids of one file"),
