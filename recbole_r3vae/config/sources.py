@@ -19,7 +19,7 @@ MOST_VALUES = 100_000
 
 
 KEY_BY_KEY = {
-    "eval_args": ("split", "group_by", "order", "mode"),
+    "eval_args": ("split", "group_by", "order", "ties", "mode"),
     "train_neg_sample_args": ("distribution", "sample_num", "alpha", "dynamic", "candidate_num"),
 }  # fmt: skip
 """Settings that are mappings, and what they may hold: where one is given in part, the rest stays as it was."""

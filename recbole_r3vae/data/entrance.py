@@ -52,6 +52,11 @@ def _check_split_settings(config: Config) -> None:
         raise UserError(f"order in eval_args is {short_repr(order)}; write TO, in time order, or RO, at random")
     if order != "TO" and _is_sequential(config):
         raise UserError(f"order in eval_args is {order}, and {config.model} reads histories: histories are in time order; write order: TO")
+    ties = evaluation.get("ties")
+    if ties is not None and (type(ties) is not int or not 0 <= ties < 10**16):
+        raise UserError(f"ties in eval_args is {short_repr(ties)}; give the seed that draws their order, a whole number, or leave it out")
+    if ties is not None and order != "TO":
+        raise UserError(f"ties in eval_args draws the order of interactions of one time, and order is {order}; write order: TO")
     if config["benchmark_filename"] is not None:
         return
     if not isinstance(split, dict) or len(split) != 1 or next(iter(split)) not in ("LS", "RS", time_split.NAME):
@@ -123,6 +128,11 @@ class _Files:
             raise UserError(
                 f"shuffle_ties is {short_repr(self._ties)}, and the parts bring histories, in which it has no value for each item; leave it out, "
                 f"or take {self.histories} out of load_col: histories are then made of the parts"
+            )
+        if self._bring_histories and self.config["eval_args"].get("ties") is not None:
+            raise UserError(
+                f"ties in eval_args is {self.config['eval_args']['ties']}, and the parts bring histories, whose order stands in {self.histories}; "
+                f"leave it out, or take {self.histories} out of load_col: histories are then made of the parts"
             )
         for ending, key, field in (("item", "ITEM_ID_FIELD", self.item), ("user", "USER_ID_FIELD", self.user)):
             if ending in self.features:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 import torch
 from recbole.data.dataset import Dataset, SequentialDataset
 from recbole.utils import FeatureSource, FeatureType
@@ -21,7 +22,9 @@ class TimeOrdered:
     interactions of ml-100k change places. Sorting the float64 column first is enough, because RecBole's own sort is stable. Parts that
     were split before (``benchmark_filename``) are sorted one by one.
 
-    It also knows a split that RecBole does not: by time, the same for all users (:mod:`~recbole_r3vae.data.time_split`).
+    It also knows a split that RecBole does not: by time, the same for all users (:mod:`~recbole_r3vae.data.time_split`); and ``ties`` in
+    ``eval_args``, a seed by which interactions of one time get an order. Without it they keep that of the file, which may tell more than
+    users did: in Amazon's reviews, whose times are days, it is that of the item ids.
 
     Attributes:
         known_ids: field to the ids that its numbers are to stand for, in order; ``None``: RecBole numbers ids as they come.
@@ -41,6 +44,7 @@ class TimeOrdered:
         for field, ids in (self.known_ids or {}).items():
             if field in self.field2id_token:
                 self._number_as_known(field, ids)
+        self._draw_ties()
 
     def _number_as_known(self, field: str, ids: list[str]) -> None:
         """Give the ids of a field the numbers that a checkpoint knows them by; ids that are gone keep theirs."""
@@ -71,6 +75,20 @@ class TimeOrdered:
             self.field2token_id[column] = number
 
     # -- interactions ----------------------------------------------------------------------------------------------------
+
+    def _draw_ties(self) -> None:
+        """Put the interactions of each file into a drawn order, that all later sorting by time keeps.
+
+        The draw is a hash of user's and item's id: whatever else a model reads, and in whatever order, it is the same.
+        """
+        seed = self.config["eval_args"].get("ties")
+        if seed is None or not {self.uid_field, self.iid_field} <= set(self.inter_feat):
+            return
+        tokens = (self.field2id_token[field][self.inter_feat[field].to_numpy()] for field in (self.uid_field, self.iid_field))
+        pairs = np.array([f"{user}\t{item}" for user, item in zip(*tokens)], dtype=object)
+        drawn = pd.util.hash_array(pairs, hash_key=f"{seed:016d}", categorize=False)
+        order = np.lexsort((drawn, self.part_of_rows()) if self.is_split else (drawn,))
+        self.inter_feat = self.inter_feat.iloc[order].reset_index(drop=True)
 
     def _filter_inter_by_user_or_item(self):
         n_before = len(self.inter_feat)

@@ -206,6 +206,7 @@ def test_what_cannot_be_read_or_split_is_refused_before_anything_is_trained(part
     ({"shuffle_ties": "day"}, "shuffle_ties is 'day', and .*tiny.inter has no such column: it has user_id, item_id, timestamp"),
     ({"shuffle_ties": "timestamp_list", **PLAIN}, "'timestamp_list', which shuffle_ties names, and load_col keeps it from being read"),
     ({"shuffle_ties": "timestamp", **WITH_HISTORIES}, "shuffle_ties is 'timestamp', and the parts bring histories"),
+    ({"eval_args": {"ties": 1}, **WITH_HISTORIES}, "ties in eval_args is 1, and the parts bring histories, whose order stands in item_id_list"),
     ({"shuffle_ties": 3}, r"shuffle_ties is 3 \(int\), it must be str"),
     ({"crop_probability": -0.1}, "crop_probability is -0.1; give"),
     ({"crop_probability": 1.5}, "crop_probability is 1.5; give a number from 0 up to 1"),

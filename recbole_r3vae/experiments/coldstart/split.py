@@ -61,6 +61,8 @@ def make_split(config: Config, cold_share: float, cold_by: str) -> Split:
             f"a cold-start split leaves one test item out of each user's history, and split in eval_args is "
             f"{dict(config['eval_args']['split'])}; leave it out"
         )
+    if config["eval_args"].get("ties") is not None:
+        raise UserError("a cold-start split keeps the order of the file, and ties in eval_args draws another; leave it out")
     histories = UserHistories(dataset)
     asked = histories.users("test")  # refuses other splits than leave-one-out in time order
     met = items[frame[item_field].to_numpy()]

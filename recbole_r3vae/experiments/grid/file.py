@@ -17,7 +17,7 @@ _ELSEWHERE = {
     **dict.fromkeys(("dataset", "datasets"), "as `datasets:`"),
     "max_minutes": "as `max_minutes:`",
     "valid_rule": "as `valid_rule:` of the whole grid, one rule for all rows",
-    "eval_args": "as `split:` of the whole grid, the same for all rows, so that they compare",
+    "eval_args": "as `split:` and `ties:` of the whole grid, the same for all rows, so that they compare",
     **dict.fromkeys(("data_path", "checkpoint_dir", "content_cache_dir", "device"), "on the command line"),
     **dict.fromkeys(
         ("metrics", "topk", "benchmark_filename"), "to no grid: it is the same for all rows, so that they compare"
@@ -41,6 +41,7 @@ def load_grid(path: str | os.PathLike, max_minutes: float | None = None) -> dict
         max_minutes: 10                 # of a unit's training; no limit without it
         valid_rule: left_out            # which rule on items that users have met selects epochs: left_out (default) or stay
         split: {LS: valid_and_test}     # leave-one-out (default), or by time: {GTS: [0.8, 0.9]}, see data/time_split.py
+        ties: 2020                      # seed that orders a user's interactions of one time; without it the file does
         settings: {MAX_ITEM_LIST_LENGTH: 20}    # each key for all models that have it
         models:
           R3GR: {tokenizers: [R3VAE, RKMeans]}
@@ -64,7 +65,7 @@ def load_grid(path: str | os.PathLike, max_minutes: float | None = None) -> dict
     Raises:
         UserError: an unknown key, or a value of the wrong kind.
     """
-    grid = _level(load_yaml(path), f"grid {path}", ("models", "valid_rule", "split"))
+    grid = _level(load_yaml(path), f"grid {path}", ("models", "valid_rule", "split", "ties"))
     models = grid.get("models")
     if not isinstance(models, dict) or not models:
         raise UserError(f"models in grid {path} is {models!r}; name them, such as `models: {{R3GR: {{tokenizers: [R3VAE]}}, SASRec: }}`")
@@ -75,6 +76,8 @@ def load_grid(path: str | os.PathLike, max_minutes: float | None = None) -> dict
         raise UserError(
             f"split in grid {path} is {split!r}; a grid asks each user for one item: write {{LS: valid_and_test}}, or {{GTS: [0.8, 0.9]}}"
         )
+    if "ties" in grid and (type(grid["ties"]) is not int or grid["ties"] < 0):
+        raise UserError(f"ties in grid {path} is {grid['ties']!r}; give a seed, a whole number from 0, or leave it out")
     for name, values in models.items():
         models[name] = values = _level(values, f"model {name} in grid {path}", ("model", "tokenizers"))
         tokenizers = values.get("tokenizers")

@@ -165,7 +165,7 @@ def _tokenizers(model: str, own: dict[str, Any]) -> list[tuple[str | None, str |
 
 def _cell(dataset, model, tokenizer, innermost, levels, grid, where) -> tuple[dict[str, Any], set[str]]:
     """What the units of one dataset, model and tokenizer have in common, and the keys that they have."""
-    same = {"eval_args": {"split": grid["split"], **EVALUATION}, "valid_rule": grid["valid_rule"]}
+    same = {"eval_args": {key: grid[key] for key in ("split", "ties") if key in grid} | EVALUATION, "valid_rule": grid["valid_rule"]}
     fixed = {**MEASURED, **same, "max_minutes": innermost.get("max_minutes")}
     if tokenizer:
         fixed["tokenizer"] = tokenizer

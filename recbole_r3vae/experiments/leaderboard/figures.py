@@ -27,6 +27,11 @@ def split_points(row: Row) -> tuple[float, float] | None:
     return points_of({"split": None, **row.get("config", {}).get("eval_args", {})})
 
 
+def drawn_ties(row: Row) -> int | None:
+    """Of a row whose interactions of one time got an order, the seed that drew it; ``None`` where it is the file's."""
+    return row.get("config", {}).get("eval_args", {}).get("ties")
+
+
 def title_of(metric: str) -> str:
     """``ndcg@10`` -> ``NDCG@10``."""
     name, at, k = metric.partition("@")

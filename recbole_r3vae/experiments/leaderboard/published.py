@@ -7,7 +7,7 @@ from typing import Any
 
 from recbole_r3vae.config.sources import load_yaml, properties
 from recbole_r3vae.errors import UserError
-from recbole_r3vae.experiments.leaderboard.figures import split_points
+from recbole_r3vae.experiments.leaderboard.figures import drawn_ties, split_points
 from recbole_r3vae.record import Rule
 
 KINDS = ("authors", "independent")
@@ -81,7 +81,8 @@ def published_of(dataset: str, rows: list[dict[str, Any]], path: Path | None = N
     """The published figures of a dataset, for a leaderboard.
 
     Each row gets, under ``published``, rule to kind to entry: the first entry of each kind that names the row, beside our figures of its
-    own rule. An entry of unknown rule stands beside none, and a row that was split by time beside none: they are of leave-one-out.
+    own rule. An entry of unknown rule stands beside none, and a row that was split by time, or whose ties were drawn, beside none: they
+    are of leave-one-out in the order of the file.
 
     Args:
         dataset: its name.
@@ -93,7 +94,7 @@ def published_of(dataset: str, rows: list[dict[str, Any]], path: Path | None = N
     """
     for row in rows:
         row["published"] = {}
-    comparable = [row for row in rows if split_points(row) is None]
+    comparable = [row for row in rows if split_points(row) is None and drawn_ties(row) is None]
     if rows and not comparable:
         return None
     note, known = read_published(path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from recbole_r3vae.experiments.leaderboard.figures import (
-    NONE, RANKED_BY, Row, budget, decimal, label, numbers_in_short, signed, split_points, title_of,
+    NONE, RANKED_BY, Row, budget, decimal, drawn_ties, label, numbers_in_short, signed, split_points, title_of,
 )  # fmt: skip
 from recbole_r3vae.experiments.leaderboard.records import RULE_NAMES
 from recbole_r3vae.experiments.statistics import LEAST_POINTS, LEAST_SEEDS, LEVEL
@@ -188,11 +188,12 @@ def _cold(report: dict[str, Any]) -> str:
 
 def split_words(row: Row) -> str:
     """How training and test of a row are told apart."""
-    points = split_points(row)
+    points, ties = split_points(row), drawn_ties(row)
+    drawn = "" if ties is None else f"; a user's interactions of one time in an order drawn by seed {ties}"
     if points is None:
-        return "each user's last item is the test, the one before it validation"
+        return f"each user's last item is the test, the one before it validation{drawn}"
     first, second = (f"{point:g}" for point in points)
-    return f"by time, the same for all users: the test is a user's first item after {second} of the interactions, validation after {first}"
+    return f"by time, the same for all users: the test is a user's first item after {second} of the interactions, validation after {first}{drawn}"
 
 
 def _same(values: list[str]) -> str:

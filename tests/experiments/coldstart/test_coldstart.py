@@ -228,6 +228,7 @@ def test_the_command(tiny_settings):
     (["--SASRec.hiden_size=1"], "unknown key --SASRec.hiden_size"),
     (['--eval_args={"split": {"RS": [8, 1, 1]}, "group_by": "user", "order": "TO", "mode": "full"}'], "leaves one test item out"),
     (['--eval_args={"split": {"GTS": [0.8, 0.9]}}'], "leaves one test item out of each user's history"),
+    (['--eval_args={"ties": 1}'], "a cold-start split keeps the order of the file, and ties in eval_args draws another; leave it out"),
 ])  # fmt: skip
 def test_what_the_protocol_cannot_do_is_refused(tiny_settings, given, message, capfd):
     assert main(["coldstart", "--dataset=tiny", *words(tiny_settings), *given]) == 2

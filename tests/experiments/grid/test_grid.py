@@ -147,6 +147,17 @@ def test_the_split_is_the_grids(tiny_data, tmp_path):
             load_grid(write(tmp_path / "grid.yaml", models, split=split))
 
 
+def test_ties_are_the_grids(tiny_data, tmp_path):
+    models = {"R3GR": {"tokenizers": ["RKMeans"], "settings": SMALL}, "Pop": None}
+    plain, drawn, again = (units(write(tmp_path / "grid.yaml", models, ties=ties), tiny_data) for ties in (None, 0, 1))
+    assert len({unit.hash for unit in (*plain, *drawn, *again)}) == 6
+    whole = {"split": {"LS": "valid_and_test"}, "ties": 0, "group_by": "user", "order": "TO", "mode": "full"}
+    assert [unit.config["eval_args"] for unit in drawn] == [whole] * 2
+    for ties in (-1, "file", True, 0.5):
+        with pytest.raises(UserError, match="ties in grid .* give a seed, a whole number from 0, or leave it out"):
+            load_grid(write(tmp_path / "grid.yaml", models, ties=ties))
+
+
 def test_models_may_share_their_tokenizers_by_an_anchor(tiny_data, tmp_path):
     path = tmp_path / "grid.yaml"
     path.write_text(

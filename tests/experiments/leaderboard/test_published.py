@@ -52,9 +52,10 @@ def test_an_entry_of_unknown_rule_stands_beside_none(tmp_path):
     assert rows[0]["published"] == {} and len(found["entries"]) == 1 and not any(column.outside for column in main_columns(rows))
 
 
-def test_rows_that_were_split_by_time_stand_beside_none(tmp_path):
-    """What others published is of leave-one-out."""
-    by_time = {**row("Ours"), "config": {"eval_args": {"split": {"GTS": [0.8, 0.9]}}}}
+@pytest.mark.parametrize("evaluation", [{"split": {"GTS": [0.8, 0.9]}}, {"split": {"LS": "valid_and_test"}, "ties": 2020}])
+def test_rows_of_another_split_stand_beside_none(tmp_path, evaluation):
+    """What others published is of leave-one-out, in the order of the file."""
+    by_time = {**row("Ours"), "config": {"eval_args": evaluation}}
     assert published_of("set", [by_time], write(tmp_path, [ENTRY])) is None and by_time["published"] == {}
     assert published_of("set", [by_time, row("Ours")], write(tmp_path, [ENTRY])) is not None and by_time["published"] == {}
 
