@@ -170,13 +170,11 @@ def _cell(dataset, model, tokenizer, innermost, levels, grid, where) -> tuple[di
     if tokenizer:
         fixed["tokenizer"] = tokenizer
     given = without_unread_keys({key: value for level in levels for key, value in level["settings"].items()}, tokenizer)
-    config = Config(model, dataset, config_dict={**given, **fixed, **where})
+    known = Config(model, dataset, config_dict={**fixed, **where}).known_keys()  # others of the grid may have more
+    settings = {**{key: value for key, value in given.items() if key in known}, **fixed}
+    config = Config(model, dataset, config_dict={**settings, **where})
     if config.contract.needs(config).semantic_ids is None:  # under these settings, as where R3GR reads texts alone
         tokenizer = None
-    known = config.known_keys()
-    settings = {**{key: value for key, value in given.items() if key in known}, **fixed}
-    if not known >= given.keys():  # keys of other models
-        config = Config(model, dataset, config_dict={**settings, **where})
     check_stages(config)
     files = [config, tokenizer_config(config)] if tokenizer else [config]
     cell = {

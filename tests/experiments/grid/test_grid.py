@@ -147,6 +147,12 @@ def test_the_split_is_the_grids(tiny_data, tmp_path):
             load_grid(write(tmp_path / "grid.yaml", models, split=split))
 
 
+def test_keys_of_other_models_of_the_grid_are_no_unknown_ones(tiny_data, tmp_path, caplog):
+    models = {"TIGER": {"tokenizers": ["RKMeans"], "settings": SMALL}, "Pop": None}
+    tiger, pop = units(write(tmp_path / "grid.yaml", models, settings={**SETTINGS, "head_size": 8}), tiny_data)
+    assert tiger.config["head_size"] == 8 and "head_size" not in pop.config and "unknown keys" not in caplog.text
+
+
 def test_ties_are_the_grids(tiny_data, tmp_path):
     models = {"R3GR": {"tokenizers": ["RKMeans"], "settings": SMALL}, "Pop": None}
     plain, drawn, again = (units(write(tmp_path / "grid.yaml", models, ties=ties), tiny_data) for ties in (None, 0, 1))
