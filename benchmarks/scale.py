@@ -8,8 +8,9 @@
     python benchmarks/scale.py dense --items 1000000                            # every item scored, by look-ups and by vectors
     python benchmarks/scale.py loss --data_path dataset                         # R3GR's dense head by the full and the sampled softmax
 
-``tokenize`` runs ``recbole-r3vae tokenize`` with the same words in a process of its own and reports its wall clock, its CPU seconds and the
-most memory that it had resident, pages of mapped files included; of the encoding its CPU seconds, beside those of the matrix products
+``tokenize`` runs ``recbole-r3vae tokenize`` with the same words in a process of its own and reports its wall clock, its CPU seconds, the most
+memory that it had (``own_gib``, seen every fifth of a second) and the most that was resident, pages of the mapped vectors included, which the
+system takes back when it needs them (``peak_gib``); of the encoding its CPU seconds, beside those of the matrix products
 ``[4096, d] x [d, K]`` in float32 alone, timed before and after. Ends with ``ratio=<rate of encoding / rate of products> target=0.6``.
 
 ``rate`` encodes items with untrained codebooks, which cost what trained ones do: reading, scaling to unit norm, three levels, errors and
@@ -62,13 +63,14 @@ def measured(words: list[str], partial: Path, record: int, kill_at: int | None =
         kill_at: Kill the command when so many items are in it.
 
     Returns:
-        ``seconds``, ``cpu_seconds``, ``peak_gib`` of resident memory, ``status``, and of the encoding ``items`` and ``encoding_cpu_seconds``.
+        ``seconds``, ``cpu_seconds``, ``own_gib`` and ``peak_gib``, ``status``, and of the encoding ``items`` and ``encoding_cpu_seconds``.
     """
-    started, seen, last = time.perf_counter(), [], max((path.stat().st_size for path in Path().glob(str(partial))), default=0)
+    own, started, seen, last = 0, time.perf_counter(), [], max((path.stat().st_size for path in Path().glob(str(partial))), default=0)
     pid = os.posix_spawn(words[0], words, os.environ)
     status = None
     while status is None:
         time.sleep(0.2)
+        own = max(own, *map(int, re.findall(r"RssAnon:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())), 0)  # kB; a zombie has none
         sizes = [path.stat().st_size for path in Path().glob(str(partial)) if path.exists()]
         if sizes and max(sizes) != last:  # what an earlier process left is not this one's
             last = max(sizes)
@@ -82,6 +84,7 @@ def measured(words: list[str], partial: Path, record: int, kill_at: int | None =
     return {
         "seconds": time.perf_counter() - started,
         "cpu_seconds": used.ru_utime + used.ru_stime,
+        "own_gib": own / 2**20,
         "peak_gib": used.ru_maxrss / 2**20,
         "status": status,
         **of_encoding,

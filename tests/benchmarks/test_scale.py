@@ -37,8 +37,9 @@ def test_a_command_is_measured_and_killed_when_its_file_has_so_many_items(tmp_pa
     run = SCRIPT["measured"]([sys.executable, "-c", grow], Path("codes.partial"), 10, kill_at=9)
     assert run["status"] == signal.SIGKILL and Path("codes.partial").stat().st_size < 30 + 40 * 20
     assert 0 < run["items"] <= 40 and run["seconds"] <= time.monotonic() - started and run["cpu_seconds"] >= run["encoding_cpu_seconds"] >= 0
-    hold = "x = bytearray(80 << 20); import sys; sys.exit(3)"
-    assert SCRIPT["measured"]([sys.executable, "-c", hold], Path("none"), 10)["peak_gib"] > 80 / 1024
+    hold = "import sys, time; x = b'1' * (80 << 20); time.sleep(0.8); sys.exit(3)"
+    found = SCRIPT["measured"]([sys.executable, "-c", hold], Path("none"), 10)
+    assert 80 / 1024 < found["own_gib"] <= found["peak_gib"]
 
 
 def test_rate(capsys, monkeypatch):
