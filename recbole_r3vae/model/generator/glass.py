@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from recbole.config import Config
     from recbole.data.interaction import Interaction
 
-LEARNED = "learned"
-
 
 @dataclass
 class Found:
@@ -52,16 +50,17 @@ class SearchingLayer(DecoderLayer):
 
     Args:
         sizes: of a :class:`~recbole_r3vae.model.generator.t5.DecoderLayer`.
-        gate: :data:`LEARNED`, or g itself.
+        fixed_gate: g itself; ``None`` learns it.
     """
 
-    def __init__(self, *sizes: Any, gate: str | float):
+    def __init__(self, *sizes: Any, fixed_gate: float | None):
         super().__init__(*sizes)
         size, attention_size = sizes[0], self.cross_query.out_features
         self.found_query, self.found_kv = projection(size, attention_size), projection(size, 2 * attention_size)
         self.found_out = projection(attention_size, size)
-        self.gate = projection(2 * size, size) if gate == LEARNED else None
-        self.share = gate
+        self.fixed_gate = fixed_gate
+        if fixed_gate is None:
+            self.gate = projection(2 * size, size)
 
     def scale_queries(self, by: float) -> None:
         """Multiply the weights that make queries, those to what was found among them."""
@@ -76,7 +75,7 @@ class SearchingLayer(DecoderLayer):
         query = self.attention.heads(self.found_query(h).flatten(0, 1), 1).squeeze(1)  # [B * Q, H, A/H]
         bias = found.log_counts.flatten(0, 1)  # [B * Q, V]
         z = self.found_out(self.attention(query[None], key[None], value[None], bias)).view_as(read)
-        g = self.share if self.gate is None else torch.sigmoid(self.gate(torch.cat([read, z], -1)))
+        g = torch.sigmoid(self.gate(torch.cat([read, z], -1))) if self.fixed_gate is None else self.fixed_gate
         return read + (g * (z - read)).masked_fill(found.nothing, 0)
 
 
@@ -112,7 +111,7 @@ class GLASS(TIGER):
         "recent_items": Whole(),
         "n_tiers": Whole(0),
         "retrieve": Whole(0),
-        "gate": Either(LEARNED, Number(at_least=0, at_most=1)),
+        "fixed_gate": Either(None, Number(at_least=0, at_most=1)),
         "neighbour_codes": Whole(0),
         "neighbours_below": Whole(),
     }
@@ -133,7 +132,7 @@ class GLASS(TIGER):
 
     def decoder_layer(self, config: Config, *sizes: Any) -> DecoderLayer:
         """One that searches, unless nothing is to be found."""
-        return SearchingLayer(*sizes, gate=config["gate"]) if config["retrieve"] else super().decoder_layer(config, *sizes)
+        return SearchingLayer(*sizes, fixed_gate=config["fixed_gate"]) if config["retrieve"] else super().decoder_layer(config, *sizes)
 
     # -- two parts of a history ----------------------------------------------------------------------------------------------
 
