@@ -106,8 +106,7 @@ class RankingTrainer(Checkpointed, Trainer):
         k, most_met = max(self.config["topk"]), 0 if met is None or not len(met[0]) else int(torch.bincount(met[0]).max())
         enough = self.model.n_items - 1 - most_met >= k  # else lists end where a user's catalogue does, as those of RecBole's models
         positive_u, positive_i = positive_u.to(self.device), positive_i.to(self.device)
-        one_each = len(positive_u) == len(interaction) and bool((positive_u.diff() == 1).all())
-        targets = positive_i if self._both_rules and one_each else None  # a validation has no time for more than it selects by
+        targets = positive_i if self._both_rules else None  # one a row, of sequential data; a validation asks for nothing but its metrics
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.mixed_precision):
             found = self.model.recommend_under(interaction.to(self.device), k, rules, enough, targets)
         self.eval_collector.collect_prefix_ranks(found[0].prefix_ranks)

@@ -254,7 +254,8 @@ class GLASS(TIGER):
         n_recent, longest = config["recent_items"], config["MAX_ITEM_LIST_LENGTH"]
         if n_recent >= longest:
             raise UserError(
-                f"recent_items is {n_recent} and MAX_ITEM_LIST_LENGTH {longest}, so there is no long history; give a larger MAX_ITEM_LIST_LENGTH"
+                f"recent_items is {n_recent} and MAX_ITEM_LIST_LENGTH {longest}, so there is no long history; give fewer of the first or a "
+                "larger number for the second"
             )
         if config["neighbour_codes"] and not config["retrieve"]:
             raise UserError(f"neighbour_codes is {config['neighbour_codes']} and retrieve 0, which finds nothing; leave one of them out")
