@@ -186,6 +186,15 @@ def test_what_is_found_teaches_the_embeddings_nothing(build_glass):
     assert model.embedding.weight.grad is None and model.found_in.weight.grad.any()
 
 
+def test_queries_begin_as_small_as_t5s(build_glass):
+    """Attention logits are not divided by anything: the weights of queries are."""
+    _, model, *_ = build_glass(hidden_size=64, head_size=16)
+    layer = model.decoder[0]
+    assert layer.found_query.weight.std().item() == pytest.approx(layer.cross_query.weight.std().item(), rel=0.1)
+    assert layer.found_kv.weight.std().item() == pytest.approx(layer.cross_kv.weight.std().item(), rel=0.1)
+    assert layer.found_query.weight.std() < 0.4 * layer.found_kv.weight.std()
+
+
 # -- decoding ------------------------------------------------------------------------------------------------------------------------
 
 

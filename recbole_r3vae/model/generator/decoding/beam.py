@@ -159,10 +159,11 @@ def beam_searches(
             got = tuple(log_probs.shape)
             raise ValueError(f"step must return log-probabilities {(*expected, size)} at level {level}, got {got}")
         is_nan |= log_probs[..., 0].isnan().any()  # a softmax with one NaN is NaN everywhere
+        node = None if watched is None else tree.find(watched[:, : level + 1])  # [B]
         for search in searches:
             search.extend(level, log_probs, num_beams)
-            if watched is not None:
-                search.prefix_ranks.append(search.rank_of(tree.find(watched[:, : level + 1])))
+            if node is not None:
+                search.prefix_ranks.append(search.rank_of(node))
     states = _states(model, state, searches)
     found = [search.finish(k, rescore, of_beams) for search, of_beams in zip(searches, states)]
     is_nan |= torch.stack([beams.scores.isnan().any() for beams in found]).any()
