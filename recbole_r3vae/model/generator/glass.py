@@ -1,8 +1,8 @@
 """GLASS: a TIGER that looks up its user's long history, as a summary before it writes and by the first code once that is written.
 
 "Coarse-to-Fine Long-term Interest Modeling for Generative Recommendation", 2026, arXiv 2602.05663. The method follows summaries of the paper
-and of the authors' code. What these do to a test, and is not done here: theirs finds items that a user meets after the target. A row of this
-package holds what lies before its target and nothing else, so that there is nothing later to find.
+and of the authors' code. That code finds items which the user met after the target of a training row. Here a row holds what lies before its
+target and nothing else, so that there is nothing later to find.
 """
 
 from __future__ import annotations
@@ -163,9 +163,10 @@ class GLASS(TIGER):
 
     def histograms(self, long: Tensor) -> Tensor:
         """The tiers of long histories ``[B, T]`` by every first code, side by side: ``[B, K * n_tiers]``; 0 throughout without items."""
-        cosine = F.normalize(self.content[long], dim=-1) @ F.normalize(self.prototypes, dim=-1).T  # [B, T, K]
+        known, row = long.unique(return_inverse=True)  # [U], [B, T]
+        cosine = F.normalize(self.content[known], dim=-1) @ F.normalize(self.prototypes, dim=-1).T  # [U, K]
         tier = ((cosine + 1) / 2 * self.n_tiers).long().clamp(0, self.n_tiers - 1)
-        place = tier + self.n_tiers * torch.arange(len(self.prototypes), device=long.device)  # [B, T, K]
+        place = (tier + self.n_tiers * torch.arange(len(self.prototypes), device=long.device))[row]  # [B, T, K]
         real = (long > 0).to(self.content.dtype)  # [B, T]
         share = real / real.sum(1, keepdim=True).clamp(min=1)
         empty = share.new_zeros(len(long), len(self.prototypes) * self.n_tiers)
