@@ -285,11 +285,12 @@ def test_each_part_reads_the_long_history_and_nothing_else_does(build_glass):
 
 
 def later_changed(folder: Path, to: Path, kept: int) -> str:
-    """The dataset in which every user's interactions from number ``kept`` on, counted from 0, are with other items."""
+    """The dataset in which every user's interactions from number ``kept`` on, counted from 0, or his last -``kept``, are with other items."""
     frame = pd.read_csv(folder / "tiny" / "tiny.inter", sep="\t", dtype=str)
     frame["timestamp:float"] = frame.groupby("user_id:token")["timestamp:float"].rank(method="first")  # no ties
     frame = frame.sort_values(["user_id:token", "timestamp:float"], ignore_index=True)
-    later = frame.groupby("user_id:token").cumcount() >= kept
+    users = frame.groupby("user_id:token")
+    later = users.cumcount() >= kept if kept > 0 else users.cumcount(ascending=False) < -kept
     items = frame["item_id:token"].to_numpy().copy()
     items[later] = items[later][::-1]  # the catalogue, and how often an item occurs, stay as they are
     frame["item_id:token"] = items
@@ -299,36 +300,41 @@ def later_changed(folder: Path, to: Path, kept: int) -> str:
     return str(to)
 
 
+def ordered(dataset, rows: Interaction) -> Interaction:
+    """Rows by the name of their user, then by the length of their history."""
+    users = [str(dataset.field2id_token["user_id"][user]) for user in rows["user_id"]]
+    return rows[sorted(range(len(users)), key=lambda row: (users[row], int(rows["item_length"][row])))]
+
+
 @torch.no_grad()
-def test_later_items_change_nothing(build_glass, tiny_data, tmp_path):
-    """Of training rows and of the test's: histograms, what is found, and scores are those of a file with another future."""
-    kept, said = 12, []
+@pytest.mark.parametrize("part, kept", [("training", 12), ("validation", -1)])
+def test_later_items_change_nothing(build_glass, tiny_data, tmp_path, part, kept):
+    """Histories, histograms, what is found, and scores of a target are those of a file with another future after it."""
+    said, later = [], []
     for future, first in (("known", 1000), ("other", kept)):
-        config, model, train, _, test = build_glass(
-            data_path=later_changed(tiny_data, tmp_path / future, first), MAX_ITEM_LIST_LENGTH=30, n_user_buckets=0
-        )
+        path = later_changed(tiny_data, tmp_path / future, first)
+        _, model, train, valid, test = build_glass(data_path=path, MAX_ITEM_LIST_LENGTH=40, n_user_buckets=0)
         tokens = train.field2id_token["item_id"]
         order = {token: place for place, token in enumerate(sorted(tokens[1:]), 1)}  # ids follow the order of the file
         by_token = torch.tensor([0, *(order[token] for token in tokens[1:])])
         drawn = torch.Generator().manual_seed(3)
         codes = torch.cat([torch.full((1, 3), -1), torch.randint(3, (len(tokens) - 1, 3), generator=drawn)])[by_token]
-        content = torch.randn(len(tokens), 12, generator=drawn)[by_token]
         model.codes.copy_(codes)
         model.tokens.copy_((codes + torch.tensor([1, 4, 10])).where(codes >= 0, 0))
-        model.content.copy_(content)
+        model.content.copy_(torch.randn(len(tokens), 12, generator=drawn)[by_token])
         model.prototypes.copy_(model.centres())
-        rows = train.join(train[torch.arange(len(train))])
-        ahead = rows["item_length"] < kept  # the target is one of the interactions that stay
-        rows = rows[ahead.nonzero().squeeze(1)]
-        users = [str(train.field2id_token["user_id"][user]) for user in rows["user_id"]]
-        by_user = torch.tensor(sorted(range(len(users)), key=lambda row: (users[row], int(rows["item_length"][row]))))
-        rows = rows[by_user]
+        last, rows = ordered(train, test.inter_feat), train.join(train[torch.arange(len(train))]) if part == "training" else valid.inter_feat
+        later.append(by_token[last["item_id"]])
+        rows = ordered(train, rows)
+        rows = rows[rows["item_length"] < kept] if part == "training" else rows
         long = model.long(rows["item_id_list"], rows["item_length"])
         found = model.found(long, model.codes[rows["item_id"], :1])
+        assert not found.nothing.all()
         said.append([by_token[rows["item_id_list"]], model.histograms(long), found.log_counts, model.predict(rows)])
-    assert len(said[0][0]) == 60 * (kept - 1)
+    assert len(said[0][0]) == 60 * (kept - 1 if part == "training" else 1)
     for one, other in zip(*said):
         assert torch.equal(one, other)
+    assert (later[0] != later[1]).sum() > 50  # of 60 test targets
 
 
 # -- training and the rest -----------------------------------------------------------------------------------------------------------
