@@ -198,7 +198,9 @@ def test_queries_begin_as_small_as_t5s(build_glass):
 # -- decoding ------------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("more", [{}, {"n_tiers": 0}, {"retrieve": 0}, {"fixed_gate": 0.5}, {"neighbour_codes": 1}, {"n_tiers": 0, "retrieve": 0}], ids=str)
+@pytest.mark.parametrize(
+    "more", [{}, {"n_tiers": 0}, {"retrieve": 0}, {"fixed_gate": 0.5}, {"neighbour_codes": 1}, {"n_tiers": 0, "retrieve": 0}], ids=str
+)
 @pytest.mark.parametrize("sizes", [(3, 50), (3, 6, 6), (3, 3, 3, 3, 3)])
 def test_loss_is_the_negative_log_probability_of_the_item(build_glass, sizes, more):
     """What `step` computes code by code is what teacher forcing computes at once."""
