@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from recbole_r3vae.model.generator.decoding.beam import beam_searches
 from recbole_r3vae.model.generator.decoding.buckets import Buckets
 from recbole_r3vae.model.generator.decoding.rules import Allowed, check_found
 from recbole_r3vae.model.heads import EXACT, AutoregressiveHead, Ranking, best_of, item_bias
@@ -72,7 +71,7 @@ class BeamFusion(AutoregressiveHead):
         of_buckets = [buckets.allowed(rule, len(reading.state)) for rule in rules]
         rankings, bias = [], item_bias(model, reading)
         bias = None if bias is None else bias / self.psi  # of a cosine
-        for rule, beams in zip(rules, beam_searches(model, model.start(reading), buckets.tree, self.width, n_beams, of_buckets, strict=False)):
+        for rule, beams in zip(rules, self.search(reading, buckets.tree, self.width, n_beams, of_buckets, strict=False)):
             predicted = model.predicted(reading, buckets.first_items(beams.items))  # [B, M, d]
             items, cosine = buckets.nearest(beams.items, predicted, model.item_vectors(), self.n, rule, bias)  # [B, M, N] both
             rankings.append(best_of(items.flatten(1), (self.tau * beams.scores[..., None] + self.psi * cosine).flatten(1), k))

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from recbole_r3vae.model.generator.decoding.beam import beam_searches
+from recbole_r3vae.model.generator.decoding.beam import Beams, beam_searches
 from recbole_r3vae.model.generator.decoding.catalogue import ScoreItems
 from recbole_r3vae.model.generator.decoding.digits import DigitLogProbs, digit_scores, rankings_by_digits, scores_of_digits
 from recbole_r3vae.model.generator.decoding.rules import Allowed, Excluded
@@ -44,21 +44,24 @@ class Ranking:
         items: int64 ``[B, k]``, best first; 0 where there are not that many.
         scores: float32 ``[B, k]``; ``-inf`` there.
         states: ``[B, k, d]``, what the decoder says of each item after its last code, where the head has such states.
+        prefix_ranks: int64 ``[B, L]``, at which rank of the beam the prefix of each length of a target's semantic ID stood, 0 where it
+            was not in it; where targets were given and a beam looked for them.
     """
 
     items: Tensor
     scores: Tensor
     states: Tensor | None = None
+    prefix_ranks: Tensor | None = None
 
 
 def joined(parts: Sequence[Ranking]) -> Ranking:
     """Rankings of some histories after those of others."""
-    states = [part.states for part in parts]
-    return Ranking(
-        torch.cat([part.items for part in parts]),
-        torch.cat([part.scores for part in parts]),
-        None if states[0] is None else torch.cat(states),
-    )
+
+    def all_of(name: str) -> Tensor | None:
+        values = [getattr(part, name) for part in parts]
+        return None if values[0] is None else torch.cat(values)
+
+    return Ranking(*map(all_of, ("items", "scores", "states", "prefix_ranks")))
 
 
 def best_of(items: Tensor, scores: Tensor, k: int) -> Ranking:
@@ -113,10 +116,16 @@ class AutoregressiveHead:
     Args:
         model: says ``start`` and ``step``; its ``sources`` hold ordered semantic IDs.
         num_beams: beams a user, or :data:`EXACT`.
+
+    Attributes:
+        watched: int64 ``[B, L]``, codes of one semantic ID for each history that is ranked next; ``None`` for none.
+        prefix_ranks: of the last ranking while there were any, for each rule, see :attr:`Ranking.prefix_ranks`.
     """
 
     def __init__(self, model: Any, num_beams: int | str):
         self.model, self.num_beams = model, num_beams
+        self.watched: Tensor | None = None
+        self.prefix_ranks: list[Tensor | None] = []
         self._tree: PrefixTree | None = None
         self._sharing: Tensor | None = None
         self._of = None  # whose these are
@@ -156,8 +165,14 @@ class AutoregressiveHead:
     def rank(self, reading: Any, k: int, rules: Sequence[Allowed] = (None,), strict: bool = True) -> list[Ranking]:
         """A score is the log-probability of the item's semantic ID: over each level's whole codebook, never renormalised."""
         width = max(*self.tree.n_nodes, self.model.n_items) if self.num_beams == EXACT else self.num_beams + self.spare
-        found = beam_searches(self.model, self.model.start(reading), self.tree, width, k, rules, strict, self._rescore(reading))
+        found = self.search(reading, self.tree, width, k, rules, strict, self._rescore(reading))
         return [Ranking(beams.items, beams.scores, beams.states) for beams in found]
+
+    def search(self, reading: Any, *how: Any, **more: Any) -> list[Beams]:
+        """:func:`~recbole_r3vae.model.generator.decoding.beam.beam_searches` of the model, which notes where :attr:`watched` stands."""
+        found = beam_searches(self.model, self.model.start(reading), *how, watched=self.watched, **more)
+        self.prefix_ranks = [beams.prefix_ranks for beams in found]
+        return found
 
     @property
     def spare(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -117,6 +118,10 @@ class Ranker(Contract, SequentialRecommender):
         (head,) = self.heads.values()
         return head.rank(reading, k, rules, strict)
 
+    def rank_and_watch(self, reading: Any, k: int, rules: Sequence[Allowed], strict: bool, targets: Tensor) -> list[Ranking]:
+        """:meth:`rank`, and of models that write codes :attr:`.Ranking.prefix_ranks` of the items ``targets`` [B]; others have none."""
+        return self.rank(reading, k, rules, strict)
+
     def score(self, reading: Any, items: Tensor) -> Tensor:
         """Exact scores of one item for each history.
 
@@ -152,17 +157,22 @@ class Ranker(Contract, SequentialRecommender):
 
     @torch.no_grad()
     def recommend_under(
-        self, interaction: Interaction, k: int, rules: Sequence[Allowed], strict: bool = True
+        self, interaction: Interaction, k: int, rules: Sequence[Allowed], strict: bool = True, targets: Tensor | None = None
     ) -> list[Ranking]:
         """The k best items under each of several rules, for which the histories are read once; see :meth:`rank`.
 
-        Where a head scores more than memory should hold, some of the users at a time.
+        Where a head scores more than memory should hold, some of the users at a time. With ``targets``, items ``[B]``, the same rankings
+        also say how these fared on the way, see :meth:`rank_and_watch`.
         """
         rows = min((head.rows_at_once for head in self.heads.values()), default=len(interaction)) or 1
         found = []
         for begin in range(0, len(interaction), rows):
             end = min(begin + rows, len(interaction))
-            found.append(self.rank(self.read(interaction[begin:end]), k, [of_rows(rule, begin, end) for rule in rules], strict))
+            reading, of_these = self.read(interaction[begin:end]), [of_rows(rule, begin, end) for rule in rules]
+            if targets is None:
+                found.append(self.rank(reading, k, of_these, strict))
+            else:
+                found.append(self.rank_and_watch(reading, k, of_these, strict, targets[begin:end]))
         return found[0] if len(found) == 1 else [joined(parts) for parts in zip(*found)]
 
     @torch.no_grad()
@@ -262,6 +272,19 @@ class SIDGenerator(Ranker):
         """Search with ``valid_num_beams`` while an epoch is validated, with ``num_beams`` otherwise."""
         if "generate" in self.heads:
             self.num_beams = self._beams[under_way]
+
+    def rank_and_watch(self, reading: Any, k: int, rules: Sequence[Allowed], strict: bool, targets: Tensor) -> list[Ranking]:
+        """See :meth:`Ranker.rank_and_watch`: where the beams of the autoregressive head had the targets' prefixes, whatever ranks then."""
+        head = self.heads.get("generate")
+        if head is None:
+            return self.rank(reading, k, rules, strict)
+        head.watched, head.prefix_ranks = self.codes[targets], []
+        try:
+            rankings = self.rank(reading, k, rules, strict)
+        finally:
+            head.watched = None
+        ranks = head.prefix_ranks or [None] * len(rankings)  # a model may have ranked by another head alone
+        return [replace(ranking, prefix_ranks=of_rule) for ranking, of_rule in zip(rankings, ranks)]
 
     def start(self, reading: Any) -> Any:
         """Begin to decode.

@@ -153,7 +153,7 @@ def _run_model(config: Config, data, saved: bool, earlier: EarlierRun | None) ->
 
 IN_RESULT = (
     "name", "test", "users", "split", "labelled", "valid_rule", "valid_history", "epochs", "stopped_at_budget", "continues", "content",
-    "repeated_targets", "by_repeat", "peak_memory_mb", "loss", "n_parameters",
+    "repeated_targets", "by_repeat", "beam_levels", "peak_memory_mb", "loss", "n_parameters",
 )  # fmt: skip
 """Attributes of :class:`~recbole_r3vae.record.Record` that a run returns too."""
 

@@ -35,6 +35,8 @@ def metric_table(config: Config, result: dict[str, Any]) -> str:
         lines.append(f"(items that a user has met: validation has them {'left out' if config['valid_rule'] == 'left_out' else 'stay'})")
     if result["by_repeat"]:
         lines.append(_repeats_in_words(config["valid_metric"].lower(), result["by_repeat"], result["repeated_targets"]))
+    if result["beam_levels"]:
+        lines.append(_levels_in_words(result["beam_levels"]))
     return "\n".join(lines)
 
 
@@ -47,6 +49,16 @@ def _repeats_in_words(metric: str, by_repeat: dict[str, Any], n_repeated: int) -
     ]
     told = f": {metric} of these and of the others, {'; '.join(figures)}" if figures else ""
     return f"{n_repeated:,} test targets had been met before, and stay candidates under both rules{told}"
+
+
+def _levels_in_words(by_rule: dict[str, list[dict[str, float | None]]]) -> str:
+    """What became of the targets' prefixes in the beam, a line a level."""
+    rule, name = next((rule, name) for rule, name in (("left_out", "left out"), ("stay", "staying")) if rule in by_rule)
+    lines = [f"{'level':>16}  {'target in the beam':>18}  {'at rank 1':>10}  {'mean rank':>10}  {'CRP':>10}  (met {name})"]
+    for level, of_level in enumerate(by_rule[rule], 1):
+        rank, crp = (f"{'':>10}" if of_level[key] is None else f"{of_level[key]:{sign}10.2f}" for key, sign in (("rank", ""), ("crp", "+")))
+        lines.append(f"{level:>16}  {of_level['in_beam']:18.4f}  {of_level['first']:10.4f}  {rank}  {crp}".rstrip())
+    return "\n".join(lines)
 
 
 def closing_words(config: Config, result: dict[str, Any], saved: bool) -> str:

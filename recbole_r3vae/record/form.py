@@ -52,6 +52,8 @@ class Record:
         repeated_targets: test targets that their users had met before; ``left_out`` keeps these and hides all other met items, as RecBole
             does. ``None`` where not counted.
         by_repeat: where there are such targets, the metrics of ``repeated`` and of ``new`` ones apart, under each rule.
+        beam_levels: rule to what became of the targets' prefixes in the beam at each level, see :func:`~.ranks.beam_levels`; ``None``
+            where no beam looked for single targets.
         labelled: of a click model what its labels are, counts of each part of the split, and as ``metrics`` its test metrics.
         quality: figures of the semantic IDs before collisions are resolved, see :func:`quality_of`.
         seconds: what took how long.
@@ -94,6 +96,7 @@ class Record:
     users: UserRanks | None = None
     repeated_targets: int | None = None
     by_repeat: dict[str, ByRule] | None = None
+    beam_levels: dict[str, list[Metrics]] | None = None
     labelled: dict[str, Any] | None = None
     quality: Metrics | None = None
     seconds: Seconds | None = None
@@ -157,6 +160,7 @@ class Record:
             "text_encoder": content["kind"] if content else None,
             "users": users,
             "by_repeat": apart,
+            "beam_levels": getattr(trainer, "beam_levels", None) or None,
             "quality": quality_of(tokenizer["quality"]) if tokenizer else None,
             "seconds": {
                 "tokenizer": tokenizer.get("seconds"),

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from recbole_r3vae.config import RULES
-from recbole_r3vae.record.parts import ByRule, Rule
+from recbole_r3vae.record.parts import ByRule, Metrics, Rule
 
 DEEPEST = 255
 """Longest list whose ranks are kept: a byte a user."""
@@ -80,3 +80,35 @@ def by_repeat(met_before: np.ndarray, ranks: Mapping[Rule, np.ndarray | None], c
         }
         for name, kept in (("repeated", met_before), ("new", ~met_before))
     }
+
+
+def beam_levels(ranks: np.ndarray) -> list[Metrics]:
+    """What became of the targets' prefixes in the beam, level by level.
+
+    The conditional rank progression (CRP) is that of GLASS (arXiv 2602.05663): by how many ranks the true prefix falls from one level to
+    the next. The paper's condition is not known to us; here it is that the prefix is in the beam at both levels, and ``in_beam`` says how
+    many are.
+
+    Args:
+        ranks: integers ``[n, L]``, the rank of each target's prefix of each length in the beam, from 1; 0 where it is not in it. What left
+            the beam does not come back.
+
+    Returns:
+        Of each level: ``in_beam``, the share of targets whose prefix is there; ``first``, the share at rank 1; ``rank``, the mean rank of
+        those there; ``crp``, the mean of their ranks less those at the level before, positive where they fall, ``None`` at the first
+        level. ``None`` also where no prefix is there.
+    """
+    levels = []
+    for level in range(ranks.shape[1]):
+        here = ranks[:, level]
+        there = here > 0
+        change = here[there] - ranks[there, level - 1] if level else here[:0]
+        levels.append(
+            {
+                "in_beam": float(there.mean()),
+                "first": float((here == 1).mean()),
+                "rank": float(here[there].mean()) if there.any() else None,
+                "crp": float(change.mean()) if len(change) else None,
+            }
+        )
+    return levels

@@ -13,6 +13,7 @@ from recbole_r3vae.compat import collector_class
 from recbole_r3vae.config import RULES
 from recbole_r3vae.data.clicks import ClickDataset
 from recbole_r3vae.errors import UserError
+from recbole_r3vae.record.ranks import beam_levels
 from recbole_r3vae.trainer.evaluation import ExactEvaluator, met_cells
 
 Collector = collector_class()
@@ -24,6 +25,8 @@ class BothRules:
     Attributes:
         results: rule to metrics of the last :meth:`evaluate` over the whole catalogue; empty where candidates were sampled or labelled.
         ranks: rule to the rank of each row's target then, see :meth:`~.evaluation.ExactEvaluator.target_ranks`.
+        beam_levels: rule to what became of the targets' prefixes in the beam, see :func:`~recbole_r3vae.record.ranks.beam_levels`; only of
+            models that write codes.
     """
 
     def __init__(self, config, model):
@@ -31,6 +34,7 @@ class BothRules:
         self.eval_collector, self.evaluator = Collector(config), ExactEvaluator(config)
         self.results: dict[str, dict[str, float]] = {}
         self.ranks: dict[str, np.ndarray | None] = {}
+        self.beam_levels: dict[str, list[dict[str, float | None]]] = {}
         self._other_rule: Any = None  # collects under the rule that does not select, while both are measured
         self._both_rules = True
         self._seen: scipy.sparse.csr_matrix | None = None  # what users met before the part under evaluation
@@ -55,7 +59,7 @@ class BothRules:
             self.evaluator.n_rows, self._seen = eval_data.sample_size, getattr(eval_data, "seen", None)
             part = getattr(eval_data, "_dataset", None)
             self.evaluator.labelled = part.labelled_rows() if isinstance(part, ClickDataset) else None
-        self.results, self.ranks, self._met_counted = {}, {}, False
+        self.results, self.ranks, self.beam_levels, self._met_counted = {}, {}, {}, False
         self._other_rule = copy.deepcopy(self.eval_collector) if self._both_rules and self._seen is not None else None
         result = super().evaluate(eval_data, load_best_model, model_file, show_progress)
         if eval_data and self._met_counted:
@@ -72,6 +76,8 @@ class BothRules:
 
     def _keep(self, rule: str, result: dict[str, float]) -> None:
         self.results[rule], self.ranks[rule] = dict(result), self.evaluator.target_ranks()
+        if self.evaluator.prefix_ranks is not None:
+            self.beam_levels[rule] = beam_levels(self.evaluator.prefix_ranks.numpy())
 
     def _full_sort_batch_eval(self, batched_data):
         interaction, _, positive_u, positive_i = batched_data

@@ -23,6 +23,8 @@ class ExactEvaluator(Evaluator):
         n_rows: users of the dataset under evaluation.
         topk: of the last evaluation, int ``[n_rows, k + 1]``: whether each place of a user's list is a hit, and how many targets the
             user has. ``None`` where no metric asks for it.
+        prefix_ranks: likewise int64 ``[n_rows, L]``, where the prefixes of each row's target stood in the beam, see
+            :attr:`.Ranking.prefix_ranks`. ``None`` where no beam told.
         labelled: whom and what the rows under evaluation are about, for models that predict clicks. RecBole's metrics are then followed
             by ``uauc`` (:func:`user_auc`) and by all of them over the rows of cold items, ``cold_auc`` …, those left out that are not
             defined because only one label occurs.
@@ -30,6 +32,7 @@ class ExactEvaluator(Evaluator):
 
     n_rows = 0
     topk: Tensor | None = None
+    prefix_ranks: Tensor | None = None
     labelled: LabelledRows | None = None
 
     def evaluate(self, dataobject: DataStruct):
@@ -41,7 +44,7 @@ class ExactEvaluator(Evaluator):
                 torch.distributed.all_gather_object(parts, dataobject[key])
                 # DistributedSampler deals rows out in turn, so row i of process p is row i * world_size + p of the dataset.
                 dataobject.set(key, torch.stack(parts, dim=1).flatten(0, 1)[: self.n_rows])
-        self.topk = dataobject["rec.topk"] if "rec.topk" in dataobject else None
+        self.topk, self.prefix_ranks = (dataobject[key] if key in dataobject else None for key in ("rec.topk", "rec.prefix_ranks"))
         result = super().evaluate(dataobject)
         if self.labelled is not None:
             scores = dataobject["rec.score"].flatten().numpy()

@@ -43,6 +43,11 @@ class TopKCollector(Collector):
         if self.register.need("rec.topk"):
             self.data_struct.update_tensor("rec.topk", torch.cat([hits, n_relevant], dim=1))
 
+    def collect_prefix_ranks(self, ranks):
+        """Take in :attr:`.Ranking.prefix_ranks` ``[B, L]`` of a batch; ``None`` is nothing."""
+        if ranks is not None:
+            self.data_struct.update_tensor("rec.prefix_ranks", ranks)
+
 
 class RankingTrainer(Checkpointed, Trainer):
     """RecBole's trainer for a :class:`~recbole_r3vae.model.ranker.Ranker`.
@@ -100,9 +105,12 @@ class RankingTrainer(Checkpointed, Trainer):
         rules = [excluded if rule == "left_out" else None for rule in self._measured]
         k, most_met = max(self.config["topk"]), 0 if met is None or not len(met[0]) else int(torch.bincount(met[0]).max())
         enough = self.model.n_items - 1 - most_met >= k  # else lists end where a user's catalogue does, as those of RecBole's models
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.mixed_precision):
-            found = self.model.recommend_under(interaction.to(self.device), k, rules, strict=enough)
         positive_u, positive_i = positive_u.to(self.device), positive_i.to(self.device)
+        targets = positive_i if self._both_rules else None  # one a row, of sequential data; a validation asks for nothing but its metrics
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.mixed_precision):
+            found = self.model.recommend_under(interaction.to(self.device), k, rules, enough, targets)
+        self.eval_collector.collect_prefix_ranks(found[0].prefix_ranks)
         for ranking in found[1:]:
+            self._other_rule.collect_prefix_ranks(ranking.prefix_ranks)
             self._other_rule.eval_batch_collect(ranking.items, interaction, positive_u, positive_i)
         return interaction, found[0].items, positive_u, positive_i

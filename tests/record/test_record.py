@@ -16,6 +16,7 @@ import pytest
 
 from recbole_r3vae.data.split import HeldOut, pack
 from recbole_r3vae.record import RULES, SCHEMA, Record, quality_of, unpack, user_metric
+from recbole_r3vae.record.ranks import beam_levels
 
 N_USERS = 50
 METRICS = ("recall@5", "recall@20", "ndcg@10", "mrr@10")
@@ -53,6 +54,26 @@ def test_users_metrics_are_those_of_their_definition():
     assert user_metric(ranks, "recall@10").tolist() == [1, 1, 1, 0, 0, 0]
     assert user_metric(ranks, "mrr@20") == pytest.approx([1, 1 / 3, 1 / 10, 1 / 11, 1 / 20, 0])
     assert user_metric(ranks, "ndcg@5") == pytest.approx([1, 1 / 2, 0, 0, 0, 0])
+
+
+def test_levels_of_the_beam_by_hand():
+    first, second, third = beam_levels(np.array([[1, 4, 2], [3, 0, 0], [2, 2, 0], [0, 0, 0]]))
+    assert first == {"in_beam": 0.75, "first": 0.25, "rank": 2.0, "crp": None}
+    assert second == {"in_beam": 0.5, "first": 0.0, "rank": 3.0, "crp": 1.5}  # ranks 1 to 4 and 2 to 2
+    assert third == {"in_beam": 0.25, "first": 0.0, "rank": 2.0, "crp": -2.0}
+    assert beam_levels(np.zeros((3, 2), dtype=int))[1] == {"in_beam": 0.0, "first": 0.0, "rank": None, "crp": None}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_levels_of_the_beam_by_loops(seed):
+    random = np.random.default_rng(seed)
+    ranks = random.integers(1, 9, (40, 4)) * (np.arange(4) < random.integers(0, 5, 40)[:, None])  # each leaves the beam at some level
+    for level, found in enumerate(beam_levels(ranks)):
+        there = [row for row in ranks.tolist() if row[level]]
+        changes = [row[level] - row[level - 1] for row in there] if level else []
+        assert found["in_beam"] == pytest.approx(len(there) / 40) and found["first"] == pytest.approx(sum(r[level] == 1 for r in there) / 40)
+        assert found["rank"] == pytest.approx(sum(row[level] for row in there) / len(there))
+        assert found["crp"] == (pytest.approx(sum(changes) / len(changes)) if changes else None)
 
 
 @pytest.mark.parametrize("seed", range(5))

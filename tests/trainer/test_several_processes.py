@@ -125,6 +125,7 @@ def test_two_processes_measure_what_one_does_digit_for_digit(runs, model):
     assert {key: float(value) for key, value in valid.items()} == {key: float(value) for key, value in stored.valid.items()}
     alone.evaluate(test_data, load_best_model=False)
     assert alone.results == stored.test and len(stored.test["stay"]) == 2 * len(METRICS)
+    assert (alone.beam_levels or None) == stored.beam_levels and bool(alone.beam_levels) == (model == "R3GR")
     for rule, ranks in alone.ranks.items():
         assert sorted(ranks) == sorted(stored.ranks(rule))
 

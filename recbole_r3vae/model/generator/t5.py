@@ -175,21 +175,27 @@ class DecoderLayer(Layer):
         super().scale_queries(by)
         self.cross_query.weight *= by
 
-    def forward(self, x: Tensor, bias: Tensor, history: list[Tensor]) -> Tensor:
+    def forward(self, x: Tensor, bias: Tensor, history: list[Tensor], *more: Any) -> Tensor:
         """All levels at once.
 
         Args:
             x: ``[B, L, d]``, rows in the order of the histories.
             bias: ``[1, H, L, L]``.
             history: encoded histories, ``[n, t, d]`` for each length.
+            more: what a subclass reads beside them, see :meth:`beside`.
 
         Returns:
             ``[B, L, d]``.
         """
         qkv = self.attention.heads(self.qkv(self.attention_norm(x)), 3)  # [B, L, 3, H, A/H]
         x = x + self.dropout(self.out(self.attention(*qkv.unbind(2), bias)))
-        x = x + self.dropout(self.cross_out(self.read(self.cross_query(self.cross_norm(x)), history)))
+        h = self.cross_norm(x)
+        x = x + self.dropout(self.beside(h, self.cross_out(self.read(self.cross_query(h), history)), *more))
         return self.feed_forward(x)
+
+    def beside(self, h: Tensor, read: Tensor) -> Tensor:
+        """The branch that reads: ``read`` [B, Q, d], what the queries of ``h`` [B, Q, d] got from the history; a subclass may add to it."""
+        return read
 
     def read(self, query: Tensor, history: list[Tensor]) -> Tensor:
         """Attention of queries [B, L, A] to encoded histories: [B, L, A].
@@ -203,7 +209,7 @@ class DecoderLayer(Layer):
         read = torch.cat([self.attention(q, e[:, :, None], e[:, :, None]) for q, e in zip(queries, history)])  # [B, L * H, d]
         return torch.einsum("blhd,had->blha", read.view_as(query), value).flatten(2)
 
-    def step(self, x: Tensor, bias: Tensor, cache: LevelCache, history: History) -> Tensor:
+    def step(self, x: Tensor, bias: Tensor, cache: LevelCache, history: History, *more: Any) -> Tensor:
         """The next level of all beams of a user against his one history.
 
         Args:
@@ -211,6 +217,7 @@ class DecoderLayer(Layer):
             bias: ``[H, l]``, for the l levels so far.
             cache: the levels before, to which this one is added.
             history: its keys and values in this layer.
+            more: as of :meth:`forward`.
 
         Returns:
             ``[B, W, d]``.
@@ -218,8 +225,10 @@ class DecoderLayer(Layer):
         qkv = self.attention.heads(self.qkv(self.attention_norm(x)), 3)  # [B, W, 3, H, A/H]
         cache.append(qkv[:, :, 1:])
         x = x + self.dropout(self.out(cache.attend(qkv[:, :, 0], bias)))
-        query = self.attention.heads(self.cross_query(self.cross_norm(x)), 1)[:, :, 0]  # [B, W, H, A/H]
-        x = x + self.dropout(self.cross_out(self.attention(query, history.key, history.value, history.mask)))
+        h = self.cross_norm(x)
+        query = self.attention.heads(self.cross_query(h), 1)[:, :, 0]  # [B, W, H, A/H]
+        read = self.cross_out(self.attention(query, history.key, history.value, history.mask))
+        x = x + self.dropout(self.beside(h, read, *more))
         return self.feed_forward(x)
 
 

@@ -65,6 +65,7 @@ class DecodingState:
     histories: list[History]
     caches: list[LevelCache]
     level: int = 0
+    more: tuple = ()  # what layers of a subclass read beside
 
 
 class TIGER(SIDGenerator):
@@ -117,12 +118,16 @@ class TIGER(SIDGenerator):
         self.dropout = Dropout(dropout)
         layer = (size, n_heads, head_size, config["inner_size"], dropout)
         self.encoder = nn.ModuleList(EncoderLayer(*layer) for _ in range(config["n_layers"]))
-        self.decoder = nn.ModuleList(DecoderLayer(*layer) for _ in range(config["n_decoder_layers"]))
+        self.decoder = nn.ModuleList(self.decoder_layer(config, *layer) for _ in range(config["n_decoder_layers"]))
         bias = (n_heads, config["n_position_buckets"], config["max_position_distance"])
         self.encoder_bias, self.decoder_bias = RelativePositionBias(*bias, causal=False), RelativePositionBias(*bias, causal=True)
         self.encoder_norm, self.decoder_norm = RMSNorm(size), RMSNorm(size)
         self.prior = prior_of(config, self.max_seq_length)
         initialise_t5(self, size, head_size)
+
+    def decoder_layer(self, config: Config, *sizes: Any) -> DecoderLayer:
+        """One layer of the decoder, of ``sizes``; a subclass may have its own."""
+        return DecoderLayer(*sizes)
 
     # -- the history ---------------------------------------------------------------------------------------------------
 
@@ -165,16 +170,20 @@ class TIGER(SIDGenerator):
             ``[B, L, V]`` logits of the next token over the whole vocabulary, and ``[B, L]`` the target's tokens.
         """
         encoded, packing = self.encode(interaction)
-        x, target = self._teacher_forced(encoded, packing, interaction[self.ITEM_ID])
+        x, target = self._teacher_forced(encoded, packing, interaction[self.ITEM_ID], *self.evidence(interaction, packing))
         return self._logits(packing.unsort(x)), packing.unsort(target)
 
-    def _teacher_forced(self, encoded: Tensor, packing: Packing, items: Tensor) -> tuple[Tensor, Tensor]:
+    def evidence(self, interaction: Interaction, packing: Packing) -> tuple:
+        """What the decoder's layers are given beside encoded histories, rows in the order of the packing: nothing, but in a subclass."""
+        return ()
+
+    def _teacher_forced(self, encoded: Tensor, packing: Packing, items: Tensor, *evidence: Any) -> tuple[Tensor, Tensor]:
         """The decoder's output ``[B, L, d]`` and the tokens ``[B, L]`` of the targets ``items`` [B], rows in the order of the packing."""
         target = self.tokens[items[packing.order]]  # [B, L]
         x = self.dropout(self.embedding(F.pad(target[:, :-1], (1, 0))))  # [B, L, d]: position l is given c_1 … c_l
         bias, history = self.decoder_bias(self.n_levels), packing.split(encoded)  # [1, H, L, L], of [n, t, d]
         for layer in self.decoder:
-            x = layer(x, bias, history)
+            x = layer(x, bias, history, *evidence)
         return x, target
 
     def _logits(self, x: Tensor) -> Tensor:
@@ -188,11 +197,13 @@ class TIGER(SIDGenerator):
         Args:
             interaction: rows of a :class:`~recbole_r3vae.data.sequences.PrefixDataset`.
         """
-        return self.code_loss(*self.encode(interaction), interaction[self.ITEM_ID]) + prior_loss(self, interaction)
+        encoded, packing = self.encode(interaction)
+        loss = self.code_loss(encoded, packing, interaction[self.ITEM_ID], *self.evidence(interaction, packing))
+        return loss + prior_loss(self, interaction)
 
-    def code_loss(self, encoded: Tensor, packing: Packing, items: Tensor) -> Tensor:
+    def code_loss(self, encoded: Tensor, packing: Packing, items: Tensor, *evidence: Any) -> Tensor:
         """The same of encoded histories and their targets ``items`` [B]."""
-        x, target = self._teacher_forced(encoded, packing, items)
+        x, target = self._teacher_forced(encoded, packing, items, *evidence)
         logits = self._logits(x).flatten(0, 1) / self.temperature  # [B * L, V]
         return F.cross_entropy(logits, target.flatten(), reduction="sum") / len(target)
 
@@ -222,7 +233,7 @@ class TIGER(SIDGenerator):
                 cache.reorder(parents)
         bias = self.decoder_bias(level + 1)[0, :, level]  # [H, levels so far]
         for layer, cache, history in zip(self.decoder, state.caches, state.histories):
-            x = layer.step(x, bias, cache, history)
+            x = layer.step(x, bias, cache, history, *state.more)
         codes = slice(self.first_token[level], self.first_token[level] + self.codebook_sizes[level])
         log_probs = [self._logits(rows).log_softmax(-1)[:, codes] for rows in x.flatten(0, 1).split(HEAD_ROWS)]
         return torch.cat(log_probs).view(*x.shape[:2], -1)  # [B, W, K]

@@ -19,6 +19,7 @@ ALONE = {  # models without a loss over the catalogue
     "TIGER": {**T5, "model": "TIGER", "n_decoder_layers": 1},
     "TIGERCausal": {**T5, "model": "TIGERCausal"},
     "LIGER-generate": {**LIGER, "rank_by": "generate"},
+    "GLASS": {**T5, "model": "GLASS", "n_decoder_layers": 1, "recent_items": 2},
     "COBRA": {"model": "COBRA", "bucket_items": 200},
     "COBRA-generate": {"model": "COBRA", "rank_by": "generate"},
     "COBRA-dense": {"model": "COBRA", "rank_by": "dense"},

@@ -58,12 +58,15 @@ class Beams:
         leaves: int64 ``[B, k]``, the leaf of the prefix tree that holds each item; -1 where ``items`` is 0.
         states: ``[B, k, d]``, what the decoder's ``beam_states`` says of each item's beam, 0 where ``items`` is 0; ``None`` for a
             decoder without that method.
+        prefix_ranks: int64 ``[B, L]``, at which rank of the beam the prefix of each length of a watched semantic ID stood, from 1; 0 where
+            it was in none of the beams. ``None`` where nothing was watched.
     """
 
     items: Tensor
     scores: Tensor
     leaves: Tensor
     states: Tensor | None
+    prefix_ranks: Tensor | None = None
 
 
 def beam_search(
@@ -75,6 +78,7 @@ def beam_search(
     allowed: Allowed | Restriction = None,
     strict: bool = True,
     rescore: Rescore | None = None,
+    watched: Tensor | None = None,
 ) -> Beams:
     """The k items with the best semantic IDs that a beam of ``num_beams`` finds.
 
@@ -99,6 +103,8 @@ def beam_search(
             what the model says, not what is known of them. It comes after the search, because nothing short of an item has a
             prior, and so it can only reorder what the beam found: take ``num_beams`` so much above k that what is pushed out of
             the first k is replaced and what is pushed up was found. Equal scores stay in the order of the beam's.
+        watched: int64 ``[B, L]``, the codes of one semantic ID a user, such as that of the item that he takes next. The search is the
+            same, and says in :attr:`Beams.prefix_ranks` where they stood on the way.
 
     Returns:
         Items, scores, leaves and states, best first.
@@ -108,7 +114,7 @@ def beam_search(
             NaN; or (``strict``) a user has fewer than k items with a probability above 0.
         ValueError: the model returned another shape than the tree's codebooks ask for, or ``rescore`` than that of its scores.
     """
-    [beams] = beam_searches(model, state, tree, num_beams, k, [allowed], strict, rescore)
+    [beams] = beam_searches(model, state, tree, num_beams, k, [allowed], strict, rescore, watched)
     return beams
 
 
@@ -122,6 +128,7 @@ def beam_searches(
     rules: Sequence[Allowed | Restriction],
     strict: bool = True,
     rescore: Rescore | None = None,
+    watched: Tensor | None = None,
 ) -> list[Beams]:
     """:func:`beam_search` under several rules at once: the history is read once, and each prefix decoded once.
 
@@ -152,8 +159,11 @@ def beam_searches(
             got = tuple(log_probs.shape)
             raise ValueError(f"step must return log-probabilities {(*expected, size)} at level {level}, got {got}")
         is_nan |= log_probs[..., 0].isnan().any()  # a softmax with one NaN is NaN everywhere
+        node = None if watched is None else tree.find(watched[:, : level + 1])  # [B]
         for search in searches:
             search.extend(level, log_probs, num_beams)
+            if node is not None:
+                search.prefix_ranks.append(search.rank_of(node))
     states = _states(model, state, searches)
     found = [search.finish(k, rescore, of_beams) for search, of_beams in zip(searches, states)]
     is_nan |= torch.stack([beams.scores.isnan().any() for beams in found]).any()
@@ -175,6 +185,7 @@ class _Search:
         self.scores = torch.zeros(n_users, 1, device=device)  # [B, W]; -inf marks a dead beam: any node, only dead children
         self.rows: Tensor | None = None  # [B, W], which of the model's beams each is; None where they are the same
         self.parents: Tensor | None = None  # [B, W], which of the model's beams at the level before each extends
+        self.prefix_ranks: list[Tensor] = []  # [B] each, of the watched prefix of each level
 
     def extend(self, level: int, log_probs: Tensor, num_beams: int) -> None:
         """Go one level down, given the model's log-probabilities ``[B, U, K_l]``."""
@@ -188,6 +199,14 @@ class _Search:
         self.scores = extended.flatten(1).gather(1, places)
         self.nodes = tree.child(level, self.nodes.gather(1, parents), slots, by_code)
         self.parents = parents if self.rows is None else self.rows.gather(1, parents)
+
+    def rank_of(self, node: Tensor) -> Tensor:
+        """The rank of one node a user ``[B]`` among his beams, from 1, equal scores in the order of nodes; 0 where it is none of them."""
+        node = node.unsqueeze(1)  # [B, 1]
+        own = (self.nodes == node) & (self.scores > -torch.inf)  # [B, W]
+        score = self.scores.masked_fill(~own, -torch.inf).amax(1, keepdim=True)
+        before = (self.scores > score) | ((self.scores == score) & (self.nodes < node))
+        return (1 + before.sum(1)) * own.any(1)
 
     def finish(self, k: int, rescore: Rescore | None, states: Tensor | None) -> Beams:
         """The best k items of the finished beams; ``states`` are ``[B, W, d]``."""
@@ -207,7 +226,8 @@ class _Search:
         leaves = leaves.gather(1, column).masked_fill_(none, -1)
         if states is not None:
             states = take_rows(states, ranking.gather(1, column)).masked_fill_(none.unsqueeze(2), 0)  # [B, k, d]
-        return Beams(items, scores, leaves, states)
+        prefix_ranks = torch.stack(self.prefix_ranks, 1) if self.prefix_ranks else None  # [B, L]
+        return Beams(items, scores, leaves, states, prefix_ranks)
 
 
 def _restriction(tree: PrefixTree, rule: Allowed | Restriction, n_users: int) -> Restriction | None:

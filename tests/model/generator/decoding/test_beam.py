@@ -376,6 +376,52 @@ def test_one_user_too_few_of_one_rule_is_an_error():
         beam_searches(model, model.start(USERS), tree, 6, 4, [None, few])
 
 
+# -- a semantic ID that is watched
+
+
+def listed_ranks(model, codes, user, num_beams, watched, flags=None):
+    """At which rank of the textbook's beams the prefixes of ``watched`` stand, 0 where they do not."""
+    rows = [row for item, row in enumerate(map(tuple, codes.tolist())) if item and (flags is None or flags[item])]
+    beams, ranks = [(np.float32(0), ())], []
+    for level in range(codes.shape[1]):
+        prefixes = {row[: level + 1] for row in rows}
+        extended = [
+            (score - model.floats(user, prefix)[code], (*prefix, code))
+            for score, prefix in beams
+            for code in range(model.sizes[level])
+            if (*prefix, code) in prefixes
+        ]
+        beams = sorted(extended)[:num_beams]
+        found = [prefix for _, prefix in beams]
+        ranks.append(1 + found.index(watched[: level + 1]) if watched[: level + 1] in found else 0)
+    return ranks
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("seed", range(20))
+def test_the_ranks_of_a_watched_id_are_the_textbooks_and_watching_changes_nothing(seed, tied):
+    codes, sizes = random_table(seed)
+    tree, model = PrefixTree.from_codes(codes, sizes, seed=seed), ToyGenerator(sizes, tied=tied)
+    rules = list(restrictions(len(codes), seed).values())
+    watched = codes[torch.randint(1, len(codes), (len(USERS),), generator=torch.Generator().manual_seed(seed))]
+    watched[2] = (watched[2] + 1) % torch.tensor(sizes)  # perhaps of no item
+    for num_beams in (1, 4, 30):
+        plain = beam_searches(model, model.start(USERS), tree, num_beams, 1, rules, strict=False)
+        for beams, other, rule in zip(beam_searches(model, model.start(USERS), tree, num_beams, 1, rules, False, None, watched), plain, rules):
+            assert other.prefix_ranks is None and torch.equal(beams.items, other.items) and torch.equal(beams.scores, other.scores)
+            for row, user in enumerate(USERS):
+                expected = listed_ranks(model, codes, user, num_beams, tuple(watched[row].tolist()), flags_of(rule, row))
+                assert beams.prefix_ranks[row].tolist() == expected
+
+
+def test_a_watched_id_of_probability_zero_is_in_no_beam():
+    codes, sizes = random_table(0)  # one level
+    tree, model = PrefixTree.from_codes(codes, sizes), ToyGenerator(sizes)
+    model.step = lambda state, tokens, parents: torch.full((len(USERS), 1, *sizes), -torch.inf)
+    beams = beam_search(model, model.start(USERS), tree, 4, 1, strict=False, watched=codes[[1, 2, 3]])
+    assert beams.prefix_ranks.tolist() == [[0]] * 3
+
+
 # -- leaves and states
 
 
