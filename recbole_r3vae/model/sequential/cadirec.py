@@ -86,7 +86,7 @@ class CaDiRec(WindowSASRec):
             interaction: windows of a :class:`~recbole_r3vae.data.sequences.WindowDataset`.
         """
         items, loss = interaction[self.ITEM_SEQ], super().calculate_loss(interaction)
-        if self.diffusion_weight or self.mse_weight:
+        if hasattr(self, "denoiser"):
             loss = loss + self.denoising_loss(items)
         return loss + self.contrast_weight * self.contrast(items) if self.contrast_weight else loss
 
@@ -168,14 +168,20 @@ class CaDiRec(WindowSASRec):
                 is to make views.
         """
         super().check(config)
-        size, n_heads = config["hidden_size"], config["denoiser_heads"]
-        if size % n_heads:
-            raise UserError(f"denoiser_heads is {n_heads} and hidden_size {size}; give a number of heads that divides the size")
+        if config["hidden_size"] % config["denoiser_heads"]:
+            heads, size = config["denoiser_heads"], config["hidden_size"]
+            raise UserError(f"denoiser_heads is {heads} and hidden_size {size}; give a number of heads that divides the size")
         if config["contrast_weight"] and config["replacement"] == DIFFUSION and not denoises(config):
             raise UserError(
                 "replacement is 'diffusion', but diffusion_weight and mse_weight are 0, so that nothing teaches the denoiser; "
                 "give one of them a weight, or replacement: random"
             )
+
+    @classmethod
+    def loss_name(cls, config: Config) -> str:
+        """That of :class:`.WindowSASRec`, and what is added to it."""
+        added = [denoises(config) and "denoising", config["contrast_weight"] and "contrast"]
+        return " + ".join([super().loss_name(config), *filter(None, added)])
 
 
 def denoises(config: Config) -> bool:
@@ -272,13 +278,7 @@ class RelativeBlock(TransformerBlock):
 
 
 class Denoiser(nn.Module):
-    """Predicts x_0 of noised positions from all positions of a history and the step that the noise is of.
-
-    Args:
-        n_layers: blocks.
-        size: width d.
-        n_heads, inner_size, max_length, dropout: as of :class:`RelativeBlock`.
-    """
+    """Predicts x_0 of noised positions from all of a history and the step that the noise is of: ``n_layers`` of :class:`RelativeBlock`."""
 
     def __init__(self, n_layers: int, size: int, n_heads: int, inner_size: int, max_length: int, dropout: float):
         super().__init__()

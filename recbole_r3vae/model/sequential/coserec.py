@@ -121,6 +121,11 @@ class CoSeRec(WindowSASRec):
             view[rows] = AUGMENT[name](these, self.shares[name], *put_in)
         return view
 
+    @classmethod
+    def loss_name(cls, config: Config) -> str:
+        """That of :class:`.WindowSASRec`, and the contrast where it has a weight."""
+        return super().loss_name(config) + (" + contrast" if config["contrast_weight"] else "")
+
     # -- correlation -------------------------------------------------------------------------------------------------------
 
     def correlated(self, items: Tensor) -> Tensor:
