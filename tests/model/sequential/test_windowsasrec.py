@@ -59,17 +59,18 @@ def test_the_sampled_loss_is_over_the_target_and_the_draws(build, monkeypatch, t
 
 def test_the_binary_loss_has_a_negative_a_position_that_its_window_does_not_hold(build, monkeypatch):
     model, train, *_ = build("WindowSASRec", loss_type="BCE")
-    windows = first_rows(train, 4)
+    windows = train.inter_feat[(train.inter_feat["item_length"] == 10).nonzero()[[20, 40, 60, 80], 0]]
     held = [{*items.tolist(), *targets.tolist()} - {0} for items, targets in zip(windows["item_id_list"], windows[TARGET_LIST_FIELD])]
     assert all(targets[-1] not in items.tolist() for items, targets in zip(windows["item_id_list"], windows[TARGET_LIST_FIELD]))
+    alone = [[item for item in items if item - 1 not in items | {0}] for items in held]  # so that being off by one shows
     draws = []  # in the order of packed positions, which is that of the rows here: all windows are full
-    assert (windows["item_length"] == 10).all()
 
     def randint(high, shape, device):
         assert high == model.n_items - 1
         some = 41 * torch.arange(shape[0]) % high
-        some[::7] = max(held[0]) - 1  # in the first window, and the last target of the third
-        some[1::7] = windows[TARGET_LIST_FIELD][2, -1] - 1
+        for row in range(4):
+            some[row::5] = alone[row][0] - 1
+        some[4::5] = windows[TARGET_LIST_FIELD][2, -1] - 1  # of which no history says anything
         draws.append(some)
         return some
 
