@@ -289,7 +289,7 @@ def test_the_loss_is_the_sum_of_its_parts(build, monkeypatch):
 
 
 @pytest.mark.parametrize("keys", [{}, {"repeat_prior": True}, {"loss_type": "BCE"}, {"mse_weight": 0.5, "diffusion_weight": 0.0}], ids=str)
-def test_every_weight_is_trained_and_draws_are_seeded(build, keys):
+def test_every_weight_is_trained_draws_are_seeded_and_bfloat16_is_near(build, keys):
     model, train, *_ = build("CaDiRec", **keys)
     windows, losses = first_rows(train, 32), []
     for seed in (0, 0, 1):
@@ -300,6 +300,9 @@ def test_every_weight_is_trained_and_draws_are_seeded(build, keys):
     untaught = [name for name, weight in model.named_parameters() if weight.grad is None or not weight.grad.any()]
     assert untaught == [] and all(weight.grad.isfinite().all() for weight in model.parameters())
     assert not model.item_embedding.weight.grad[0].any()
+    torch.manual_seed(0)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.allclose(model.calculate_loss(windows), losses[0], rtol=0.05)
 
 
 def test_the_denoiser_learns_what_follows_from_its_context(build, tiny_settings, ruled_data):

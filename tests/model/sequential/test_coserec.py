@@ -320,7 +320,7 @@ def test_the_loss_is_that_of_the_windows_and_the_contrast(build, monkeypatch):
 
 
 @pytest.mark.parametrize("keys", [{}, {"repeat_prior": True}, {"loss_type": "SampledCE"}, {"loss_type": "BCE"}, {"contrast_on": "all"}], ids=str)
-def test_every_weight_is_trained_and_draws_are_seeded(build, keys):
+def test_every_weight_is_trained_draws_are_seeded_and_bfloat16_is_near(build, keys):
     model, train, *_ = build("CoSeRec", **keys)
     windows, losses = first_rows(train, 32), []
     for seed in (0, 0, 1):
@@ -330,6 +330,9 @@ def test_every_weight_is_trained_and_draws_are_seeded(build, keys):
     losses[0].backward()
     assert all(weight.grad.isfinite().all() and weight.grad.any() for weight in model.parameters())
     assert not model.item_embedding.weight.grad[0].any()
+    torch.manual_seed(0)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.allclose(model.calculate_loss(windows), losses[0], rtol=0.05)
 
 
 def test_ranking_is_that_of_the_model_without_a_contrast(build):
