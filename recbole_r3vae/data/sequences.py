@@ -239,6 +239,15 @@ class WindowDataset(SplitBefore, SequentialDataset):
             return Counter(targets[targets > 0].numpy())
         return super().counter(field)
 
+    def meetings(self) -> tuple[np.ndarray, np.ndarray]:
+        """Who has met what in the training rows: users and items of all pairs, each pair once, by user and item."""
+        rows = self.inter_feat
+        users, pairs = rows[self.uid_field].numpy(), []
+        for field in (self.item_id_list_field, TARGET_LIST_FIELD):
+            row, place = rows[field].numpy().nonzero()
+            pairs.append(np.stack([users[row], rows[field].numpy()[row, place]], 1))
+        return tuple(np.unique(np.concatenate(pairs), axis=0).T)
+
 
 class TimedWindowDataset(WindowDataset):
     """Windows with the interactions' times beside the items: ``<time field>_list`` [max_len] float32, in training and evaluation rows.

@@ -1,4 +1,4 @@
-"""Losses of a softmax over items: exact over the whole catalogue in little memory, or over a sample of it."""
+"""Losses over items: a softmax, exact over the whole catalogue in little memory or over a sample of it; and SASRec's binary one."""
 
 from __future__ import annotations
 
@@ -158,3 +158,25 @@ def sampled_cross_entropy(
     others = (x @ F.embedding(negatives, items).T).float() * scale - (log_q + math.log(len(negatives)))  # [N, K]
     others = others.masked_fill(negatives == target[:, None], torch.finfo(others.dtype).min)
     return (torch.cat([wanted, others], 1).logsumexp(1) - wanted[:, 0]).mean()
+
+
+def binary_cross_entropy(
+    x: Tensor, items: Tensor, target: Tensor, negative: Tensor, counted: Tensor, temperature: float | None = None
+) -> Tensor:
+    """Mean over positions of ``-log sigmoid(x target) - log sigmoid(-x negative)``, with one negative item each.
+
+    Kang and McAuley, "Self-Attentive Sequential Recommendation", ICDM 2018, arXiv 1808.09781, equation 7.
+
+    Args:
+        x: ``[N, d]``, one vector a position.
+        items: ``[n, d]``, one vector an item.
+        target: ``[N]`` int64, rows of ``items``.
+        negative: ``[N]`` int64, likewise.
+        counted: ``[N]`` bool, where the negative has a say.
+        temperature: divides the products; ``None`` leaves them as they are.
+
+    Returns:
+        A scalar.
+    """
+    wanted, other = ((x * F.embedding(rows, items)).sum(-1).float() / (temperature or 1) for rows in (target, negative))  # [N] each
+    return (F.softplus(-wanted) + F.softplus(other) * counted).mean()

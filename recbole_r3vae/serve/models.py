@@ -205,3 +205,7 @@ class _Known:
     def counter(self, field: str) -> Counter:
         """Of nothing: frequencies are for training."""
         return Counter()
+
+    def meetings(self) -> tuple[np.ndarray, np.ndarray]:
+        """None: they are for training."""
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)

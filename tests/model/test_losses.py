@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recbole_r3vae.model import losses
-from recbole_r3vae.model.losses import catalogue_cross_entropy, sampled_cross_entropy
+from recbole_r3vae.model.losses import binary_cross_entropy, catalogue_cross_entropy, sampled_cross_entropy
 
 
 def drawn(seed, n_rows, n_items, size=5, dtype=torch.float32):
@@ -134,3 +134,14 @@ def test_a_position_whose_draws_are_all_its_target_has_nothing_to_learn():
     x, items, _, _ = drawn(0, 2, 5)
     loss = sampled_cross_entropy(x, items, torch.tensor([3, 3]), torch.tensor([3, 3]), torch.zeros(2))
     assert loss == 0 and not any(grad.any() for grad in torch.autograd.grad(loss, (x, items)))
+
+
+@pytest.mark.parametrize("temperature", [None, 0.2])
+def test_binary_loss_by_hand(temperature):
+    x, items, target, generator = drawn(2, 6, 9)
+    negative, counted = torch.randint(9, (6,), generator=generator), torch.tensor([True, False, True, True, False, True])
+    total = 0.0
+    for row in range(6):
+        wanted, other = (float(x[row] @ items[rows[row]]) / (temperature or 1) for rows in (target, negative))
+        total += math.log(1 + math.exp(-wanted)) + counted[row].item() * math.log(1 + math.exp(other))
+    assert float(binary_cross_entropy(x, items, target, negative, counted, temperature)) == pytest.approx(total / 6, rel=1e-5)

@@ -24,6 +24,8 @@ TINY = {
     "LightGCN": {"epochs": 1},
     "BSARec": {"epochs": 1},
     "WindowSASRec": {"epochs": 1},
+    "CoSeRec": {"epochs": 1},
+    "CaDiRec": {"epochs": 1},
 }
 """By model; all others are generators of few settings."""
 

@@ -3,7 +3,7 @@
 Kang and McAuley, "Self-Attentive Sequential Recommendation", ICDM 2018, arXiv 1808.09781, train on all positions, by a binary loss;
 RecBole's SASRec has a row for each target. The losses here are the softmax over the catalogue, which makes SASRec far stronger
 (Klenitskiy and Vasilev, "Turning Dross Into Gold Loss", RecSys 2023, arXiv 2309.07602), and a sampled one, as in eSASRec (Tikhonovich et
-al., RecSys 2025, arXiv 2508.06450), whose layers are not built here.
+al., RecSys 2025, arXiv 2508.06450), whose layers are not built here. The binary loss is there to compare with.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from recbole_r3vae.errors import UserError
 from recbole_r3vae.model.blocks import ENCODERS, causal_blocks, initialise
 from recbole_r3vae.model.dropout import Dropout
 from recbole_r3vae.model.heads import DenseHead
-from recbole_r3vae.model.losses import catalogue_cross_entropy, log_frequency, sampled_cross_entropy
+from recbole_r3vae.model.losses import binary_cross_entropy, catalogue_cross_entropy, log_frequency, sampled_cross_entropy
 from recbole_r3vae.model.packing import SPARE, Packing, pack
 from recbole_r3vae.model.parameters import SHARE, Choice, Either, Number, Whole, check_heads
 from recbole_r3vae.model.ranker import Ranker
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from recbole.config import Config
     from recbole.data.interaction import Interaction
 
-CE, SAMPLED = "CE", "SampledCE"
+CE, SAMPLED, BINARY = "CE", "SampledCE", "BCE"
 
 
 class WindowSASRec(Ranker):
@@ -38,7 +38,8 @@ class WindowSASRec(Ranker):
     A score is the dot product of the history's vector and the item's embedding or, with a ``temperature``, their cosine over it. The loss
     at each position is the cross-entropy of its target over all items, or over itself and ``n_negatives`` items that a batch shares. They
     are drawn by their frequency in training, smoothed by one and raised to ``negative_power``; the loss corrects for that, see
-    :func:`~recbole_r3vae.model.losses.sampled_cross_entropy`.
+    :func:`~recbole_r3vae.model.losses.sampled_cross_entropy`. Or it is SASRec's own, binary, against one item a position that is drawn
+    uniformly; a draw that stands in the window is left out.
 
     A batch is computed without padding, as R3GR's is, and the blocks are R3GR's: pre-norm Transformer blocks, or HSTU's without times.
 
@@ -55,7 +56,7 @@ class WindowSASRec(Ranker):
         "n_heads": Whole(),
         "inner_size": Whole(),
         "dropout": SHARE,
-        "loss_type": Choice(CE, SAMPLED),
+        "loss_type": Choice(CE, SAMPLED, BINARY),
         "n_negatives": Whole(),
         "negative_power": Number(at_least=0),
         "temperature": Either(None, Number(above=0)),
@@ -88,10 +89,14 @@ class WindowSASRec(Ranker):
         """
         items = interaction[self.ITEM_SEQ]  # [B, T]
         packing = pack(items > 0, SPARE if self.training else 0)
-        x = self.dropout(self.item_embedding(packing.take(items)) + self.position_embedding(packing.position()))  # [M, d]
+        x = self.dropout(self.item_inputs(packing.take(items)) + self.position_embedding(packing.position()))  # [M, d]
         for block in self.blocks:
             x = block(x, packing)
         return self._compared(self.norm(x)), packing
+
+    def item_inputs(self, items: Tensor) -> Tensor:
+        """What the blocks read of items [M], [M, d]."""
+        return self.item_embedding(items)
 
     def _compared(self, x: Tensor) -> Tensor:
         """Vectors of histories or items [..., d] as their products make scores, but for the temperature."""
@@ -112,6 +117,12 @@ class WindowSASRec(Ranker):
             return catalogue_cross_entropy(x, items, target, self.temperature, extra=extra) + self.prior.regularization()
         if self.loss_type == CE:
             return catalogue_cross_entropy(x, items, target, self.temperature)
+        if self.loss_type == BINARY:
+            drawn = torch.randint(len(items), target.shape, device=target.device)  # [N]
+            row = packing.place[has_target] // packing.padded_shape[1]
+            window = torch.cat([interaction[self.ITEM_SEQ], interaction[TARGET_LIST_FIELD]], 1)[row]  # [N, 2T]
+            is_new = (window != drawn[:, None] + 1).all(1)
+            return binary_cross_entropy(x, items, target, drawn, is_new, self.temperature)
         negatives = self.sample_negatives()
         return sampled_cross_entropy(x, items, target, negatives, self.log_q[negatives], self.temperature)
 
@@ -152,4 +163,5 @@ class WindowSASRec(Ranker):
     @classmethod
     def loss_name(cls, config: Config) -> str:
         """The loss, and how many negatives it has."""
-        return CE if config["loss_type"] == CE else f"sampled CE, {config['n_negatives']} negatives"
+        sampled = f"sampled CE, {config['n_negatives']} negatives"
+        return {CE: CE, SAMPLED: sampled, BINARY: "BCE, 1 negative"}[config["loss_type"]]

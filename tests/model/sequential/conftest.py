@@ -18,8 +18,8 @@ N_RULED = 40
 def build(tiny_settings):
     """A function from a model's name to the model in evaluation mode and its datasets."""
 
-    def build_model(model, **more):
-        config = Config(model, "tiny", config_dict={**tiny_settings, **more})
+    def build_model(model, dataset="tiny", **more):
+        config = Config(model, dataset, config_dict={**tiny_settings, **more})
         train, valid, test = config.model_class.dataset_class(config).build()
         init_seed(7, True)
         return config.model_class(config, train).eval(), train, valid, test

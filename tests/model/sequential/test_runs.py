@@ -13,9 +13,11 @@ from recbole_r3vae.config.registry import MODEL_ROOMS, get_model, own_models
 from recbole_r3vae.config.sources import load_yaml, properties
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.model.contract import Needs
+from recbole_r3vae.model.parameters import declared_by
+from recbole_r3vae.model.ranker import Ranker
 from recbole_r3vae.quick_start import load_data_and_model, run_recbole_r3vae
 
-MODELS = ["BSARec", "HSTU", "Recency", "WindowSASRec"]
+MODELS = ["BSARec", "CaDiRec", "CoSeRec", "HSTU", "Recency", "WindowSASRec"]
 
 
 def test_the_room_holds_them_and_their_settings():
@@ -35,6 +37,11 @@ def test_the_room_holds_them_and_their_settings():
         ("HSTU", {"loss_type": "CE"}, "CE"),
         ("WindowSASRec", {}, "CE"),
         ("WindowSASRec", {"loss_type": "SampledCE"}, "sampled CE, 512 negatives"),
+        ("WindowSASRec", {"loss_type": "BCE"}, "BCE, 1 negative"),
+        ("CoSeRec", {}, "CE + contrast"),
+        ("CoSeRec", {"contrast_weight": 0.0}, "CE"),
+        ("CaDiRec", {}, "CE + denoising + contrast"),
+        ("CaDiRec", {"loss_type": "BCE", "contrast_weight": 0.0}, "BCE, 1 negative + denoising"),
     ],
 )
 def test_the_loss_is_named(tiny_settings, model, keys, name):
@@ -46,16 +53,18 @@ def test_the_loss_is_named(tiny_settings, model, keys, name):
 
 @pytest.mark.parametrize("model", MODELS)
 def test_every_key_of_its_own_has_a_range_that_its_default_is_in(model):
-    defaults, known = load_yaml(properties() / "model" / f"{model}.yaml"), get_model(model).hyperparameters
+    defaults = load_yaml(properties() / "model" / f"{model}.yaml")
+    known = {key: parameter for key, parameter in declared_by(get_model(model)).items() if key not in Ranker.hyperparameters}
     general = {"epochs", "train_batch_size", "learner", "learning_rate", "weight_decay", "enable_amp", "train_neg_sample_args"}
     general |= {"eval_step", "warmup_steps", "lr_schedule"}
     assert set(defaults) - set(known) == (general | {"valid_metric", "stopping_step"}) & set(defaults)
-    own = {key: parameter for key, parameter in known.items() if key in vars(get_model(model)).get("hyperparameters", {})}
-    assert set(own) <= set(defaults) and all(parameter.takes(defaults[key]) for key, parameter in own.items())
+    assert set(known) <= set(defaults) and all(parameter.takes(defaults[key]) for key, parameter in known.items())
 
 
 @pytest.mark.parametrize(
-    "model, dropout", [("BSARec", "hidden_dropout_prob"), ("HSTU", "embedding_dropout_prob"), ("WindowSASRec", "dropout")]
+    "model, dropout",
+    [("BSARec", "hidden_dropout_prob"), ("HSTU", "embedding_dropout_prob"), ("WindowSASRec", "dropout"), ("CoSeRec", "dropout"),
+     ("CaDiRec", "dropout")],
 )
 def test_a_rule_is_learnt_that_popularity_cannot_know(tiny_settings, ruled_data, model, dropout):
     settings = {**tiny_settings, "data_path": str(ruled_data), "load_col": {"inter": ["user_id", "item_id", "timestamp"]}}

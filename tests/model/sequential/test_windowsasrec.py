@@ -12,6 +12,7 @@ from recbole_r3vae.config import Config
 from recbole_r3vae.data.sequences import TARGET_LIST_FIELD
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.model.blocks import ENCODERS
+from recbole_r3vae.model.sequential import windowsasrec
 from recbole_r3vae.model.sequential.windowsasrec import WindowSASRec
 
 
@@ -56,6 +57,36 @@ def test_the_sampled_loss_is_over_the_target_and_the_draws(build, monkeypatch, t
     assert model.calculate_loss(windows).item() == pytest.approx(sum(losses) / len(losses), abs=1e-5)
 
 
+def test_the_binary_loss_has_a_negative_a_position_that_its_window_does_not_hold(build, monkeypatch):
+    model, train, *_ = build("WindowSASRec", loss_type="BCE")
+    windows = train.inter_feat[(train.inter_feat["item_length"] == 10).nonzero()[[20, 40, 60, 80], 0]]
+    held = [{*items.tolist(), *targets.tolist()} - {0} for items, targets in zip(windows["item_id_list"], windows[TARGET_LIST_FIELD])]
+    assert all(targets[-1] not in items.tolist() for items, targets in zip(windows["item_id_list"], windows[TARGET_LIST_FIELD]))
+    alone = [[item for item in items if item - 1 not in items | {0}] for items in held]  # so that being off by one shows
+    draws = []  # in the order of packed positions, which is that of the rows here: all windows are full
+
+    def randint(high, shape, device):
+        assert high == model.n_items - 1
+        some = 41 * torch.arange(shape[0]) % high
+        for row in range(4):
+            some[row::5] = alone[row][0] - 1
+        some[4::5] = windows[TARGET_LIST_FIELD][2, -1] - 1  # of which no history says anything
+        draws.append(some)
+        return some
+
+    monkeypatch.setattr(windowsasrec.torch, "randint", randint)
+    loss = model.calculate_loss(windows)
+    total, n_left_out, scored = 0.0, 0, list(position_scores(model, windows))
+    row_of = [row for row, targets in enumerate(windows[TARGET_LIST_FIELD]) for _ in targets.nonzero()]
+    for (scores, target), row, draw in zip(scored, row_of, draws[0].tolist(), strict=True):
+        total += math.log(1 + math.exp(-scores[target]))
+        if draw + 1 in held[row]:
+            n_left_out += 1
+        else:
+            total += math.log(1 + math.exp(scores[draw + 1]))
+    assert loss.item() == pytest.approx(total / len(scored), rel=1e-5) and 3 < n_left_out < len(scored) - 3
+
+
 @pytest.mark.parametrize("power", [0.0, 1.0])
 def test_draws_follow_the_training_targets(build, power):
     model, train, *_ = build("WindowSASRec", n_negatives=200_000, negative_power=power)
@@ -97,7 +128,7 @@ def test_a_temperature_makes_cosines(build):
     assert scores.abs().max() <= 2 + 1e-5 and scores.abs().max() > 0.1
 
 
-@pytest.mark.parametrize("loss_type", ["CE", "SampledCE"])
+@pytest.mark.parametrize("loss_type", ["CE", "SampledCE", "BCE"])
 def test_every_weight_is_trained_and_bfloat16_is_near(build, loss_type):
     model, train, *_ = build("WindowSASRec", loss_type=loss_type)
     windows = first_rows(train, 32)
@@ -114,7 +145,8 @@ def test_every_weight_is_trained_and_bfloat16_is_near(build, loss_type):
 @pytest.mark.parametrize(
     "keys, message",
     [
-        ({"loss_type": "BPR"}, "loss_type is 'BPR'; give CE or SampledCE"),
+        ({"loss_type": "BPR"}, "loss_type is 'BPR'; give CE, SampledCE or BCE"),
+        ({"loss_type": "BCE", "repeat_prior": True}, "repeat_prior is learnt from a loss over all items, and loss_type is BCE"),
         ({"encoder": "lstm"}, "encoder is 'lstm'.*; give transformer or hstu"),
         ({"temperature": 0.0}, "temperature is 0.0"),
         ({"n_heads": 3}, "n_heads is 3 and hidden_size 16"),
