@@ -89,6 +89,7 @@ class MMQGR(R3GR):
         self.tokenizer = stage.model_class(stage, _Shape(content))
         if sources.tokenizer is not None:
             self.tokenizer.load_state_dict(sources.tokenizer.state_dict())
+        self.tokenizer.requires_grad_(True)  # codewords that were running means too: here they have a gradient
 
     # -- training ----------------------------------------------------------------------------------------------------------
 

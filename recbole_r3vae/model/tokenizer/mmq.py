@@ -23,6 +23,7 @@ from recbole_r3vae.model.tokenizer.base import Quantized, SemanticTokenizer
 from recbole_r3vae.model.tokenizer.mlp import mlp
 from recbole_r3vae.model.tokenizer.quantize.assign import NearestDirection, NearestNeighbour
 from recbole_r3vae.model.tokenizer.quantize.codebook import SAMPLES_PER_CODEWORD, Codebook, unit
+from recbole_r3vae.model.tokenizer.quantize.ema import EMACodebook
 from recbole_r3vae.model.tokenizer.quantize.gradient import straight_through
 
 ASSIGNMENTS = {"cosine": NearestDirection, "euclidean": NearestNeighbour}
@@ -76,7 +77,8 @@ class MMQ(SemanticTokenizer):
     * experts are linear layers unless ``expert_hidden_sizes`` says more; with hidden layers, all their matrices make one row of V;
     * :math:`\mathrm{dec}_m` reads the sum :math:`\sum_i g_{m,i} z_{m,i}`, quantised as z is, so that the term is one of codes;
     * codewords get no gradient of the printed terms, so that :math:`L_{code}` is needed: for each expert
-      :math:`\lambda \|\mathrm{sg}(z_i) - e_{c}\|^2 + \mu \|z_i - \mathrm{sg}(e_{c})\|^2` (``codebook_weight``, ``commitment_weight``);
+      :math:`\lambda \|\mathrm{sg}(z_i) - e_{c}\|^2 + \mu \|z_i - \mathrm{sg}(e_{c})\|^2` (``codebook_weight``, ``commitment_weight``); or
+      codewords are running means, dead ones restarted, without the first of its terms (``codebook_learning``, :class:`.EMACodebook`);
     * codebooks may start from k-means instead of random codewords (``kmeans_init``).
 
     Args:
@@ -106,7 +108,10 @@ class MMQ(SemanticTokenizer):
         "reconstruction_weight": Number(at_least=0),
         "auxiliary_weight": Number(at_least=0),
         "orthogonality_weight": Number(at_least=0),
+        "codebook_learning": Choice("ema", "loss"),
         "codebook_weight": Number(at_least=0),
+        "ema_decay": Number(above=0, below=1),
+        "restart_below": Number(at_least=0, below=1),
         "commitment_weight": Number(at_least=0),
         "kmeans_init": Flag(),
         "kmeans_iterations": Whole(),
@@ -117,8 +122,10 @@ class MMQ(SemanticTokenizer):
     def __init__(self, config: Config, items: ItemVectors):
         super().__init__(config, items)
         self.kmeans_init, self.kmeans_iterations = config["kmeans_init"], config["kmeans_iterations"]
-        terms = ("reconstruction", "auxiliary", "orthogonality", "codebook", "commitment")
+        self.codebook_learning = config["codebook_learning"]
+        terms = ["reconstruction", "auxiliary", "orthogonality", "commitment", *(["codebook"] if self.codebook_learning == "loss" else [])]
         self.loss_weights = {term: config[f"{term}_weight"] for term in terms}
+        self._assigned: list[tuple[Tensor, Tensor]] = []
         parts, n_shared, n_experts = dict(items.parts), config["shared_experts"], len(self.codebook_sizes)
         if len(parts) < 2:
             raise UserError(
@@ -142,8 +149,9 @@ class MMQ(SemanticTokenizer):
         hidden = config["expert_hidden_sizes"]
         self.experts = nn.ModuleList(mlp([_width(columns), *hidden, dim], generator) for columns in self.columns)
         self.gates = nn.ModuleList(mlp([_width(m), *config["gate_hidden_sizes"], n_own], generator) for m in self.modalities)
-        rule = ASSIGNMENTS[config["assign_by"]]
-        self.levels = nn.ModuleList(rule(Codebook(size, dim, generator)) for size in self.codebook_sizes)
+        ema = (config["ema_decay"], config["restart_below"]) if self.codebook_learning == "ema" else None
+        codebooks = [Codebook(size, dim, generator) if ema is None else EMACodebook(size, dim, generator, *ema) for size in self.codebook_sizes]
+        self.levels = nn.ModuleList(map(ASSIGNMENTS[config["assign_by"]], codebooks))
         back = [dim, *config["decoder_hidden_sizes"]]
         self.decoder = mlp([*back, self.dim], generator)
         self.decoders = nn.ModuleList(mlp([*back, _width(m)], generator) for m in self.modalities)
@@ -197,7 +205,9 @@ class MMQ(SemanticTokenizer):
     def losses(self, x: Tensor) -> dict[str, Tensor]:
         """The terms of the loss of items ``[B, d]`` by name, unweighted scalars: ``reconstruction``, ``auxiliary``, ``orthogonality``,
         ``codebook`` and ``commitment``."""
-        out = self.mixture(x)
+        return self._losses(x, self.mixture(x))
+
+    def _losses(self, x: Tensor, out: Mixture) -> dict[str, Tensor]:
         pairs = list(zip(out.entered, out.codewords))
         return {
             "reconstruction": _squared_error(x, out.reconstruction),
@@ -208,13 +218,24 @@ class MMQ(SemanticTokenizer):
         }
 
     def calculate_loss(self, interaction: Interaction) -> tuple[Tensor, ...]:
-        """The weighted terms of :meth:`losses`, whose sum is the loss.
+        """The weighted terms of :meth:`losses`, whose sum is the loss; without ``codebook`` where codewords are running means.
+
+        While training, what a batch gives to running means is kept for :meth:`after_step`: it is part of no checkpoint.
 
         Args:
             interaction: Field ``item_emb`` ``[B, d]``.
         """
-        losses = self.losses(interaction[ITEM_EMB])
+        out = self.mixture(interaction[ITEM_EMB])
+        losses = self._losses(interaction[ITEM_EMB], out)
+        if self.codebook_learning == "ema" and self.training:
+            self._assigned = [(z.detach(), codes) for z, codes in zip(out.entered, out.codes.unbind(1))]
         return tuple(weight * losses[term] for term, weight in self.loss_weights.items())
+
+    def after_step(self, batch: Interaction) -> None:
+        """Move the codebooks that are running means by what the last loss assigned to their codewords."""
+        for level, (z, codes) in zip(self.levels, self._assigned):
+            level.codebook.update(z, codes)
+        self._assigned = []
 
     def orthogonality(self) -> Tensor:
         r""":math:`\sum_G \|V_G V_G^T - I\|_F^2`, a scalar: 0 where the weights of no two experts of a group have anything in common."""

@@ -14,6 +14,7 @@ from recbole_r3vae.model.tokenizer.quantize.codebook import Codebook
 
 SMALL = {
     "codebook_sizes": [12, 10, 8, 9, 11, 7], "latent_dim": 6, "gate_hidden_sizes": [5], "decoder_hidden_sizes": [9], "epochs": 1,
+    "codebook_learning": "loss",
 }  # fmt: skip
 
 
@@ -99,16 +100,16 @@ def test_the_terms_of_the_loss_by_their_definitions(mmq, items):
     for row in range(7):
         z, weights, _, codewords = by_hand(model, x[row])
         quantized = sum(w * c for w, c in zip(weights, codewords))
-        expected["reconstruction"] += float((x[row] - model.decoder(quantized[None])[0]).square().sum()) / 7
+        expected["reconstruction"] += (x[row] - model.decoder(quantized[None])[0]).square().sum().item() / 7
         for columns, pair, decoder in zip((slice(0, 8), slice(8, 13)), ((2, 3), (4, 5)), model.decoders):
             own = sum(weights[i] * codewords[i] for i in pair)
-            expected["auxiliary"] += float((x[row, columns] - decoder(own[None])[0]).square().sum()) / 7
-        squared = sum(float((v - c).square().sum()) for v, c in zip(z, codewords)) / 7
+            expected["auxiliary"] += (x[row, columns] - decoder(own[None])[0]).square().sum().item() / 7
+        squared = sum((v - c).square().sum().item() for v, c in zip(z, codewords)) / 7
         expected["codebook"] += squared
         expected["commitment"] += squared
     for term, value in expected.items():
         assert losses[term].item() == pytest.approx(value, rel=1e-4), term
-    weights = {"reconstruction": 12.0, "auxiliary": 10.0, "orthogonality": 0.005, "codebook": 1.0, "commitment": 0.25}
+    weights = {"reconstruction": 12.0, "auxiliary": 10.0, "orthogonality": 0.005, "commitment": 0.25, "codebook": 1.0}
     weighted = [weight * losses[term].item() for term, weight in weights.items()]
     assert [loss.item() for loss in model.calculate_loss({"item_emb": x})] == pytest.approx(weighted)
     assert out.codes.shape == (7, 6)
@@ -248,3 +249,23 @@ def test_training_lowers_the_loss_and_equal_seeds_give_equal_codes(mmq, items, t
         codes.append(model.tokenize(rows(items, 300)))
     assert history[0][-1] < 0.5 * history[0][0] and history[0] == history[1]
     assert torch.equal(*codes) and not model.ordered
+
+
+def test_running_means_move_after_a_training_step_alone(mmq, items):
+    model, x = mmq(codebook_learning="ema", restart_below=0.0), rows(items)
+    before = [level.codebook.weight.clone() for level in model.levels]
+    out = model.mixture(x)
+    model.eval()
+    model.calculate_loss({"item_emb": x})
+    model.after_step({})
+    assert all(torch.equal(level.codebook.weight, old) for level, old in zip(model.levels, before))
+    model.train()
+    assert len(model.calculate_loss({"item_emb": x})) == 4  # no codebook term
+    assert all(torch.equal(level.codebook.weight, old) for level, old in zip(model.levels, before))
+    model.after_step({})
+    for number, (level, old) in enumerate(zip(model.levels, before)):
+        codes = out.codes[:, number]
+        for k in range(len(old)):
+            own = out.entered[number][codes == k]
+            count, total = 0.99 + 0.01 * len(own), 0.99 * old[k] + 0.01 * own.sum(0)
+            torch.testing.assert_close(level.codebook.weight[k], total / count)
