@@ -269,3 +269,12 @@ def test_running_means_move_after_a_training_step_alone(mmq, items):
             own = out.entered[number][codes == k]
             count, total = 0.99 + 0.01 * len(own), 0.99 * old[k] + 0.01 * own.sum(0)
             torch.testing.assert_close(level.codebook.weight[k], total / count)
+
+
+@pytest.mark.parametrize(("term", "moves"), [("codebook", "levels"), ("commitment", "experts")])
+def test_each_pull_moves_one_side_alone(mmq, items, term, moves):
+    model = mmq()
+    model.losses(rows(items))[term].backward()
+    for name, parameter in model.named_parameters():
+        moved = parameter.grad is not None and bool(parameter.grad.any())
+        assert moved == name.startswith(moves), name
