@@ -14,7 +14,7 @@ from recbole_r3vae.model.tokenizer.quantize.codebook import Codebook
 
 SMALL = {
     "codebook_sizes": [12, 10, 8, 9, 11, 7], "latent_dim": 6, "gate_hidden_sizes": [5], "decoder_hidden_sizes": [9], "epochs": 1,
-    "codebook_learning": "loss",
+    "codebook_learning": "loss", "kmeans_init": False, "ema_decay": 0.99,
 }  # fmt: skip
 
 
