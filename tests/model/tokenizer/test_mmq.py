@@ -13,7 +13,7 @@ from recbole_r3vae.model.tokenizer.quantize.assign import NearestDirection
 from recbole_r3vae.model.tokenizer.quantize.codebook import Codebook
 
 SMALL = {
-    "codebook_sizes": [12, 10, 8, 9, 11, 7], "latent_dim": 6, "gate_hidden_sizes": [5], "decoder_hidden_sizes": [9], "epochs": 1,
+    "codebook_sizes": [12, 10, 8, 9, 11, 7], "shared_experts": 2, "latent_dim": 6, "gate_hidden_sizes": [5], "decoder_hidden_sizes": [9], "epochs": 1,
     "codebook_learning": "loss", "kmeans_init": False, "ema_decay": 0.99,
 }  # fmt: skip
 
@@ -214,9 +214,9 @@ def test_experts_are_dealt_to_modalities_in_their_order(tokenizer):
     assert none.gate_weights(rows(three)).tolist() == [[1.0, 1.0, 1.0]] * 40
 
 
-def test_what_it_refuses(tokenizer, catalogue, items):
-    with pytest.raises(UserError, match="item content has one modality, text"):
-        tokenizer("MMQ", catalogue(50), **SMALL)
+def test_what_it_refuses(tokenizer, items):
+    with pytest.raises(UserError, match="item content has one modality, m0"):
+        tokenizer("MMQ", two_modalities(widths=(8,)), **SMALL)
     for sizes, shared in (([8] * 5, 2), ([8] * 2, 2), ([8] * 3, 0)):
         with pytest.raises(UserError, match=f"codebook_sizes has {len(sizes)} entries.*shared_experts {shared}.*a multiple of 2"):
             tokenizer("MMQ", items, **{**SMALL, "codebook_sizes": sizes, "shared_experts": shared})
