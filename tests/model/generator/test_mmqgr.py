@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from recbole.data.interaction import Interaction
@@ -20,6 +21,7 @@ from recbole_r3vae.quick_start.lookup import create_dataset
 from recbole_r3vae.quick_start.provide import provide
 from recbole_r3vae.quick_start.semantic_ids import load_tokenizer
 from recbole_r3vae.serve.recommender import Recommender
+from recbole_r3vae.serve.tokenize import tokenize_items
 from recbole_r3vae.sid.table import SemanticIDs
 from recbole_r3vae.trainer.checkpoint_file import load_checkpoint, sources_of
 
@@ -177,6 +179,15 @@ def test_a_run_keeps_what_became_of_the_codes(settings):
     found = served.recommend([[first]], k=3)
     rows = [kept.item_ids.index(item) for item in found["item"]]
     assert found["sid"].tolist() == ["-".join(map(str, kept.codes[row].tolist())) for row in rows]
+    # New items get the codes of the tuned tokenizer: those of the items that they are twins of.
+    twins = pd.read_csv(Path(settings["data_path"]) / "tiny" / "tiny.item", sep="\t", dtype=str, keep_default_na=False)[:10]
+    old = [kept.item_ids.index(item) for item in twins["item_id:token"]]
+    twins.assign(**{"item_id:token": "twin" + twins["item_id:token"]}).to_csv("new.item", sep="\t", index=False)
+    new = tokenize_items(folder, "new.item", "new.sid").sids
+    assert torch.equal(new.codes[1:], kept.codes[old])
+    assert served.add_items("new.sid") == 10
+    both = served.recommend([[first]], k=150).set_index("item")["score"]
+    assert np.allclose(both["twin" + twins["item_id:token"]], both[twins["item_id:token"]], atol=1e-5)
 
 
 def test_a_resumed_run_ends_with_the_same_bits(settings):
