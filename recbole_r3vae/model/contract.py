@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from recbole.data.interaction import Interaction
 
     from recbole_r3vae.data.content import ItemContent
+    from recbole_r3vae.model.tokenizer.base import SemanticTokenizer
     from recbole_r3vae.sid.table import SemanticIDs
 
 TOKENIZE, RANK, CLICK = "tokenize", "rank", "click"
@@ -36,11 +37,14 @@ class Needs:
         semantic_ids: :data:`UNIQUE`, :data:`SHARED`, or ``None`` for none.
         content: names of the modalities of item content that it reads; ``()`` for all there are; ``None`` for no content.
         interactions: whether it learns from the training split though it is a tokenizer, such as LETTER.
+        tokenizer: whether it trains the tokenizer on: it has the tokenizer as its attribute ``tokenizer``, and in ``sources`` the semantic IDs
+            as they have become. What a run keeps of either is what they are after training.
     """
 
     semantic_ids: str | None = None
     content: tuple[str, ...] | None = None
     interactions: bool = False
+    tokenizer: bool = False
 
 
 def collisions_of(needs: Needs, config: Any) -> str | None:
@@ -61,10 +65,12 @@ class Sources:
     Attributes:
         semantic_ids: ``None`` where none were.
         content: likewise; the modalities that were asked for and no others.
+        tokenizer: the trained tokenizer, where it was asked for and a run begins; a checkpoint has its weights among the model's.
     """
 
     semantic_ids: SemanticIDs | None = None
     content: ItemContent | None = None
+    tokenizer: SemanticTokenizer | None = None
 
 
 class Contract:

@@ -112,7 +112,8 @@ class ItemVectors(nn.Module):
         if CODES in self.item_inputs and merge == "concat":
             self.code_projection = nn.Linear(sids.n_levels * size, size)
         if modalities(self.item_inputs):
-            self.register_buffer("content", copied(sources.content.embeddings), persistent=False)  # [n_items, D]
+            content = sources.content.take(modalities(self.item_inputs))
+            self.register_buffer("content", copied(content.embeddings), persistent=False)  # [n_items, D]
             width = self.content.shape[1]  # of whichever modalities these are
             self.content_projection = nn.Linear(width, size)
             if content_inner_size:
@@ -120,9 +121,10 @@ class ItemVectors(nn.Module):
                 self.content_projection = nn.Sequential(*inner)
         if ID in self.item_inputs:
             self.id_embedding = nn.Embedding(n_items, size, padding_idx=0)
-        self._know(sources)
+        self.know(sources)
 
-    def _know(self, sources: Sources) -> None:
+    def know(self, sources: Sources) -> None:
+        """Take the codes of ``sources``, of which there are as many as items."""
         if sources.semantic_ids is None:
             return
         self.codebook_sizes = sources.semantic_ids.codebook_sizes
@@ -154,10 +156,16 @@ class ItemVectors(nn.Module):
             return self.code_projection(self.code_embedding(tokens).flatten(1))
         return F.embedding_bag(tokens, self.code_embedding.weight, mode="sum", padding_idx=0)
 
-    def catalogue(self) -> Tensor:
-        """Vectors of all items ``[n_items, d]``, nothing hidden; row 0 is of no item."""
+    def catalogue(self, of_codes: Tensor | None = None) -> Tensor:
+        """Vectors of all items ``[n_items, d]``, nothing hidden; row 0 is of no item.
+
+        Args:
+            of_codes: what the codes of all items say ``[n_items, d]``, where that is at hand; default: the sum of their embeddings.
+        """
         inputs = []
-        if CODES in self.item_inputs and self.merge == "sum":
+        if of_codes is not None:
+            inputs.append(of_codes)
+        elif CODES in self.item_inputs and self.merge == "sum":
             inputs.append(_SumOfCodes.apply(self.code_embedding.weight, self.tokens, self.items_of_tokens, self.first_item))
         elif CODES in self.item_inputs:
             inputs.append(self._merged(self.tokens))
@@ -187,12 +195,13 @@ class ItemVectors(nn.Module):
         known = sources.semantic_ids if sources.semantic_ids is not None else sources.content
         n_old, self.n_items = self.n_items, len(known.item_ids)
         if modalities(self.item_inputs):
-            new = copied(sources.content.embeddings[n_old:]).to(self.content.device)
+            content = sources.content.take(modalities(self.item_inputs))
+            new = copied(content.embeddings[n_old:]).to(self.content.device)
             self.content = torch.cat([self.content, new])  # what it was trained with stays as it was
         if ID in self.item_inputs:
             weight = F.pad(self.id_embedding.weight, (0, 0, 0, self.n_items - n_old))  # [n_items, d]
             self.id_embedding = nn.Embedding.from_pretrained(weight, freeze=False, padding_idx=0)
-        self._know(sources)
+        self.know(sources)
 
 
 class _SumOfCodes(torch.autograd.Function):

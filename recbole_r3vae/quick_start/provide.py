@@ -93,7 +93,7 @@ def provide(config: Config, dataset, show_progress: bool = True) -> Provided:
     if needs.semantic_ids is not None and sids is None:
         tokenizer = train_tokenizer(stage, content, show_progress, dataset)
         sids, path = _from_tokenizer(tokenizer, content, config, needs.semantic_ids)
-    return Provided(Sources(sids, read), path, tokenizer)
+    return Provided(Sources(sids, read, tokenizer.model if needs.tokenizer else None), path, tokenizer)
 
 
 def _content(dataset, stage: Config, optional_for_model: bool) -> ItemContent:

@@ -25,7 +25,7 @@ from recbole_r3vae.quick_start.init_from import SEMANTIC_IDS, EarlierRun, earlie
 from recbole_r3vae.quick_start.lookup import create_dataset, data_preparation, dataset_folder, get_trainer
 from recbole_r3vae.quick_start.provide import check_stages, provide
 from recbole_r3vae.quick_start.run_folder import RunFolder, open_run
-from recbole_r3vae.quick_start.semantic_ids import bundle_tokenizer, train_tokenizer
+from recbole_r3vae.quick_start.semantic_ids import RAW_CODES, bundle_tokenizer, train_tokenizer, tuned_tokenizer
 from recbole_r3vae.quick_start.summary import closing_words, result_name
 from recbole_r3vae.record import Record
 from recbole_r3vae.sid.quality.report import format_quality
@@ -101,10 +101,10 @@ def _run_model(config: Config, data, saved: bool, earlier: EarlierRun | None) ->
     if users is not None and data.time_points is not None:
         logging.getLogger().info(told_cold(config.dataset, users))
     network = make_network(config, train_data.dataset, provided.sources)
-    writes = saved and config["local_rank"] == 0
+    writes, tunes = saved and config["local_rank"] == 0, config.contract.needs(config).tokenizer
     if writes:
         folder.make()
-        if provided.tokenizer is not None:
+        if provided.tokenizer is not None and not tunes:
             bundle_tokenizer(provided.tokenizer, folder.path)
         if provided.sid_file is None and provided.sources.semantic_ids is not None:  # taken over from an earlier run, and grown
             provided = replace(provided, sid_file=folder.path / SEMANTIC_IDS)
@@ -124,6 +124,10 @@ def _run_model(config: Config, data, saved: bool, earlier: EarlierRun | None) ->
     started, after_training = time.monotonic(), peak_memory_mb()
     test_result = trainer.evaluate(test_data, load_best_model=saved, show_progress=config["show_progress"])
     seconds_testing = time.monotonic() - started
+    if tunes and provided.tokenizer is not None:  # what goes with the checkpoint is the tokenizer as it has become, and its codes
+        tokenizer = tuned_tokenizer(provided.tokenizer, network, folder.path if writes else None)
+        provided = replace(provided, tokenizer=tokenizer, sid_file=tokenizer.folder / RAW_CODES if writes else None)
+        logging.getLogger().info(f"semantic IDs as {name} has tuned them\n{format_quality(tokenizer.description['quality'])}")
     record = Record.of_run(
         config, provenance(config), trainer, provided.tokenizer and provided.tokenizer.description, users, getattr(trainer, "ranks", None),
         name=name, model=config.declared["model"], family=config.contract.family, loss=loss, n_parameters=n_parameters,

@@ -153,7 +153,7 @@ def _train(
     del taught
     codes, report = score_tokenizer(model, items, config["seed"], folder / ENCODED, show_progress and items.n_items > SHOWN_FROM)
     codes = torch.cat([torch.full((1, codes.shape[1]), -1), codes])
-    weights = save({key: value.contiguous() for key, value in model.state_dict().items()})
+    weights = _weights_of(model)
     description = {
         "schema": SCHEMA,
         "name": config.model,
@@ -174,11 +174,19 @@ def _train(
         "commit": trainer.commit,
     }
     raw = SemanticIDs(codes, model.codebook_sizes, items.item_ids, {"tokenizer": description["name"]}, model.ordered)
+    if items.content.item_encoder is not None:
+        save_encoder(folder / ENCODER, items.content)
+    _write(folder, raw, weights, description)
+
+
+def _weights_of(model: Any) -> bytes:
+    return save({key: value.contiguous() for key, value in model.state_dict().items()})
+
+
+def _write(folder: Path, raw: SemanticIDs, weights: bytes, description: dict[str, Any]) -> None:
     raw.save(folder / RAW_CODES)
     with atomic_write(folder / WEIGHTS, "wb") as file:
         file.write(weights)
-    if items.content.item_encoder is not None:
-        save_encoder(folder / ENCODER, items.content)
     write_json(folder / DESCRIPTION, description)  # last: its presence says that all the rest is whole
 
 
@@ -247,3 +255,25 @@ def bundle_tokenizer(tokenizer: TrainedTokenizer, run_dir: Path) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
         raise UserError(f"cannot write {target}: {error}; check free space and permissions, or choose another checkpoint_dir") from error
 
+
+def tuned_tokenizer(tokenizer: TrainedTokenizer, network: Any, run_dir: Path | None) -> TrainedTokenizer:
+    """A tokenizer as the training of a generator has left it: weights, codes and their quality; all else is said of it as before.
+
+    Args:
+        tokenizer: as it was when the run began. Its folder stays as it is.
+        network: the generator, with the tuned one as ``tokenizer``, and with all content and the codes as they have become in ``sources``.
+        run_dir: the run's folder, in whose ``tokenizer`` it is written; ``None`` to write nothing.
+    """
+    raw, items = network.sources.semantic_ids, ItemVectors(network.sources.content)
+    _, report = score_tokenizer(network.tokenizer, items, tokenizer.config["seed"])
+    weights = _weights_of(network.tokenizer)
+    tuned = {"quality": report, "weights_sha256": hashlib.sha256(weights).hexdigest(), "tuned_by": type(network).__name__}
+    description, folder = {**tokenizer.description, **tuned}, tokenizer.folder
+    if run_dir is not None:
+        folder = run_dir / "tokenizer"
+        (folder / DESCRIPTION).unlink(missing_ok=True)  # what an earlier run of this folder left is no longer whole
+        folder.mkdir(exist_ok=True)
+        if (tokenizer.folder / ENCODER).is_dir():
+            shutil.copytree(tokenizer.folder / ENCODER, folder / ENCODER, dirs_exist_ok=True)
+        _write(folder, raw, weights, description)
+    return TrainedTokenizer(folder, network.tokenizer, tokenizer.config, raw, description, tokenizer.reused)

@@ -13,6 +13,10 @@ import torch
 from recbole_r3vae.quick_start import run_recbole_r3vae
 from recbole_r3vae.sid.table import SemanticIDs
 
+TWO_TEXTS = {
+    "text": {"encoder": "tfidf-svd", "fields": ["movie_title"], "dim": 16},
+    "genre": {"encoder": "tfidf-svd", "fields": ["class"], "dim": 16},
+}
 FAST = {"tokenizer": "RKMeans", "tokenizer_epochs": 0, "epochs": 1}
 TINY = {
     "R3GR": FAST,
@@ -26,6 +30,7 @@ TINY = {
     "WindowSASRec": {"epochs": 1},
     "CoSeRec": {"epochs": 1},
     "CaDiRec": {"epochs": 1},
+    "MMQGR": {"epochs": 1, "codebook_sizes": [8] * 6, "content_encoder": TWO_TEXTS},
 }
 """By model; all others are generators of few settings."""
 

@@ -189,7 +189,7 @@ class R3GR(KeepsVectors, SIDGenerator):
         length = int(interaction[self.ITEM_SEQ_LEN].max())
         items = interaction[self.ITEM_SEQ][:, :length]
         hides = self.items.code_dropout or self.items.id_dropout
-        catalogue = self.items.catalogue() if "dense" in self.heads and self.n_negatives is None else None  # [n_items, d]
+        catalogue = self.catalogue() if "dense" in self.heads and self.n_negatives is None else None  # [n_items, d]
         user, packing = self.encode(items, None if hides else catalogue)  # [M, d]
         target = packing.take(interaction[TARGET_LIST_FIELD][:, :length])  # [M]
         has_target = target > 0
@@ -206,6 +206,10 @@ class R3GR(KeepsVectors, SIDGenerator):
         else:
             losses.append(prior_loss(self, interaction))
         return sum(losses)
+
+    def catalogue(self) -> Tensor:
+        """Vectors of all items, as training compares histories with them ``[n_items, d]``."""
+        return self.items.catalogue()
 
     def code_loss(self, user: Tensor, target: Tensor) -> Tensor:
         """Mean negative log-likelihood of the semantic IDs of ``target`` [N] after histories ``user`` [N, d]."""

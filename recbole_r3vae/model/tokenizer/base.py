@@ -57,6 +57,8 @@ class SemanticTokenizer(Contract, AbstractRecommender):
         fitted: Whether :meth:`initialise` is all of its training and no epochs follow.
         ordered: Whether a code is to be read after those before it: a residual's, or a turn in a tree. False where no code says more
             than another, as of parallel codes; then a prefix is no cluster.
+        tunable: Whether a generator can go on training it (MMQ's second stage): it has ``soft_codes(x, temperature)``, codes as one-hot
+            rows with a gradient, and ``losses(x)``, of which ``reconstruction`` and ``auxiliary`` are kept.
         prefix_grouped_batches: Whether training batches are to hold items of equal first codes together.
         codebook_sizes: Codes of each level, ``(K_1, …, K_L)``.
         dim: Dimension ``d`` of item embeddings.
@@ -83,6 +85,7 @@ class SemanticTokenizer(Contract, AbstractRecommender):
     }
     fitted: ClassVar[bool] = False
     ordered: ClassVar[bool] = True
+    tunable: ClassVar[bool] = False
     prefix_grouped_batches: bool = False
 
     @classmethod

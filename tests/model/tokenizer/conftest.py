@@ -18,7 +18,7 @@ from recbole_r3vae.model.tokenizer.r3vae import R3VAE
 def catalogue():
     """A function from numbers of items and dimensions to their vectors: unit rows in a hierarchy of clusters.
 
-    All share a mean direction, as text embeddings do.
+    All share a mean direction, as text embeddings do. The first half of the columns is called text, the rest image.
     """
 
     def make(n=600, d=16, seed=0) -> ItemVectors:
@@ -29,7 +29,8 @@ def catalogue():
         x = x / np.linalg.norm(x, axis=1, keepdims=True)
         embeddings = np.concatenate([np.zeros((1, d)), x]).astype(np.float32)
         ids = ["[PAD]", *(f"item{i}" for i in range(n))]
-        return ItemVectors(ItemContent(embeddings, ids, encoder={"kind": "test"}, content_hash=""))
+        parts = {"text": slice(0, d // 2), "image": slice(d // 2, d)}
+        return ItemVectors(ItemContent(embeddings, ids, encoder={"kind": "test"}, content_hash="", parts=parts))
 
     return make
 
@@ -40,7 +41,7 @@ def tokenizer():
 
     def make(name: str, items: ItemVectors, **settings) -> SemanticTokenizer:
         of_every_model = load_yaml(recbole_properties() / "overall.yaml")
-        defaults = {"codebook_sizes": [16, 16, 16], "device": torch.device("cpu"), "seed": 2020}
+        defaults = {"codebook_sizes": [16, 16, 16], "shared_experts": 1, "device": torch.device("cpu"), "seed": 2020}
         own = load_yaml(properties() / "model" / f"{name}.yaml")
         model, config = get_model(name), {**of_every_model, **own, **defaults, **settings}
         model.check(config)

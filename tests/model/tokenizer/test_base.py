@@ -12,6 +12,7 @@ from recbole_r3vae.config.sources import load_yaml, properties
 from recbole_r3vae.data.items import ItemVectors
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.model.contract import TOKENIZE, Contract, Needs
+from recbole_r3vae.model.tokenizer.quantize.codebook import Codebook
 
 TOKENIZERS = own_models(MODEL_ROOMS[0])
 TRAINED = [name for name, model in TOKENIZERS.items() if not model.fitted]
@@ -26,6 +27,7 @@ VARIANTS = [
     ("VQVAE", SMALL),
     ("CoST", SMALL),
     ("LETTER", {**DIVERSE, **SMALL}),
+    *(("MMQ", {"codebook_learning": learning, "latent_dim": 8}) for learning in ("ema", "loss")),
     ("LETTER", {"codebook_learning": "ema", "diversity_weight": 0, **SMALL}),
 ]
 
@@ -86,7 +88,7 @@ def test_fitted_is_what_has_nothing_to_train(name, tokenizer, catalogue):
 
 @pytest.mark.parametrize(
     "name, first",
-    [(name, "codebook") for name in ("R3VAE", "RQVAE", "VQVAE", "CoST", "LETTER", "RKMeans", "BalancedRKMeans", "OPQ")]
+    [(name, "codebook") for name in ("R3VAE", "RQVAE", "VQVAE", "CoST", "LETTER", "MMQ", "RKMeans", "BalancedRKMeans", "OPQ")]
     + [("LSH", "hyperplanes"), ("Random", "factors")],
 )
 def test_codes_are_ordered_where_the_first_decides_what_the_next_mean(name, first, tokenizer, social):
@@ -96,7 +98,7 @@ def test_codes_are_ordered_where_the_first_decides_what_the_next_mean(name, firs
     before = model.tokenize(rows(social))
     with torch.no_grad():
         if first == "codebook":
-            weight = model.quantizer.levels[0].codebook.weight
+            weight = next(module for module in model.modules() if isinstance(module, Codebook)).weight
             weight.copy_(weight[torch.randperm(16, generator=torch.Generator().manual_seed(0))].roll(1, dims=1))
         elif first == "hyperplanes":
             model.hyperplanes[:4].neg_()

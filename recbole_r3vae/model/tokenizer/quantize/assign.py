@@ -120,6 +120,18 @@ class CosineLevel(Level):
         return unit(x) @ unit(self.codebook.weight).T  # [B, K]
 
 
+class NearestDirection(CosineLevel):
+    """The codeword of the largest cosine stands for the vector, at its own length: whatever scale the vectors have, codes stay in use.
+
+    MMQ's rule (arXiv 2508.15281). The choice has no gradient, as that of :class:`NearestNeighbour`.
+    """
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            codes = self.rating(x).argmax(-1)  # [B]
+        return codes, self.codebook(codes)  # [B, d]
+
+
 class Top1Rating(CosineLevel):
     r"""The best-rated codeword's direction, scaled by its rating.
 
