@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,8 @@ from recbole_r3vae.data.content.words import members
 
 if TYPE_CHECKING:
     from recbole.data.dataset import Dataset
+
+logger = logging.getLogger(__name__)
 
 
 def values_at(dataset: Dataset, field: str, places: Sequence[int]) -> list[np.ndarray]:
@@ -74,3 +77,28 @@ def fields_of_items(dataset: Dataset, fields: Sequence[str], n_places: int) -> d
             if values.any():
                 found[f"{field}_{place}" if is_list else field] = numbered(values)
     return found
+
+
+def category_levels(dataset: Dataset, field: str, first: int, n_levels: int) -> np.ndarray | None:
+    """The categories of items, level by level, of a field that lists the names on an item's path from the root.
+
+    Args:
+        dataset: See :func:`values_at`.
+        field: The field's name.
+        first: Which name on the path is the first level's, from 1.
+        n_levels: L.
+
+    Returns:
+        int64 ``[n_items, L]``, numbered from 1 at each level, 0 where an item has no category; ``None``, with a warning, where no item has
+        any at the first level, so that there are no levels.
+    """
+    features = () if dataset.item_feat is None else dataset.item_feat
+    levels = values_at(dataset, field, range(first - 1, first - 1 + n_levels)) if field in features else []
+    if not levels or not levels[0].any():
+        there = ", ".join(name for name in features if name != dataset.iid_field) or "no fields"
+        logger.warning(
+            f"category_field: no levels of categories in {field!r}; items of dataset {dataset.dataset_name!r} have {there}. Codes are learned "
+            "without them"
+        )
+        return None
+    return np.stack([numbered(values)[0] for values in levels], axis=1)

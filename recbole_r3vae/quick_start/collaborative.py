@@ -11,6 +11,7 @@ import hashlib
 import logging
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,6 +88,28 @@ def training_interactions(dataset: Dataset) -> np.ndarray:
     return np.stack([users[order], items[order]], axis=1)
 
 
+def _unsequenced(config: Config, dataset: Dataset) -> Dataset:
+    """A generator's dataset as one of plain interactions: the tokenizer's configuration loads the same data."""
+    return create_dataset(config) if isinstance(dataset, SequentialDataset) else dataset
+
+
+def popularity(config: Config, dataset: Dataset, item_ids: list[str]) -> np.ndarray:
+    """How often items occur in the training split, each interaction once: ``log(1 + count)``, the least as 0 and the most as 1.
+
+    Args:
+        config: The tokenizer's configuration.
+        dataset: The run's, loaded and not yet split.
+        item_ids: External ids, ``[PAD]`` first.
+
+    Returns:
+        float32 ``[n_items]``; 0 for the padding item, and for all where items are equally popular.
+    """
+    counts = Counter(training_interactions(_unsequenced(config, dataset))[:, 1].tolist())
+    logs = np.log1p([counts[item] for item in item_ids[1:]])
+    span = max(logs.max() - logs.min(), np.finfo(np.float32).tiny)
+    return np.concatenate([[0], (logs - logs.min()) / span]).astype(np.float32)
+
+
 class CollaborativeModel:
     """A recommender whose item vectors a tokenizer learns from.
 
@@ -117,8 +140,7 @@ class CollaborativeModel:
         else:
             name = modality.learned
             own = {**({} if name == "FAMAE" else {"epochs": EPOCHS}), **modality.settings}
-        if isinstance(dataset, SequentialDataset):  # a generator's; the tokenizer's configuration loads the same data unsequenced
-            dataset = create_dataset(config)
+        dataset = _unsequenced(config, dataset)
         self.cache_dir = config["content_cache_dir"]
         self.interactions = training_interactions(dataset)
         self.item_ids = np.unique(self.interactions[:, 1])

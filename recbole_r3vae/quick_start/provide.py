@@ -65,7 +65,7 @@ def check_stages(config: Config) -> None:
             f"content_encoder: {learned} learns from interactions, and its split is another than that of the labels, so it would see some of "
             "the test; take tfidf-svd, a sentence encoder or a file of vectors"
         )
-    if config.contract.task == CLICK and stage.contract.needs(stage).interactions:
+    if config.contract.task == CLICK and stage.contract.needs(stage).training_split:
         raise UserError(
             f"{config['tokenizer']} learns from interactions, and its split is another than that of the labels, so it would see some of "
             "the test; take a tokenizer of item content alone, such as R3VAE, RQVAE or RKMeans"

@@ -13,20 +13,43 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from recbole.model.layers import FeedForward
 from torch import Tensor, nn
 
 from recbole_r3vae.data.item_values import fields_of_items
 from recbole_r3vae.data.sequences import PrefixDataset
-from recbole_r3vae.errors import UserError, short_repr
+from recbole_r3vae.errors import UserError, did_you_mean
 from recbole_r3vae.model.blocks import initialise
+from recbole_r3vae.model.dropout import Dropout
 from recbole_r3vae.model.heads import DenseHead
-from recbole_r3vae.model.parameters import SHARE, Either, Number, Whole, check_heads
+from recbole_r3vae.model.parameters import SHARE, Either, ListOf, MappingOf, Name, Number, Whole, check_heads
 from recbole_r3vae.model.ranker import Ranker
+from recbole_r3vae.model.sequential.bsarec import Attention, BSARec
 from recbole_r3vae.model.tokenizer.quantize.codebook import unit
 
 if TYPE_CHECKING:
     from recbole.config import Config
     from recbole.data.interaction import Interaction
+
+LAYER_NORM_EPS = 1e-12
+
+
+class Block(nn.Module):
+    """A Transformer's encoder layer with its norms behind, of no more positions than are asked for.
+
+    Args:
+        config: the model's configuration.
+    """
+
+    def __init__(self, config: Config):
+        super().__init__()
+        size, dropout = config["hidden_size"], config["dropout"]
+        self.attention = Attention(config["n_heads"], size, dropout, dropout, LAYER_NORM_EPS)
+        self.feed_forward = FeedForward(size, config["inner_size"], dropout, "relu", LAYER_NORM_EPS)
+
+    def forward(self, x: Tensor, is_real: Tensor, n_last: int) -> Tensor:
+        """``x`` [B, T, d] to its last ``n_last`` positions [B, n, d]; where ``is_real`` [B, 1, T, T] is False, nobody looks."""
+        return self.feed_forward(self.attention(x, is_real, n_last))
 
 
 class FAMAE(Ranker):
@@ -53,6 +76,9 @@ class FAMAE(Ranker):
         field_names: what the J fields are called, ``item_id`` first.
         values: ``[n_items, J]`` int64, the number of each item's value; 0 where it has none, and for the padding item.
         tables: J embeddings ``[values of the field + 1, d]``, row 0 is zero.
+
+    Raises:
+        UserError: ``field_weights`` names what is no field of the items.
     """
 
     dataset_class = PrefixDataset
@@ -63,7 +89,9 @@ class FAMAE(Ranker):
         "n_layers": Whole(),
         "n_heads": Whole(),
         "dropout": SHARE,
+        "item_fields": Either(None, ListOf(Name(), at_least=0)),
         "field_values": Whole(),
+        "field_weights": Either(None, MappingOf(Number(at_least=0))),
         "n_negatives": Either(None, Whole()),
     }
 
@@ -72,6 +100,10 @@ class FAMAE(Ranker):
         size, weights = config["hidden_size"], config["field_weights"] or {}
         fields = fields_of_items(dataset, config["item_fields"] or (), config["field_values"])
         self.field_names = [self.ITEM_ID, *fields]
+        unknown = next((name for name in weights if name not in self.field_names), None)
+        if unknown is not None:
+            hint = did_you_mean(unknown, self.field_names, otherwise="correct it, or leave it out")
+            raise UserError(f"field_weights has {unknown!r}, and the fields are {', '.join(self.field_names)}{hint}")
         self.n_negatives = config["n_negatives"]
         values = np.stack([np.arange(self.n_items), *(number for number, _ in fields.values())], axis=1)  # [n_items, J]
         self.register_buffer("values", torch.from_numpy(values), persistent=False)
@@ -80,9 +112,8 @@ class FAMAE(Ranker):
         self.tables = nn.ModuleList(nn.Embedding(1 + n, size, padding_idx=0) for n in n_values)
         self.mask_tokens = nn.Embedding(len(self.field_names), size)
         self.position_embedding = nn.Embedding(self.max_seq_length + 1, size)  # the target has one too
-        self.dropout = nn.Dropout(config["dropout"])
-        layer = nn.TransformerEncoderLayer(size, config["n_heads"], config["inner_size"], config["dropout"], "relu", batch_first=True)
-        self.encoder = nn.TransformerEncoder(layer, config["n_layers"], enable_nested_tensor=False)
+        self.dropout = Dropout(config["dropout"])
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config["n_layers"]))
         self.heads["dense"] = DenseHead(self)
         self.apply(initialise)
 
@@ -133,15 +164,15 @@ class FAMAE(Ranker):
         Returns:
             ``[B, d]``.
         """
-        items, length = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]  # [B, T], [B]
+        items = BSARec.align_right(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])  # [B, T], so that all targets are at the end
         shown = torch.stack([table(target[:, k]) for k, table in enumerate(self.tables)], dim=1)  # [B, J, d]
-        last = torch.where(masked[..., None], self.mask_tokens.weight, shown).sum(1)  # [B, d]
-        rows = torch.arange(len(items), device=items.device)
-        x = F.pad(self.item_embeddings()[items], (0, 0, 0, 1))  # [B, T + 1, d]
-        x = x.index_put((rows, length), last) + self.position_embedding.weight
-        place = torch.arange(x.shape[1], device=items.device)
-        x = self.encoder(self.dropout(x), src_key_padding_mask=place > length[:, None])
-        return x[rows, length]
+        last = torch.where(masked[..., None], self.mask_tokens.weight, shown).sum(1, keepdim=True)  # [B, 1, d]
+        x = torch.cat([self.item_embeddings()[items], last], dim=1) + self.position_embedding.weight  # [B, T + 1, d]
+        is_real = F.pad(items > 0, (0, 1), value=True)[:, None, None].expand(-1, -1, x.shape[1], -1)  # [B, 1, T + 1, T + 1]
+        x = self.dropout(x)
+        for block in self.blocks[:-1]:
+            x = block(x, is_real, n_last=x.shape[1])
+        return self.blocks[-1](x, is_real, n_last=1)[:, 0]  # nobody reads the other positions
 
     def item_embeddings(self) -> Tensor:
         """The sum of the embeddings of each item's fields ``[n_items, d]``."""
@@ -179,17 +210,10 @@ class FAMAE(Ranker):
         """Refuse settings that it cannot be made with.
 
         Raises:
-            UserError: a key has a value outside its range, ``n_heads`` does not divide ``hidden_size``, ``item_fields`` is no list of names,
-                or ``field_weights`` no mapping of them to numbers.
+            UserError: a key has a value outside its range, or ``n_heads`` does not divide ``hidden_size``.
         """
         super().check(config)
         check_heads(config)
-        fields, weights = config["item_fields"], config["field_weights"]
-        if fields is not None and not (isinstance(fields, list) and all(isinstance(name, str) for name in fields)):
-            raise UserError(f"item_fields is {short_repr(fields)}; give a list of fields of the .item file, or ~ for the id alone")
-        weight = Number(at_least=0)
-        if weights is not None and not (isinstance(weights, dict) and all(map(weight.takes, weights.values()))):
-            raise UserError(f"field_weights is {short_repr(weights)}; give a mapping of fields to numbers from 0, such as {{item_id: 1.0}}")
 
 
 def draw_masks(n: int, n_fields: int, device: torch.device) -> Tensor:
