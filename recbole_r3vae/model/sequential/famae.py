@@ -61,8 +61,8 @@ class FAMAE(Ranker):
 
     .. math:: q_k(v) = \mathrm{softmax}_v \; \sqrt d \cos(h_T, e^{(k)}_v), \qquad L = \sum_{k \in M} \alpha_k (-\log q_k(v_k))
 
-    The softmax is over ``n_negatives`` values that are drawn for the batch, all alike, beside the true one; a field with no more values
-    than that is whole. A value that an item lacks has no embedding, and masked, no loss: the paper leaves such items out.
+    The softmax is over ``n_negatives`` values that are drawn for the batch, all alike, beside the true one; over all values where that is
+    0, or where a field has no more. A value that an item lacks has no embedding, and masked, no loss: the paper leaves such items out.
 
     :meth:`field_vectors`, the embeddings of an item's fields side by side, is what a tokenizer quantises. As a recommender it ranks items by
     ``q`` of the id with all fields masked (the paper's "Metric 1").
@@ -92,7 +92,7 @@ class FAMAE(Ranker):
         "item_fields": Either(None, ListOf(Name(), at_least=0)),
         "field_values": Whole(),
         "field_weights": Either(None, MappingOf(Number(at_least=0))),
-        "n_negatives": Either(None, Whole()),
+        "n_negatives": Whole(0),
     }
 
     def __init__(self, config: Config, dataset: Any):
@@ -145,7 +145,7 @@ class FAMAE(Ranker):
         h, true, n_values = h[asked], true[asked], self.tables[k].num_embeddings - 1
         table = unit(self.tables[k].weight)  # [1 + V, d]
         scale = math.sqrt(h.shape[1])
-        if self.n_negatives is None or n_values <= self.n_negatives:
+        if self.n_negatives == 0 or n_values <= self.n_negatives:
             return F.cross_entropy(scale * unit(h) @ table[1:].T, true - 1, reduction="sum")
         drawn = 1 + torch.randint(n_values, (self.n_negatives,), device=h.device)
         logits = scale * unit(h) @ table[drawn].T  # [b, n_negatives]

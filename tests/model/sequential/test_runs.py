@@ -15,7 +15,7 @@ from recbole_r3vae.errors import UserError
 from recbole_r3vae.model.contract import Needs
 from recbole_r3vae.quick_start import load_data_and_model, run_recbole_r3vae
 
-MODELS = ["BSARec", "HSTU", "Recency", "WindowSASRec"]
+MODELS = ["BSARec", "FAMAE", "HSTU", "Recency", "WindowSASRec"]
 
 
 def test_the_room_holds_them_and_their_settings():
@@ -29,6 +29,7 @@ def test_the_room_holds_them_and_their_settings():
     "model, keys, name",
     [
         ("BSARec", {}, "CE"),
+        ("FAMAE", {}, "NLL of masked fields"),
         ("Recency", {}, "none"),
         ("HSTU", {}, "InfoNCE, 512 negatives"),
         ("HSTU", {"n_negatives": 8}, "InfoNCE, 8 negatives"),
@@ -55,7 +56,7 @@ def test_every_key_of_its_own_has_a_range_that_its_default_is_in(model):
 
 
 @pytest.mark.parametrize(
-    "model, dropout", [("BSARec", "hidden_dropout_prob"), ("HSTU", "embedding_dropout_prob"), ("WindowSASRec", "dropout")]
+    "model, dropout", [("BSARec", "hidden_dropout_prob"), ("FAMAE", "dropout"), ("HSTU", "embedding_dropout_prob"), ("WindowSASRec", "dropout")]
 )
 def test_a_rule_is_learnt_that_popularity_cannot_know(tiny_settings, ruled_data, model, dropout):
     settings = {**tiny_settings, "data_path": str(ruled_data), "load_col": {"inter": ["user_id", "item_id", "timestamp"]}}
