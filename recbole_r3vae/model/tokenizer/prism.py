@@ -143,9 +143,10 @@ class PRISM(RQVAE):
         self.anchors = nn.ModuleDict(anchors).to(self.device)
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
-        # How many categories there were is known from the checkpoint only.
-        found = [state_dict.get(f"{prefix}anchors.{level}.vectors", ()) for level in range(1, 1 + len(self.codebook_sizes))]
-        self._make_anchors([len(vectors) for vectors in found])
+        # How many categories there were is known from the checkpoint only, unless training goes on: an optimizer then knows these anchors.
+        if not self.anchors:
+            found = [state_dict.get(f"{prefix}anchors.{level}.vectors", ()) for level in range(1, 1 + len(self.codebook_sizes))]
+            self._make_anchors([len(vectors) for vectors in found])
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     @torch.no_grad()
