@@ -146,10 +146,10 @@ class CollaborativeModel:
         self.item_ids = np.unique(self.interactions[:, 1])
         self._lines = "\n".join(f"{user}\t{item}" for user, item in self.interactions)
         self._settings = {
-            **own,
             "seed": config["seed"],
             "reproducibility": config["reproducibility"],
             **{key: config[key] for key in MODELS[name].run_keys},
+            **own,
             "load_col": {"inter": ["user_id", "item_id", "timestamp"]},
             "eval_args": {"split": {"RS": [1, 0, 0]}, "order": "TO", "group_by": "user", "mode": "full"},
             "device": str(config["device"]),

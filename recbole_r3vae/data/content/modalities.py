@@ -69,8 +69,9 @@ def modalities(config: Config) -> list[Modality]:
     * a list of those, ``[tfidf-svd, file]``: vectors of texts are called ``text``, those of a file by the file's name without its ending;
     * a mapping of names to those or to their own settings: ``{text: tfidf-svd, image: {encoder: file, file: image.npy, missing: zero}}``.
       Settings are ``fields`` or ``template``, and ``dim``, of a text encoder, ``file``, ``ids`` and ``missing`` (``error``, the default, or
-      ``zero``: items that the file lacks get zeros) of a file, and all keys of its YAML of a model that learns them. What is not said is taken from ``item_text_fields``, ``content_dim``,
-      ``content_file`` and, for that file, ``content_ids``; from ``item_text_template`` where neither fields nor a template are said.
+      ``zero``: items that the file lacks get zeros) of a file, and all keys of its YAML of a model that learns vectors. What is not said
+      of text and files is taken from ``item_text_fields``, ``content_dim``, ``content_file`` and, for that file, ``content_ids``; from
+      ``item_text_template`` where neither fields nor a template are said.
 
     Args:
         config: A RecBole ``Config``, or anything that gives ``None`` for a key it does not have.
