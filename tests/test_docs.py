@@ -229,7 +229,7 @@ def test_a_search_space_holds_the_model_s_keys_and_its_defaults(name, spaces):
         for value in values:
             if is_tokenizer:
                 config = tokenizer_config(Config("R3GR", "ml-100k", config_dict={"tokenizer": name, key: value}))
-                config.model_class(config, type("Items", (), {"dim": 256}))  # refuses what is out of range
+                config.model_class(config, type("Items", (), {"dim": 256, "parts": {"text": slice(0, 192), "collaborative": slice(192, 256)}}))  # refuses what is out of range
             else:
                 config = Config(name, "ml-100k", config_dict={key: value})
                 assert type(value) is type(defaults[own])

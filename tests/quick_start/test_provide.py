@@ -149,7 +149,7 @@ def test_a_modality_that_is_not_there_is_refused_before_a_tokenizer_is_trained(s
 
 
 def test_a_files_semantic_ids_need_no_content(settings, tmp_path, monkeypatch):
-    forbid(monkeypatch, "load_content", "train_tokenizer")
+    forbid(monkeypatch, "item_content", "train_tokenizer")
     given = write_table(tmp_path / "mine.sid", settings)
     config, dataset = load(settings, item_inputs=["codes"], sid_file=str(tmp_path / "mine.sid"), collision_policy="share")
     found = provide(config, dataset, show_progress=False)
@@ -181,7 +181,7 @@ def test_a_file_of_another_catalogue_is_refused(settings, tmp_path):
 @pytest.mark.parametrize("name, message", [("absent.sid", "absent.sid does not exist; check"), ("other.sid", "sid_file does not fit")])
 def test_a_file_is_refused_before_any_text_is_encoded(settings, tmp_path, monkeypatch, name, message):
     SemanticIDs(torch.tensor([[-1], [0]]), (2,), ["[PAD]", "unheard of"]).save(tmp_path / "other.sid")
-    monkeypatch.setattr("recbole_r3vae.quick_start.provide.load_content", lambda *given: pytest.fail("text was encoded"))
+    monkeypatch.setattr("recbole_r3vae.quick_start.provide.item_content", lambda *given: pytest.fail("text was encoded"))
     with pytest.raises(UserError, match=message):
         provided(settings, item_inputs=["codes", "text"], sid_file=str(tmp_path / name))
 

@@ -11,7 +11,8 @@ from scipy.stats import spearmanr
 
 from recbole_r3vae.data.items import ItemVectors
 from recbole_r3vae.errors import UserError
-from recbole_r3vae.model.tokenizer.prism import Anchor, balance_loss, cosine_loss, distances, gate_loss
+from recbole_r3vae.model.tokenizer.prism import cosine_loss, gate_loss
+from recbole_r3vae.model.tokenizer.quantize.anchor import Anchor, balance_loss, distances
 
 SMALL = {"hidden_sizes": [32], "latent_dim": 8, "gate_hidden_size": 16, "anchor_hidden_size": 12, "dropout": 0.0}
 ALL = {"warm_epochs": 0, "anchoring_epochs": 0, "classification_ramp": 1, "anchor_ramp": 1, "balance_ramp": 1, "anchor_after": 1.0}
