@@ -14,7 +14,7 @@ from recbole_r3vae.config import Config
 from recbole_r3vae.data.content import load_content
 from recbole_r3vae.data.items import ItemVectors
 from recbole_r3vae.errors import UserError
-from recbole_r3vae.quick_start import run_recbole_r3vae, semantic_ids
+from recbole_r3vae.quick_start import load_data_and_model, run_recbole_r3vae, semantic_ids
 from recbole_r3vae.quick_start.collaborative import item_content
 from recbole_r3vae.quick_start.lookup import create_dataset
 from recbole_r3vae.quick_start.semantic_ids import load_tokenizer, train_tokenizer
@@ -129,6 +129,8 @@ def test_generators_on_learned_content(tiny_settings):
         assert SemanticIDs.load(result["sid_file"]).unique
         stored = json.loads((Path(result["run_dir"]) / "tokenizer" / "tokenizer.json").read_text())
         assert stored["name"] == name and "interactions" in json.dumps(stored["content"])
+        _, network, *_ = load_data_and_model(Path(result["run_dir"]) / "best.pth")  # learns nothing anew
+        assert network.sources.semantic_ids.unique
 
 
 @pytest.mark.parametrize("name", FITTED)

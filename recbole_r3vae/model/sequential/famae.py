@@ -201,6 +201,12 @@ class FAMAE(Ranker):
     # -- what it declares --------------------------------------------------------------------------------------------------
 
     @classmethod
+    def id_fields(cls, dataset: Any) -> set[str]:
+        """Users, items and the fields that it reads."""
+        features = () if dataset.item_feat is None else dataset.item_feat
+        return super().id_fields(dataset) | {field for field in dataset.config["item_fields"] or () if field in features}
+
+    @classmethod
     def loss_name(cls, config: Config) -> str:
         """Of masked fields."""
         return "NLL of masked fields"

@@ -105,7 +105,7 @@ class PRISM(RQVAE):
         """
         super().check(config)
         given = config["content_encoder"]
-        if given != "file" and not (isinstance(given, dict) and COLLABORATIVE in given and len(given) > 1):
+        if not (isinstance(given, dict) and COLLABORATIVE in given and len(given) > 1):
             _refuse_content(given)
         if config["codebook_learning"] == "ema" and config["anchor_weight"]:
             raise UserError(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
+import shutil
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from recbole.data.interaction import Interaction
 from recbole_r3vae.config import Config
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.model.sequential.famae import FAMAE, draw_masks
+from recbole_r3vae.quick_start import load_data_and_model, run_recbole_r3vae
 from recbole_r3vae.quick_start.lookup import create_dataset, data_preparation
 
 SMALL = {"item_fields": ["class"], "n_negatives": 20, "dropout": 0.0}
@@ -177,6 +180,20 @@ def test_without_fields_the_id_is_the_only_one(tiny_settings):
     train_data, *_ = data_preparation(config, create_dataset(config))
     model = config.model_class(config, train_data.dataset)
     assert model.field_names == ["item_id"] and model.calculate_loss(next(iter(train_data))).isfinite()
+
+
+def test_a_checkpoint_of_other_values_is_refused(tiny_settings, tmp_path):
+    """Values are looked up by number: a file whose categories have other names does not pass for the one that was trained on."""
+    data = tmp_path / "data"
+    shutil.copytree(tiny_settings["data_path"], data)
+    settings = {**tiny_settings, "data_path": str(data), "epochs": 1, "item_fields": ["class"]}
+    path = Path(run_recbole_r3vae("FAMAE", "tiny", config_dict=settings)["run_dir"]) / "best.pth"
+    before = load_data_and_model(path)[1]
+    items = data / "tiny" / "tiny.item"
+    items.write_text(items.read_text().replace("Comedy", "Zany"))
+    with pytest.raises(UserError, match="Zany"):
+        load_data_and_model(path)
+    assert before.field_names[1] == "class_1"
 
 
 def test_a_weight_of_no_field_is_refused(build):
