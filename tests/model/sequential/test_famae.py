@@ -126,11 +126,12 @@ def test_the_loss_of_a_field_by_its_definition(build, n_negatives):
         true = torch.randint(0, n_values + 1, (9,), generator=generator)
         true[0] = 0
         masked = torch.tensor([True, True, False, True, True, False, True, True, True])
+        whole = n_negatives == 0 or n_values <= n_negatives
+        torch.manual_seed(3)
+        drawn = list(range(1, 1 + n_values)) if whole else (1 + torch.randint(n_values, (n_negatives,))).tolist()
+        true[1] = drawn[0]  # a true value among the drawn ones
         torch.manual_seed(3)
         found = model.field_loss(h, k, true, masked)
-        torch.manual_seed(3)
-        whole = n_negatives == 0 or n_values <= n_negatives
-        drawn = list(range(1, 1 + n_values)) if whole else (1 + torch.randint(n_values, (n_negatives,))).tolist()
         expected = 0.0
         for row in range(9):
             if not masked[row] or true[row] == 0:
