@@ -22,6 +22,8 @@ def test_values_at_places(make_dataset, build):
     assert of(dataset, first) == {"[PAD]": "", "a": "Beauty", "b": "Beauty", "c": "Beauty", "d": "", "e": "Beauty"}
     assert of(dataset, second) == {"[PAD]": "", "a": "Hair Care", "b": "Nail Polish", "c": "Nail Polish", "d": "", "e": "Women's Hair"}
     assert not third.any()
+    [price] = values_at(dataset, "price", [0])
+    assert not price[0] and all(price[1:])  # RecBole gives the padding item the mean
     [brand] = values_at(dataset, "brand", [0])
     assert of(dataset, brand) == {"[PAD]": "", "a": "Maybe_Line", "b": "", "c": "OPI", "d": "", "e": "OPI"}
 

@@ -29,7 +29,12 @@ def model(build) -> FAMAE:
 
 @pytest.fixture
 def rows(build) -> Interaction:
-    return build("FAMAE", **SMALL)[3].inter_feat[list(range(12))]
+    """Twelve users, their histories from one item to all ten places."""
+    rows = build("FAMAE", **SMALL)[3].inter_feat[list(range(12))]
+    length = torch.arange(12) % 10 + 1
+    rows["item_length"] = length
+    rows["item_id_list"] = rows["item_id_list"].masked_fill(torch.arange(10) >= length[:, None], 0)
+    return rows
 
 
 def test_items_have_their_id_and_the_first_values_of_their_fields(model, build):
@@ -100,20 +105,17 @@ def test_nothing_of_a_masked_field_and_all_else_reaches_the_target(model, rows):
 
 
 def test_padding_changes_nothing(model, rows):
+    """Whatever stands at places before a history, nobody looks at it."""
     target = model.values[rows["item_id"]]
     masked = torch.ones_like(target, dtype=torch.bool)
-    h = model.forward(rows, target, masked)
-    with torch.no_grad():
-        before = model.position_embedding.weight.clone()
-        longest = int(rows["item_length"].max())
-        model.position_embedding.weight[: 10 - longest] += 5
-    torch.testing.assert_close(model.forward(rows, target, masked), h)
-    short = rows["item_length"] < longest
-    if short.any():
+    h, before = model.forward(rows, target, masked), model.position_embedding.weight.detach().clone()
+    for row, length in enumerate(rows["item_length"].tolist()):
         with torch.no_grad():
             model.position_embedding.weight.copy_(before)
-            model.position_embedding.weight[: 10 - int(rows["item_length"][short].max())] += 5
-        torch.testing.assert_close(model.forward(rows, target, masked)[short], h[short])
+            model.position_embedding.weight[: 10 - length] += torch.randn(10 - length, 16, generator=torch.Generator().manual_seed(0))
+        found = model.forward(rows, target, masked)
+        torch.testing.assert_close(found[row], h[row])
+        assert length > 8 or not torch.allclose(found[9], h[9], atol=1e-3)  # a whole history is looked at
 
 
 @pytest.mark.parametrize("n_negatives", [0, 20, 100_000])
