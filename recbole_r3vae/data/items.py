@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +19,8 @@ from recbole_r3vae.errors import UserError
 ITEM_ID = "item_id"
 ITEM_EMB = "item_emb"
 ITEM_CF = "item_cf"
+ITEM_POPULARITY = "item_popularity"
+ITEM_CATEGORIES = "item_categories"
 
 
 class ItemVectors:
@@ -28,10 +30,12 @@ class ItemVectors:
         content: The vectors ``[n_items, d]``, in memory, memory-mapped or left in a file; row 0 is the padding item.
         collaborative: Collaborative embeddings ``[n_items, d']``, float32, for tokenizers that use
             interactions; zero where there is none.
+        facts: More that training batches hold: name of the field to rows ``[n_items, …]``.
 
     Attributes:
         content: As given.
         collaborative: As given.
+        facts: As given.
         embeddings: ``content.embeddings``, ``[n_items, d]``, float32 or float16, perhaps left in a file.
         item_ids: External item id of each row.
         parts: Name of each modality to its columns: ``x[:, items.parts["image"]]`` of vectors ``[B, d]`` are those of the images.
@@ -39,8 +43,11 @@ class ItemVectors:
         dim: d.
     """
 
-    def __init__(self, content: ItemContent, collaborative: np.ndarray | None = None) -> None:
+    def __init__(
+        self, content: ItemContent, collaborative: np.ndarray | None = None, facts: Mapping[str, np.ndarray] | None = None
+    ) -> None:
         self.content = content
+        self.facts = dict(facts or {})
         self.collaborative = collaborative
         self.embeddings = content.embeddings
         self.item_ids = content.item_ids
@@ -92,7 +99,8 @@ class ItemVectors:
             item_ids=[self.item_ids[row] for row in rows],
             content_hash=hash_json([self.content.content_hash, n, seed]),
         )
-        return ItemVectors(content, None if self.collaborative is None else self.collaborative[rows])
+        collaborative = None if self.collaborative is None else self.collaborative[rows]
+        return ItemVectors(content, collaborative, {name: values[rows] for name, values in self.facts.items()})
 
     def batches(
         self, batch_size: int, show_progress: bool = False
@@ -116,7 +124,7 @@ class ItemDataLoader:
     """Batches of items for RecBole's ``Trainer``.
 
     A batch is an ``Interaction`` of ``item_id`` int64 ``[B]`` and ``item_emb`` float32 ``[B, d]``, and, where
-    the items have collaborative embeddings, ``item_cf`` float32 ``[B, d']``. No item comes twice in an epoch.
+    the items have collaborative embeddings, ``item_cf`` float32 ``[B, d']``, and their facts by name. No item comes twice in an epoch.
 
     All randomness comes from :attr:`generator`, at the start of each epoch. Saving and restoring its state
     makes the batches of a resumed run those of an uninterrupted one.
@@ -184,6 +192,7 @@ class ItemDataLoader:
             fields = {ITEM_ID: batch, ITEM_EMB: torch.from_numpy(self.items.gather(batch))}
             if self.items.collaborative is not None:
                 fields[ITEM_CF] = torch.from_numpy(self.items.collaborative[batch.numpy()])
+            fields |= {name: torch.from_numpy(values[batch.numpy()]) for name, values in self.items.facts.items()}
             yield Interaction(fields)
 
     def _order(self) -> torch.Tensor:

@@ -36,7 +36,9 @@ class Needs:
     Attributes:
         semantic_ids: :data:`UNIQUE`, :data:`SHARED`, or ``None`` for none.
         content: names of the modalities of item content that it reads; ``()`` for all there are; ``None`` for no content.
-        interactions: whether it learns from the training split though it is a tokenizer, such as LETTER.
+        interactions: whether a tokenizer learns from the training split: its batches hold collaborative embeddings, as LETTER's.
+        popularity: whether its batches hold how often items occur in the training split, as PRISM's.
+        categories: whether they hold the categories of items, level by level.
         tokenizer: whether it trains the tokenizer on: it has the tokenizer as its attribute ``tokenizer``, and in ``sources`` the semantic IDs
             as they have become. What a run keeps of either is what they are after training.
     """
@@ -45,6 +47,13 @@ class Needs:
     content: tuple[str, ...] | None = None
     interactions: bool = False
     tokenizer: bool = False
+    popularity: bool = False
+    categories: bool = False
+
+    @property
+    def training_split(self) -> bool:
+        """Whether a tokenizer sees interactions at all."""
+        return self.interactions or self.popularity
 
 
 def collisions_of(needs: Needs, config: Any) -> str | None:

@@ -79,6 +79,17 @@ class Flag:
         return "True or False"
 
 
+@dataclass(frozen=True)
+class Name:
+    """Any word, such as the name of a field."""
+
+    def takes(self, value: Any) -> bool:
+        return isinstance(value, str) and bool(value)
+
+    def expected(self) -> str:
+        return "a name"
+
+
 class Choice:
     """One of a few words.
 
@@ -108,6 +119,19 @@ class ListOf:
 
     def expected(self) -> str:
         return f"a list with {self.at_least} or more entries, each {self.entry.expected()}"
+
+
+@dataclass(frozen=True)
+class MappingOf:
+    """A mapping of names to entries of one kind."""
+
+    entry: Parameter
+
+    def takes(self, value: Any) -> bool:
+        return isinstance(value, dict) and all(map(Name().takes, value)) and all(map(self.entry.takes, value.values()))
+
+    def expected(self) -> str:
+        return f"a mapping of names, each to {self.entry.expected()}"
 
 
 class Either:

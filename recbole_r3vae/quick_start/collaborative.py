@@ -1,4 +1,4 @@
-"""Collaborative item embeddings for tokenizers, learned from the training split and nothing else.
+"""Item vectors that are learned from the training split and nothing else: collaborative embeddings for tokenizers, and item content.
 
 The model is trained on a dataset that consists of the training interactions alone, in an order that their external ids decide. So no
 validation or test interaction can reach it: not as a positive, not by what is sampled as a negative, not by early stopping (it trains for
@@ -11,7 +11,8 @@ import hashlib
 import logging
 import tempfile
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,9 @@ from recbole.utils import init_seed
 from torch import Tensor
 
 from recbole_r3vae.config import Config, decisive, fingerprint, identity
-from recbole_r3vae.data.content.cache import CacheEntry
+from recbole_r3vae.data.content import ItemContent, Modality, load_content
+from recbole_r3vae.data.content.cache import CacheEntry, hash_json
+from recbole_r3vae.data.item_values import fields_of_items
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.io import atomic_write
 from recbole_r3vae.quick_start.lookup import create_dataset, data_preparation, get_trainer
@@ -41,12 +44,17 @@ class _Model:
     size_key: str  # RecBole's key for the length of an item's vector
     vectors: Callable[[Any], Tensor]  # of the trained model's items [n_items, d]
     run_keys: tuple[str, ...] = ()  # keys of the run's configuration that it takes over
+    fields_key: str | None = None  # its key for the item fields that it reads beside interactions
 
+
+EPOCHS = 30
+"""Epochs of RecBole's models as modalities of item content, unless said; LETTER's."""
 
 MODELS = {
     "BPR": _Model("embedding_size", lambda model: model.item_embedding.weight),
     "SASRec": _Model("hidden_size", lambda model: model.item_embedding.weight, ("MAX_ITEM_LIST_LENGTH",)),
     "LightGCN": _Model("embedding_size", lambda model: model.forward()[1]),  # after propagation
+    "FAMAE": _Model("hidden_size", lambda model: model.field_vectors(), ("MAX_ITEM_LIST_LENGTH",), "item_fields"),
 }
 """The models that give one vector for each item, by name."""
 
@@ -80,47 +88,88 @@ def training_interactions(dataset: Dataset) -> np.ndarray:
     return np.stack([users[order], items[order]], axis=1)
 
 
-class CollaborativeModel:
-    """A recommender of RecBole's whose item vectors a tokenizer learns from.
+def _unsequenced(config: Config, dataset: Dataset) -> Dataset:
+    """A generator's dataset as one of plain interactions: the tokenizer's configuration loads the same data."""
+    return create_dataset(config) if isinstance(dataset, SequentialDataset) else dataset
+
+
+def popularity(config: Config, dataset: Dataset, item_ids: list[str]) -> np.ndarray:
+    """How often items occur in the training split, each interaction once: ``log(1 + count)``, the least as 0 and the most as 1.
 
     Args:
-        config: The tokenizer's configuration. Read are ``collaborative_model`` (``BPR``, ``SASRec`` or ``LightGCN``; what is not named here
-            is as RecBole sets it), ``collaborative_epochs``, ``latent_dim`` (the length of the vectors), ``seed``, ``device``,
-            ``content_cache_dir`` and, for SASRec, ``MAX_ITEM_LIST_LENGTH``.
+        config: The tokenizer's configuration.
         dataset: The run's, loaded and not yet split.
+        item_ids: External ids, ``[PAD]`` first.
+
+    Returns:
+        float32 ``[n_items]``; 0 for the padding item, and for all where items are equally popular.
+    """
+    counts = Counter(training_interactions(_unsequenced(config, dataset))[:, 1].tolist())
+    logs = np.log1p([counts[item] for item in item_ids[1:]])
+    span = max(logs.max() - logs.min(), np.finfo(np.float32).tiny)
+    return np.concatenate([[0], (logs - logs.min()) / span]).astype(np.float32)
+
+
+class CollaborativeModel:
+    """A recommender whose item vectors a tokenizer learns from.
+
+    Args:
+        config: The tokenizer's configuration. Read are ``seed``, ``device``, ``content_cache_dir``, for SASRec and FAMAE
+            ``MAX_ITEM_LIST_LENGTH`` and, unless a modality is given, ``collaborative_model`` (``BPR``, ``SASRec`` or ``LightGCN``),
+            ``collaborative_epochs`` and ``latent_dim`` (the length of the vectors). All else is as the YAML of the model sets it.
+        dataset: The run's, loaded and not yet split.
+        modality: Of item content, with the name of the model and those of its keys that its YAML does not decide. Epochs that are not said
+            are those of FAMAE's YAML, and :data:`EPOCHS` for RecBole's models.
 
     Attributes:
         interactions: See :func:`training_interactions`.
         item_ids: External ids of the items in them, sorted.
-        description: ``model``; ``interactions``, their hex sha256; ``key``, the fingerprint of both, of all settings and of the seed.
+        fields: Of a model that reads item fields, name of each to external item id to its value; of items in the interactions or not.
+        description: ``model``; ``interactions``, their hex sha256; ``key``, the fingerprint of both, of the fields of these items, of all
+            settings and of the seed.
         seconds: What learning the vectors took, whenever that was; 0 until :meth:`vectors` is asked.
 
     Raises:
         UserError: a key has a value outside its range.
     """
 
-    def __init__(self, config: Config, dataset: Dataset):
-        name = config["collaborative_model"]
-        epochs, dim = config["collaborative_epochs"], config["latent_dim"]
-        if isinstance(dataset, SequentialDataset):  # a generator's; the tokenizer's configuration loads the same data unsequenced
-            dataset = create_dataset(config)
+    def __init__(self, config: Config, dataset: Dataset, modality: Modality | None = None):
+        if modality is None:
+            name = config["collaborative_model"]
+            own = {MODELS[name].size_key: config["latent_dim"], "epochs": config["collaborative_epochs"]}
+        else:
+            name = modality.learned
+            own = {**({} if name == "FAMAE" else {"epochs": EPOCHS}), **modality.settings}
+        dataset = _unsequenced(config, dataset)
         self.cache_dir = config["content_cache_dir"]
         self.interactions = training_interactions(dataset)
         self.item_ids = np.unique(self.interactions[:, 1])
         self._lines = "\n".join(f"{user}\t{item}" for user, item in self.interactions)
         self._settings = {
-            MODELS[name].size_key: dim,
-            "epochs": epochs,
             "seed": config["seed"],
             "reproducibility": config["reproducibility"],
             **{key: config[key] for key in MODELS[name].run_keys},
+            **own,
             "load_col": {"inter": ["user_id", "item_id", "timestamp"]},
             "eval_args": {"split": {"RS": [1, 0, 0]}, "order": "TO", "group_by": "user", "mode": "full"},
             "device": str(config["device"]),
         }
         self._config = Config(name, NAME, config_dict=self._settings)
+        if modality is not None:
+            self._config.refuse_unknown_keys(modality.settings, f"{modality.name}.")
+        self.fields: dict[str, dict[str, str]] = {}
+        fields_key = MODELS[name].fields_key
+        if fields_key is not None:
+            found = fields_of_items(dataset, self._config[fields_key] or (), self._config["field_values"])
+            ids = [str(item) for item in dataset.field2id_token[dataset.iid_field]]
+            for field, (numbers, names) in found.items():
+                self.fields[field] = {item: names[number - 1] for item, number in zip(ids, numbers.tolist()) if number}
+            self._settings[fields_key] = list(self.fields)
+            self._settings["load_col"]["item"] = ["item_id", *self.fields]
+            self._config = Config(name, NAME, config_dict=self._settings)
         split_hash = hashlib.sha256(self._lines.encode()).hexdigest()
-        key = f"{name}-{fingerprint(identity(decisive(self._config), split_hash))}"
+        read = [[values.get(item, "") for item in self.item_ids] for values in self.fields.values()]  # [fields][items]
+        key = f"{name}-{fingerprint(identity(decisive(self._config), split_hash, fields=hash_json(read) if read else None))}"
         self.description = {"model": name, "interactions": split_hash, "key": key}
         self.seconds = 0.0
 
@@ -134,14 +183,25 @@ class CollaborativeModel:
             item_ids: External ids, ``[PAD]`` first.
 
         Returns:
-            float32 ``[n_items, latent_dim]``; zero for the padding item and for items without a training interaction.
+            float32 ``[n_items, d]``; zero for the padding item and for items without a training interaction, except for the parts of fields
+            whose value another item has that was trained on.
         """
         learned = self._cached() if self.cache_dir else self._learn()
         known = {item: row for row, item in enumerate(self.item_ids)}
         vectors = np.zeros((len(item_ids), learned.shape[1]), dtype=np.float32)
         rows = [row for row, item in enumerate(item_ids) if item in known]
         vectors[rows] = learned[[known[item_ids[row]] for row in rows]]
+        for columns, values in zip(self._columns(learned.shape[1]), self.fields.values()):
+            holder = {values[item]: row for row, item in enumerate(self.item_ids) if item in values}
+            for row in range(1, len(item_ids)):
+                if item_ids[row] not in known and values.get(item_ids[row]) in holder:
+                    vectors[row, columns] = learned[holder[values[item_ids[row]]], columns]
         return vectors
+
+    def _columns(self, dim: int) -> list[slice]:
+        """Where the vectors ``[d]`` of a model of fields have each field; the id comes first."""
+        width = dim // (1 + len(self.fields))
+        return [slice(width * k, width * (k + 1)) for k in range(1, 1 + len(self.fields))]
 
     def _cached(self) -> np.ndarray:
         entry = CacheEntry(self.cache_dir, self.description["key"])
@@ -158,7 +218,7 @@ class CollaborativeModel:
         """Train the model; ``[len(item_ids), d]``."""
         started = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
-            self._write(Path(folder) / NAME / f"{NAME}.inter")
+            self._write(Path(folder) / NAME)
             config = Config(self._config.model, NAME, config_dict={**self._settings, "data_path": folder, "checkpoint_dir": folder})
             config["single_spec"] = True
             init_seed(config["seed"], config["reproducibility"])
@@ -175,8 +235,36 @@ class CollaborativeModel:
         logger.info(f"collaborative embeddings: {config.model}, {how}")
         return vectors / np.sqrt(np.square(vectors).sum(1).mean())
 
-    def _write(self, path: Path) -> None:
-        path.parent.mkdir()
-        with atomic_write(path) as file:
+    def _write(self, folder: Path) -> None:
+        folder.mkdir()
+        with atomic_write(folder / f"{NAME}.inter") as file:
             file.write("user_id:token\titem_id:token\ttimestamp:float\n")
             file.writelines(f"{line}\t{time}\n" for time, line in enumerate(self._lines.split("\n")))
+        if self.fields:
+            with atomic_write(folder / f"{NAME}.item") as file:
+                file.write("\t".join(["item_id:token", *(f"{field}:token" for field in self.fields)]) + "\n")
+                for item in self.item_ids:
+                    file.write("\t".join([item, *(values.get(item, "") for values in self.fields.values())]) + "\n")
+
+
+def item_content(dataset: Dataset, config: Config) -> ItemContent:
+    """The content of a dataset's items, of modalities too that are learned from the training split.
+
+    Args:
+        dataset: Loaded and not yet split; it is left as it is.
+        config: As of :func:`~recbole_r3vae.data.content.load_content` and :class:`CollaborativeModel`.
+
+    Returns:
+        The content, in the dataset's internal item order.
+
+    Raises:
+        UserError: as both.
+    """
+
+    def learn(modality: Modality) -> ItemContent:
+        model = CollaborativeModel(config, dataset, modality)
+        item_ids = [str(item) for item in dataset.field2id_token[dataset.iid_field]]
+        described = {"kind": modality.learned, **model.description}
+        return ItemContent(model.vectors(item_ids), item_ids, described, hash_json([described, item_ids]))
+
+    return load_content(dataset, config, learn)

@@ -9,10 +9,11 @@ from pathlib import Path
 import torch
 
 from recbole_r3vae.config import Config, tokenizer_config
-from recbole_r3vae.data.content import ItemContent, load_content
+from recbole_r3vae.data.content import ItemContent, modalities
 from recbole_r3vae.data.items import ItemVectors
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.model.contract import CLICK, SHARED, UNIQUE, Sources
+from recbole_r3vae.quick_start.collaborative import item_content
 from recbole_r3vae.quick_start.semantic_ids import RAW_CODES, TrainedTokenizer, train_tokenizer
 from recbole_r3vae.sid.collisions import POLICIES, resolve_collisions
 from recbole_r3vae.sid.features import check_buckets, shared_codes
@@ -59,7 +60,12 @@ def check_stages(config: Config) -> None:
     if config.contract.task == CLICK:
         check_buckets(config["sid_prefix_buckets"])
     stage = tokenizer_config(config)
-    if config.contract.task == CLICK and stage.contract.needs(stage).interactions:
+    if config.contract.task == CLICK and (learned := next((one.learned for one in modalities(stage) if one.learned), None)):
+        raise UserError(
+            f"content_encoder: {learned} learns from interactions, and its split is another than that of the labels, so it would see some of "
+            "the test; take tfidf-svd, a sentence encoder or a file of vectors"
+        )
+    if config.contract.task == CLICK and stage.contract.needs(stage).training_split:
         raise UserError(
             f"{config['tokenizer']} learns from interactions, and its split is another than that of the labels, so it would see some of "
             "the test; take a tokenizer of item content alone, such as R3VAE, RQVAE or RKMeans"
@@ -98,7 +104,7 @@ def provide(config: Config, dataset, show_progress: bool = True) -> Provided:
 
 def _content(dataset, stage: Config, optional_for_model: bool) -> ItemContent:
     try:
-        return load_content(dataset, stage)
+        return item_content(dataset, stage)
     except UserError as error:
         if not optional_for_model:
             raise

@@ -14,13 +14,13 @@ from recbole.utils import init_logger, init_seed
 
 from recbole_r3vae.config import RULES, Config, fingerprint
 from recbole_r3vae.config.identity import precision
-from recbole_r3vae.data.content import load_content
 from recbole_r3vae.data.entrance import check_split
 from recbole_r3vae.data.fingerprint import data_fingerprint, known_ids
 from recbole_r3vae.data.split import held_out, met_before, told_cold, told_repeats
 from recbole_r3vae.errors import UserError, as_user_error
 from recbole_r3vae.model.contract import TOKENIZE, Sources, collisions_of, where_words
 from recbole_r3vae.provenance import peak_memory_mb, provenance
+from recbole_r3vae.quick_start.collaborative import item_content
 from recbole_r3vae.quick_start.init_from import SEMANTIC_IDS, EarlierRun, earlier_run
 from recbole_r3vae.quick_start.lookup import create_dataset, data_preparation, dataset_folder, get_trainer
 from recbole_r3vae.quick_start.provide import check_stages, provide
@@ -212,7 +212,7 @@ def _peaks(device) -> dict[str, float | None]:
 
 
 def _run_tokenizer(config: Config, dataset) -> dict[str, Any]:
-    tokenizer = train_tokenizer(config, load_content(dataset, config), config["show_progress"], dataset)
+    tokenizer = train_tokenizer(config, item_content(dataset, config), config["show_progress"], dataset)
     quality = summary(tokenizer.description["quality"])
     sid_file = tokenizer.folder / "raw.sid"
     how = "reused" if tokenizer.reused else f"trained in {tokenizer.description['seconds']:.0f} s"

@@ -6,10 +6,12 @@ import hashlib
 import json
 import shutil
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from recbole.data.dataset import Dataset
 from recbole.utils import init_seed
@@ -20,11 +22,12 @@ from recbole_r3vae.config import Config, fingerprint, identity, tokenizer_defaul
 from recbole_r3vae.config.identity import without_neutral
 from recbole_r3vae.config.registry import code_of, is_outside
 from recbole_r3vae.data.content import ItemContent, parts_of, save_encoder
-from recbole_r3vae.data.items import ItemDataLoader, ItemVectors
+from recbole_r3vae.data.item_values import category_levels
+from recbole_r3vae.data.items import ITEM_CATEGORIES, ITEM_POPULARITY, ItemDataLoader, ItemVectors
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.io import atomic_write, locked, write_json
 from recbole_r3vae.provenance import provenance
-from recbole_r3vae.quick_start.collaborative import CollaborativeModel
+from recbole_r3vae.quick_start.collaborative import CollaborativeModel, popularity
 from recbole_r3vae.sid.collisions import resolve_collisions
 from recbole_r3vae.sid.table import SemanticIDs
 from recbole_r3vae.trainer.tokenizer import TokenizerTrainer, score_tokenizer
@@ -86,8 +89,10 @@ class TrainedTokenizer:
         return sids, path
 
 
-def tokenizer_folder(config: Config, content: ItemContent, collaborative: CollaborativeModel | None = None) -> Path:
-    """Where the tokenizer of this configuration, content, seed and, where it uses interactions, training split is kept."""
+def tokenizer_folder(
+    config: Config, content: ItemContent, collaborative: CollaborativeModel | None = None, facts: Mapping[str, np.ndarray] | None = None
+) -> Path:
+    """Where the tokenizer of this configuration, content, seed and, where it uses them, training split and facts of items is kept."""
     keys = sorted({*tokenizer_defaults(config.declared["model"]), "seed"})
     settings = {"model": config.declared["model"], **{key: config.declared.get(key) for key in keys}}
     # Keys of any training that no tokenizer's YAML lists; unset, they are not named.
@@ -95,8 +100,29 @@ def tokenizer_folder(config: Config, content: ItemContent, collaborative: Collab
     more["code"] = code_of(config.model_class)
     settings |= {key: value for key, value in more.items() if value is not None and value is not False}
     settings = without_neutral(settings)
-    name = fingerprint(identity(settings, content.content_hash, collaborative=collaborative and collaborative.description))
+    known = {name: hashlib.sha256(values.tobytes()).hexdigest() for name, values in (facts or {}).items()} or None
+    name = fingerprint(identity(settings, content.content_hash, collaborative=collaborative and collaborative.description, facts=known))
     return Path(config["checkpoint_dir"]) / config.dataset / f"{config.model}-{name}"
+
+
+def item_facts(config: Config, dataset: Dataset | None, item_ids: list[str]) -> dict[str, np.ndarray]:
+    """What a tokenizer's training batches hold beside vectors, as its needs say.
+
+    Args:
+        config: The tokenizer's.
+        dataset: The loaded dataset, not yet split; ``None`` where a tokenizer asks for nothing of it.
+        item_ids: External ids of the catalogue, ``[PAD]`` first, in the dataset's order.
+
+    Returns:
+        Field to rows ``[n_items, …]``: ``item_popularity``, ``item_categories`` where items have any.
+    """
+    needs, facts = config.contract.needs(config), {}
+    if needs.popularity:
+        facts[ITEM_POPULARITY] = popularity(config, dataset, item_ids)
+    if needs.categories:
+        levels = category_levels(dataset, config["category_field"], config["first_category"], len(config["codebook_sizes"]))
+        facts |= {} if levels is None else {ITEM_CATEGORIES: levels}
+    return facts
 
 
 def train_tokenizer(config: Config, content: ItemContent, show_progress: bool = True, dataset: Dataset | None = None) -> TrainedTokenizer:
@@ -116,16 +142,17 @@ def train_tokenizer(config: Config, content: ItemContent, show_progress: bool = 
     Raises:
         UserError: the tokenizer uses interactions, and there is no dataset.
     """
-    collaborative = None
-    if config.contract.needs(config).interactions:
+    collaborative, needs = None, config.contract.needs(config)
+    if needs.training_split:
         if dataset is None:
             raise UserError(
                 f"{config.model} learns from interactions too, and item vectors alone have none; train it on a dataset, with "
                 f"`recbole-r3vae run --model={config.declared['model']} --dataset=<name>`, or choose another tokenizer, such as RQVAE"
             )
+    if needs.interactions:
         collaborative = CollaborativeModel(config, dataset)
-    items = ItemVectors(content)
-    folder = tokenizer_folder(config, content, collaborative)
+    items = ItemVectors(content, facts=item_facts(config, dataset, content.item_ids))
+    folder = tokenizer_folder(config, content, collaborative, items.facts)
     with locked(f"{folder}.lock", "checkpoint_dir"):
         reused = (folder / DESCRIPTION).is_file()
         if not reused:
@@ -140,7 +167,7 @@ def _train(
 ) -> None:
     started = time.monotonic()
     if collaborative is not None:
-        items = ItemVectors(items.content, collaborative.vectors(items.item_ids))
+        items = ItemVectors(items.content, collaborative.vectors(items.item_ids), items.facts)
     config["run_dir"], config["single_spec"] = folder, True
     init_seed(config["seed"], config["reproducibility"])
     model = config.model_class(config, items).to(config["device"])

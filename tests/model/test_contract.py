@@ -179,7 +179,7 @@ def test_hooks_come_in_the_same_order_after_a_resumption(tiny_settings, monkeypa
 @pytest.fixture
 def no_data(monkeypatch):
     """Reading a dataset fails the test."""
-    for module, name in ((RUN, "create_dataset"), (RUN, "dataset_folder"), (RUN, "load_content"), (PROVIDE, "load_content")):
+    for module, name in ((RUN, "create_dataset"), (RUN, "dataset_folder"), (RUN, "item_content"), (PROVIDE, "item_content")):
         monkeypatch.setattr(module, name, lambda *_, **__: pytest.fail("data was read"))
 
 

@@ -13,12 +13,13 @@ import torch
 from recbole_r3vae.cli import main
 from recbole_r3vae.config import Config
 from recbole_r3vae.data.content import load_content
+from recbole_r3vae.data.item_values import values_at
 from recbole_r3vae.data.items import ItemDataLoader, ItemVectors
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.quick_start import run_recbole_r3vae
-from recbole_r3vae.quick_start.collaborative import CollaborativeModel, training_interactions
+from recbole_r3vae.quick_start.collaborative import CollaborativeModel, item_content, popularity, training_interactions
 from recbole_r3vae.quick_start.lookup import create_dataset
-from recbole_r3vae.quick_start.semantic_ids import train_tokenizer
+from recbole_r3vae.quick_start.semantic_ids import item_facts, train_tokenizer
 
 FAST = {"epochs": 2, "hidden_sizes": [32], "latent_dim": 8, "collaborative_epochs": 3}
 USER, ITEM, TIME = "user_id:token", "item_id:token", "timestamp:float"
@@ -91,6 +92,122 @@ def test_validation_and_test_interactions_change_nothing(settings, tmp_path):
     assert np.array_equal(before[2], after[2]) and torch.equal(before[3], after[3])
     assert before[0] != other[0] and before[1]["interactions"] != other[1]["interactions"]
     assert not np.array_equal(before[2], other[2]) and not torch.equal(before[3], other[3])
+
+
+LEARNED = {
+    "FAMAE": {"hidden_size": 8, "inner_size": 16, "n_heads": 2, "item_fields": ["class"], "epochs": 2},
+    "LightGCN": {"embedding_size": 8, "epochs": 2},
+    "BPR": {"embedding_size": 8, "epochs": 1},
+    "SASRec": {"hidden_size": 8, "inner_size": 16, "n_heads": 2, "epochs": 1},
+}
+PRISM = {
+    "content_encoder": {"text": "tfidf-svd", "collaborative": {"encoder": "LightGCN", **LEARNED["LightGCN"]}},
+    "hidden_sizes": [32], "latent_dim": 8, "epochs": 2, "warm_epochs": 0, "category_field": "class", "first_category": 1,
+}  # fmt: skip
+
+
+def both_splits(settings, tmp_path) -> dict[str, dict]:
+    """Datasets that differ in held-out interactions, and one that differs in a single one that is trained on."""
+    train, held_out = interactions(settings)
+    items, random = train[ITEM].unique(), np.random.default_rng(0)
+    altered = held_out.assign(**{ITEM: random.choice(items, len(held_out)), TIME: held_out[TIME] + 86400})
+    one = train.copy()
+    one.iloc[len(one) // 2, one.columns.get_loc(ITEM)] = items[-1]
+    versions = {"as it was": (train, held_out), "altered": (train, altered), "trained on": (one, held_out)}
+    return {name: write(tmp_path / name, settings, *parts) for name, parts in versions.items()}
+
+
+@pytest.mark.parametrize("name", LEARNED)
+def test_validation_and_test_interactions_change_no_learned_content(settings, tmp_path, name):
+    outcome = []
+    for folder in both_splits(settings, tmp_path).values():
+        more = {"epochs": 0, "content_encoder": {"text": {"encoder": name, **LEARNED[name]}}}
+        config, dataset = load(folder, "GAOQ", **more)
+        content = item_content(dataset, config)
+        trained = train_tokenizer(config, content, False, dataset)
+        row = {item: number for number, item in enumerate(content.item_ids)}
+        by_id = [row[item] for item in sorted(row)]
+        outcome.append((content.encoder, np.asarray(content.embeddings)[by_id], trained.raw.codes[by_id]))
+    before, after, other = outcome
+    assert before[0] == after[0] and np.array_equal(before[1], after[1]) and torch.equal(before[2], after[2])
+    assert before[0]["interactions"] != other[0]["interactions"] and before[0]["key"] != other[0]["key"]
+    assert not np.array_equal(before[1], other[1])
+    # Rows are as long as the model makes them, the mean square is 1, and padding is zero.
+    assert not before[1][sorted(row).index("[PAD]")].any()
+    known = before[1][before[1].any(1)]
+    assert np.square(known).sum(1).mean() == pytest.approx(1, rel=0.05) and np.square(known).sum(1).std() > 1e-4
+
+
+def test_validation_and_test_interactions_change_nothing_of_prism(settings, tmp_path):
+    """Neither vectors, popularity nor codes, to the bit."""
+    outcome = []
+    for folder in both_splits({**settings, **PRISM}, tmp_path).values():
+        config, dataset = load(folder, "PRISM")
+        content = item_content(dataset, config)
+        trained = train_tokenizer(config, content, False, dataset)
+        facts = item_facts(config, dataset, content.item_ids)
+        row = {item: number for number, item in enumerate(content.item_ids)}
+        by_id = [row[item] for item in sorted(row)]
+        outcome.append((trained.raw.codes[by_id], facts["item_popularity"][by_id], facts["item_categories"][by_id]))
+    before, after, other = outcome
+    assert torch.equal(before[0], after[0]) and all(np.array_equal(*pair) for pair in zip(before[1:], after[1:]))
+    assert not torch.equal(before[0], other[0]) and not np.array_equal(before[1], other[1]) and np.array_equal(before[2], other[2])
+
+
+def test_popularity_counts_each_training_interaction_once(settings):
+    config, dataset = load({**settings, **PRISM}, "PRISM")
+    names = catalogue(dataset)
+    counts = interactions(settings)[0][ITEM].value_counts()
+    logs = np.log1p([counts.get(item, 0) for item in names[1:]])
+    expected = (logs - logs.min()) / (logs.max() - logs.min())
+    found = popularity(config, dataset, names)
+    assert found[0] == 0 and found.dtype == np.float32
+    np.testing.assert_allclose(found[1:], expected, atol=1e-6)
+    windows = load(settings, "R3GR", tokenizer="RKMeans", epochs=1)[1]  # a sequential model's dataset
+    assert np.array_equal(popularity(config, windows, catalogue(windows)), found)
+
+
+def test_famae_learns_once_and_an_item_that_nobody_met_has_its_fields(settings, tmp_path, monkeypatch):
+    """Its id is nobody's: zeros; what it shares with others is theirs. Another value of a training item's field is another key."""
+    train, held_out = interactions(settings)
+    lost = train[ITEM].value_counts().index[-1]
+    rows = train[train[ITEM] != lost]
+    held_out = held_out.assign(**{ITEM: np.where(np.arange(len(held_out)) == 0, lost, held_out[ITEM])})
+    folder = write(tmp_path / "lost", settings, rows, held_out)
+    own = {"text": {"encoder": "FAMAE", **LEARNED["FAMAE"]}}
+    config, dataset = load(folder, "GAOQ", epochs=0, content_encoder=own)
+    learn, learned = CollaborativeModel._learn, []
+    monkeypatch.setattr(CollaborativeModel, "_learn", lambda self: learned.append(self.description["key"]) or learn(self))
+    content = item_content(dataset, config)
+    again = item_content(dataset, config)
+    assert len(learned) == 1 and np.array_equal(content.embeddings, again.embeddings) and content.content_hash == again.content_hash
+    assert content.embeddings.shape[1] == 8 * 4
+    names, x = content.item_ids, np.asarray(content.embeddings)
+    classes = [np.asarray(values) for values in values_at(dataset, "class", range(3))]
+    at = names.index(lost)
+    assert not x[at, :8].any() and x[at, 8:16].any()
+    trained = set(rows[ITEM])
+    for place, values in enumerate(classes, start=1):
+        own = slice(8 * place, 8 * place + 8)
+        for row in range(1, len(names)):
+            if names[row] in trained and values[row] == values[at] and values[at]:
+                assert np.array_equal(x[row, own], x[at, own])
+    items = tmp_path / "lost" / "tiny" / "tiny.item"
+    table = items.read_text().split("\n")
+    words = {line.split("\t")[0]: line for line in table}
+    changed = names[1] if names[1] in trained else names[2]
+    items.write_text("\n".join(table).replace(words[changed], words[changed].rpartition("\t")[0] + "\tOpera"))
+    item_content(create_dataset(config), config)
+    assert len(learned) == 2 and learned[0] != learned[1]
+
+
+def test_unknown_keys_and_places_of_learned_content_are_refused(settings, tmp_path):
+    config, dataset = load(settings, "GAOQ", epochs=0, content_encoder={"text": {"encoder": "FAMAE", "hidden_siez": 8}})
+    with pytest.raises(UserError, match="hidden_siez.*FAMAE.*hidden_size"):
+        item_content(dataset, config)
+    config, dataset = load(settings, "GAOQ", epochs=0, content_encoder="BPR")
+    with pytest.raises(UserError, match="content_encoder: BPR learns item vectors from the training split"):
+        load_content(dataset, config)
 
 
 def test_the_numbers_that_ids_get_change_nothing(settings, tmp_path):

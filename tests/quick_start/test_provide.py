@@ -69,7 +69,7 @@ def write_table(path: Path, settings, n_distinct: int = 50, **meta) -> SemanticI
 
 @pytest.mark.parametrize("model, more", [("SASRec", {"loss_type": "CE"}), ("BPR", {}), ("Pop", {}), ("DeepFM", CLICKS)])
 def test_models_of_ids_get_nothing_and_nothing_is_read(settings, monkeypatch, model, more):
-    forbid(monkeypatch, "load_content", "train_tokenizer")
+    forbid(monkeypatch, "item_content", "train_tokenizer")
     found = provided(settings, model, **more)
     assert found == Provided() and found.hashes == {} and found.sources == Sources()
 
@@ -149,7 +149,7 @@ def test_a_modality_that_is_not_there_is_refused_before_a_tokenizer_is_trained(s
 
 
 def test_a_files_semantic_ids_need_no_content(settings, tmp_path, monkeypatch):
-    forbid(monkeypatch, "load_content", "train_tokenizer")
+    forbid(monkeypatch, "item_content", "train_tokenizer")
     given = write_table(tmp_path / "mine.sid", settings)
     config, dataset = load(settings, item_inputs=["codes"], sid_file=str(tmp_path / "mine.sid"), collision_policy="share")
     found = provide(config, dataset, show_progress=False)
@@ -181,7 +181,7 @@ def test_a_file_of_another_catalogue_is_refused(settings, tmp_path):
 @pytest.mark.parametrize("name, message", [("absent.sid", "absent.sid does not exist; check"), ("other.sid", "sid_file does not fit")])
 def test_a_file_is_refused_before_any_text_is_encoded(settings, tmp_path, monkeypatch, name, message):
     SemanticIDs(torch.tensor([[-1], [0]]), (2,), ["[PAD]", "unheard of"]).save(tmp_path / "other.sid")
-    monkeypatch.setattr("recbole_r3vae.quick_start.provide.load_content", lambda *given: pytest.fail("text was encoded"))
+    monkeypatch.setattr("recbole_r3vae.quick_start.provide.item_content", lambda *given: pytest.fail("text was encoded"))
     with pytest.raises(UserError, match=message):
         provided(settings, item_inputs=["codes", "text"], sid_file=str(tmp_path / name))
 
@@ -216,6 +216,8 @@ def test_the_text_encoder_is_fitted_once_a_run_without_a_cache(settings, monkeyp
     ("R3GR", {"tokenizer_epochs": 3}, "tokenizer RKMeans: epochs is 3; give 0"),
     ("TIGER", {"tokenizer": "RQVAE", "codebook_sizes": [1, 8]}, "tokenizer RQVAE: codebook_sizes is"),
     ("DeepFM", {**CLICKS, "sid_features": "replace", "tokenizer": "LETTER", "tokenizer_epochs": 1}, "LETTER learns from interactions"),
+    ("DeepFM", {**CLICKS, "sid_features": "replace", "tokenizer": "PRISM", "tokenizer_epochs": 1}, "LightGCN learns from interactions.*see some of"),
+    ("DeepFM", {**CLICKS, "sid_features": "replace", "content_encoder": "FAMAE"}, "FAMAE learns from interactions.*see some of the test"),
     ("DeepFM", {**CLICKS, "sid_features": "replace", "sid_prefix_buckets": -1}, "sid_prefix_buckets is -1"),
 ])  # fmt: skip
 def test_the_tokenizers_settings_are_refused_before_any_data_is_read(settings, model, more, message, monkeypatch):
@@ -228,9 +230,10 @@ def test_clicks_take_no_tokenizer_whose_needs_are_interactions(settings, monkeyp
     """What it says of itself is what counts, whoever wrote it."""
     config = Config("DeepFM", "tiny", config_dict={**settings, **CLICKS, "sid_features": "replace"})
     check_stages(config)
-    monkeypatch.setattr(RKMeans, "needs", classmethod(lambda cls, config: Needs(content=(), interactions=True)))
-    with pytest.raises(UserError, match="RKMeans learns from interactions.*see some of the test; take a tokenizer of item content alone"):
-        check_stages(config)
+    for needs in (Needs(content=(), interactions=True), Needs(content=(), popularity=True)):
+        monkeypatch.setattr(RKMeans, "needs", classmethod(lambda cls, config, needs=needs: needs))
+        with pytest.raises(UserError, match="RKMeans learns from interactions.*see some of the test; take a tokenizer of item content alone"):
+            check_stages(config)
 
 
 def test_a_stage_that_a_run_does_not_have_is_not_checked(settings):

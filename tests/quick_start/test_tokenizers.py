@@ -14,7 +14,8 @@ from recbole_r3vae.config import Config
 from recbole_r3vae.data.content import load_content
 from recbole_r3vae.data.items import ItemVectors
 from recbole_r3vae.errors import UserError
-from recbole_r3vae.quick_start import run_recbole_r3vae, semantic_ids
+from recbole_r3vae.quick_start import load_data_and_model, run_recbole_r3vae, semantic_ids
+from recbole_r3vae.quick_start.collaborative import item_content
 from recbole_r3vae.quick_start.lookup import create_dataset
 from recbole_r3vae.quick_start.semantic_ids import load_tokenizer, train_tokenizer
 from recbole_r3vae.sid.prefix_tree import prefix_tree_of
@@ -59,6 +60,77 @@ def test_a_tokenizer_gives_codes_checkpoint_and_report(tiny_settings, dataset, c
     assert torch.equal(again.model.tokenize(x) if own is None else own, again.raw.codes[1:])
     assert again.raw.codebook_sizes == again.model.codebook_sizes == trained.raw.codebook_sizes
     assert train_tokenizer(config, content, False, dataset).reused
+
+
+PRISM = {
+    "content_encoder": {"text": "tfidf-svd", "collaborative": {"encoder": "LightGCN", "embedding_size": 8, "epochs": 2}},
+    "hidden_sizes": [32], "latent_dim": 8, "warm_epochs": 1, "anchoring_epochs": 2, "category_field": "class", "first_category": 1,
+}  # fmt: skip
+
+
+def test_prism_gives_codes_and_every_item_its_own_after_reassignment(tiny_settings, caplog):
+    """With categories and, where there are none, without and with a warning; other categories are another tokenizer."""
+    folders = []
+    for field in ("class", "nothing"):
+        given = {**tiny_settings, **PRISM, "epochs": 5, "category_field": field, "codebook_sizes": [8, 8, 16]}
+        config = Config("PRISM", "tiny", config_dict=given)
+        dataset = create_dataset(config)
+        content = item_content(dataset, config)
+        caplog.clear()
+        trained = train_tokenizer(config, content, False, dataset)
+        assert [r.message for r in caplog.records if "category_field" in r.message and r.levelname == "WARNING"] == (
+            [] if field == "class" else ["category_field: no levels of categories in 'nothing'; items of dataset 'tiny' have movie_title, class. "
+                                         "Codes are learned without them"]
+        )  # fmt: skip
+        assert len(trained.model.anchors) == (3 if field == "class" else 0)
+        again = load_tokenizer(trained.folder)  # from the folder alone
+        [(_, x)] = ItemVectors(content).batches(1000)
+        assert torch.equal(again.model.tokenize(x), again.raw.codes[1:]) and train_tokenizer(config, content, False, dataset).reused
+        sids, _ = trained.resolved(ItemVectors(content), "reassign")
+        assert not trained.raw.unique and sids.unique and sids.meta["collisions"]["moved_items"] > 0
+        folders.append(trained.folder)
+    assert folders[0] != folders[1]
+
+
+def test_a_killed_prism_goes_on_to_the_same_bits(tiny_settings, monkeypatch):
+    """The curriculum too: it stands where the epoch stands."""
+
+    def make(folder):
+        return Config("PRISM", "tiny", config_dict={**tiny_settings, **PRISM, "epochs": 6, "train_batch_size": 32, "checkpoint_dir": folder})
+
+    dataset = create_dataset(make("whole"))
+    content, train_epoch = item_content(dataset, make("whole")), Trainer._train_epoch
+
+    def train_and_die(self, data, epoch_idx, *args, **kwargs):
+        loss = train_epoch(self, data, epoch_idx, *args, **kwargs)
+        if epoch_idx == 3:
+            raise KeyboardInterrupt
+        return loss
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "_train_epoch", train_and_die)
+        with pytest.raises(KeyboardInterrupt):
+            train_tokenizer(make("killed"), content, False, dataset)
+    killed, whole = (train_tokenizer(make(folder), content, False, dataset).model for folder in ("killed", "whole"))
+    assert all(torch.equal(killed.state_dict()[key], value) for key, value in whole.state_dict().items())
+
+
+def test_generators_on_learned_content(tiny_settings):
+    """GAOQ on FAMAE's vectors and PRISM, each with a generator that reads codes alone; the runs differ by content and are unlike each other's."""
+    famae = {"encoder": "FAMAE", "hidden_size": 8, "inner_size": 16, "epochs": 1, "item_fields": ["class"]}
+    shared = {**tiny_settings, "epochs": 1, "item_inputs": ["codes"]}
+    stages = {
+        "GAOQ": {"tokenizer_epochs": 0, "content_encoder": {"text": famae}},
+        "PRISM": {"tokenizer_epochs": 2, "collision_policy": "reassign", **{f"tokenizer_{key}": value for key, value in PRISM.items()}},
+    }
+    for name, more in stages.items():
+        result = run_recbole_r3vae("R3GR", "tiny", config_dict={**shared, "tokenizer": name, **more})
+        assert result["name"] == f"R3GR[{name}]" and 0 <= result["test_result"]["recall@20"] <= 1
+        assert SemanticIDs.load(result["sid_file"]).unique
+        stored = json.loads((Path(result["run_dir"]) / "tokenizer" / "tokenizer.json").read_text())
+        assert stored["name"] == name and "interactions" in json.dumps(stored["content"])
+        _, network, *_ = load_data_and_model(Path(result["run_dir"]) / "best.pth")  # learns nothing anew
+        assert network.sources.semantic_ids.unique
 
 
 @pytest.mark.parametrize("name", FITTED)

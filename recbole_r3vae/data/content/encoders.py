@@ -166,7 +166,8 @@ class ModalityEncoders:
     """What is needed to encode new items of several modalities, where texts are all that is needed.
 
     Attributes:
-        parts: Name of each modality to its encoder, in the order of the columns; ``None`` where the vectors came from a file.
+        parts: Name of each modality to its encoder, in the order of the columns; ``None`` where the vectors came from a file or from
+            interactions.
         widths: Name of each modality to the number of its columns.
     """
 
@@ -188,14 +189,14 @@ class ModalityEncoders:
             float32 ``[len(items), d]``, the modalities side by side, each of unit norm.
 
         Raises:
-            UserError: the vectors of a modality came from a file, or an item has none of the fields of another.
+            UserError: the vectors of a modality came from a file or from interactions, or an item has none of the fields of another.
         """
         files = [name for name, part in self.parts.items() if part is None]
         if files:
             columns = ", ".join(f"{name} {width}" for name, width in self.widths.items())
             raise UserError(
-                f"the item vectors of modality {', '.join(files)} came from a file, and texts do not make new ones; give new items as "
-                f"vectors (--items new.npy), all modalities side by side: {columns} columns"
+                f"the item vectors of modality {', '.join(files)} came from a file or from interactions, and texts do not make new ones; "
+                f"give new items as vectors (--items new.npy), all modalities side by side: {columns} columns"
             )
         return np.concatenate([part.encode(items) for part in self.parts.values()], axis=1)
 

@@ -31,7 +31,8 @@ class ItemContent:
     Attributes:
         embeddings: float32 or float16 ``[n_items, d]``, in memory, a read-only memory map, or left in a file
             (:class:`~recbole_r3vae.data.content.vectors.UnitVectors`). Within each part a row has unit norm, or is
-            zero where the item lacks that modality; row 0 (padding) is zero.
+            zero where the item lacks that modality; in a part that is learned from interactions rows have lengths of their own, in the mean
+            square 1. Row 0 (padding) is zero.
         item_ids: External item id of each row; ``item_ids[0]`` is ``"[PAD]"``.
         encoder: Where the vectors come from, as plain JSON: ``kind`` and its settings. Unless the only part is called ``text``, ``parts``
             holds them for each part by name, with its ``width`` and ``content_hash``.

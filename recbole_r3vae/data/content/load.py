@@ -66,10 +66,10 @@ class ContentLoader:
         return self._contents[settings].take(names)
 
 
-def load_content(dataset: Dataset, config: Config) -> ItemContent:
+def load_content(dataset: Dataset, config: Config, learn: Callable[[Modality], ItemContent] | None = None) -> ItemContent:
     """The vectors of a RecBole dataset's items, encoded once and then read from the cache.
 
-    Interactions are never looked at. The keys of ``config`` that are read:
+    Interactions are never looked at here. The keys of ``config`` that are read:
 
     * ``content_encoder``, and the keys that it falls back on: see :func:`~recbole_r3vae.data.content.modalities.modalities`;
     * ``content_cache_dir``: a folder; without one the vectors are held in memory and made anew each time. Each modality has an entry in it,
@@ -79,6 +79,8 @@ def load_content(dataset: Dataset, config: Config) -> ItemContent:
     Args:
         dataset: A loaded RecBole dataset, before or after ``build()``.
         config: A RecBole ``Config``, or anything that gives ``None`` for a key it does not have.
+        learn: Makes the content, of one part, of a modality that is learned from the training split, as
+            :func:`recbole_r3vae.quick_start.collaborative.item_content` has it; ``None`` refuses such modalities.
 
     Returns:
         The content, in the dataset's internal item order.
@@ -94,7 +96,14 @@ def load_content(dataset: Dataset, config: Config) -> ItemContent:
         raise UserError(f"dataset '{dataset.dataset_name}' has no items left; loosen its filters")
     contents = {}
     for modality in chosen:
-        if modality.vectors is None:
+        if modality.learned is not None:
+            if learn is None:
+                raise UserError(
+                    f"content_encoder: {modality.learned} learns item vectors from the training split, and no other training gives the same "
+                    "again; take an encoder of texts, such as tfidf-svd, or a file of vectors"
+                )
+            contents[modality.name] = learn(modality)
+        elif modality.vectors is None:
             contents[modality.name] = _text_content(modality, dataset, item_ids, cache_dir, bool(config["show_progress"]))
         else:
             contents[modality.name] = _file_content(modality.vectors, cache_dir, item_ids, modality.optional)
@@ -294,7 +303,7 @@ def _summary(content: ItemContent) -> str:
     if "parts" in described:
         origin = [f"{name} {part['width']}" for name, part in described["parts"].items()]
     else:
-        origin = described.get("fields") or [described["file"]]
+        origin = described.get("fields") or [described.get("file", "training split")]
     return f"{n_items - 1} items x {dim} ({described['kind']}: {', '.join(origin)})"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,10 @@ CONTENT_KEYS = (
 """Every key that item content depends on, and where it is kept."""
 
 FILE = "file"
-_KINDS = (TfidfSvdEncoder.kind, FILE, f"{SentenceTransformerEncoder.kind}/<name>")
+LEARNED = ("FAMAE", "LightGCN", "BPR", "SASRec")
+"""Models that learn item vectors from the training split; see :mod:`recbole_r3vae.quick_start.collaborative`."""
+
+_KINDS = (TfidfSvdEncoder.kind, FILE, f"{SentenceTransformerEncoder.kind}/<name>", *LEARNED)
 _SETTINGS = {
     TfidfSvdEncoder.kind: ("encoder", "fields", "template", "dim"),
     SentenceTransformerEncoder.kind: ("encoder", "fields", "template"),
@@ -34,15 +37,17 @@ _SETTINGS = {
 
 @dataclass(frozen=True)
 class Modality:
-    """One modality of the items, and how its vectors are made: by a text encoder, or from a file.
+    """One modality of the items, and how its vectors are made: by a text encoder, from a file, or by a model of the training split.
 
     Attributes:
         name: What its columns are called.
-        encoder: Encodes texts, not fitted yet; ``None`` for vectors from a file.
+        encoder: Encodes texts, not fitted yet; ``None`` for other vectors.
         fields: Fields of the ``.item`` file that are joined to an item's text; those that the dataset lacks are skipped.
         template: What fields are filled into instead, all of which the dataset must have; ``None`` where they are joined.
-        vectors: The file, opened and checked; ``None`` for text.
+        vectors: The file, opened and checked; ``None`` for other vectors.
         optional: Whether items that the file lacks get zeros instead of an error.
+        learned: One of :data:`LEARNED`; ``None`` for other vectors.
+        settings: Keys of that model and their values, where they are not those of its YAML.
     """
 
     name: str
@@ -51,6 +56,8 @@ class Modality:
     template: TextTemplate | None = None
     vectors: VectorFile | None = None
     optional: bool = False
+    learned: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 def modalities(config: Config) -> list[Modality]:
@@ -58,12 +65,13 @@ def modalities(config: Config) -> list[Modality]:
 
     It takes three forms:
 
-    * ``tfidf-svd``, ``sentence-transformers/<name>`` or ``file``: one modality, called ``text``;
+    * ``tfidf-svd``, ``sentence-transformers/<name>``, ``file`` or one of :data:`LEARNED`: one modality, called ``text``;
     * a list of those, ``[tfidf-svd, file]``: vectors of texts are called ``text``, those of a file by the file's name without its ending;
     * a mapping of names to those or to their own settings: ``{text: tfidf-svd, image: {encoder: file, file: image.npy, missing: zero}}``.
       Settings are ``fields`` or ``template``, and ``dim``, of a text encoder, ``file``, ``ids`` and ``missing`` (``error``, the default, or
-      ``zero``: items that the file lacks get zeros) of a file. What is not said is taken from ``item_text_fields``, ``content_dim``,
-      ``content_file`` and, for that file, ``content_ids``; from ``item_text_template`` where neither fields nor a template are said.
+      ``zero``: items that the file lacks get zeros) of a file, and all keys of its YAML of a model that learns vectors. What is not said
+      of text and files is taken from ``item_text_fields``, ``content_dim``, ``content_file`` and, for that file, ``content_ids``; from
+      ``item_text_template`` where neither fields nor a template are said.
 
     Args:
         config: A RecBole ``Config``, or anything that gives ``None`` for a key it does not have.
@@ -105,6 +113,8 @@ def _default_name(encoder: Any, config: Config) -> str:
 
 def _modality(name: str, settings: Mapping[str, Any], config: Config) -> Modality:
     encoder = str(settings.get("encoder"))
+    if encoder in LEARNED:
+        return Modality(name, learned=encoder, settings={key: value for key, value in settings.items() if key != "encoder"})
     kind, slash, _ = encoder.partition("/")
     if kind not in _SETTINGS or bool(slash) != (kind == SentenceTransformerEncoder.kind):
         raise UserError(f"unknown content_encoder {short_repr(encoder)}; choose {', '.join(_KINDS)}{did_you_mean(encoder, _KINDS)}")

@@ -100,7 +100,7 @@ def text_template(dataset: Dataset, template: TextTemplate) -> TextTemplate:
     lists = set()
     for field in template.fields:
         if dataset.field2type[field] == FeatureType.TOKEN_SEQ:
-            filled = [value for value in _column(dataset, field) if value]
+            filled = [value for value in field_values(dataset, field) if value]
             if filled and sum(map(lists_names, filled)) >= NAMES_SHARE * len(filled):
                 lists.add(field)
     return template.resolved(lists)
@@ -123,7 +123,7 @@ def item_texts(dataset: Dataset, fields: Sequence[str], template: TextTemplate |
         UserError: no usable text field, see :func:`text_fields`.
     """
     fields = text_fields(dataset, fields, template)
-    columns = [_column(dataset, field) for field in fields]
+    columns = [field_values(dataset, field) for field in fields]
     texts = [""] * dataset.num(dataset.iid_field)
     rows = _plain(dataset.item_feat[dataset.iid_field]).astype(np.int64)
     for position, row in enumerate(rows):
@@ -132,7 +132,7 @@ def item_texts(dataset: Dataset, fields: Sequence[str], template: TextTemplate |
     return texts
 
 
-def _column(dataset: Dataset, field: str) -> list[FieldValue]:
+def field_values(dataset: Dataset, field: str) -> list[FieldValue]:
     """One field of all rows of ``item_feat`` as words or numbers; RecBole's padding id 0 means 'no value'."""
     values = _plain(dataset.item_feat[field])
     kind = dataset.field2type[field]

@@ -180,6 +180,8 @@ def _maps(tokenizers: Sequence[TrainedTokenizer], items: ItemVectors) -> Figure:
 
 
 def _has_reference(tokenizer: TrainedTokenizer, items: ItemVectors) -> bool:
+    if tokenizer.model.dim != items.dim:  # one that reads another content, such as PRISM
+        return False
     with torch.no_grad():
         return tokenizer.model.quantize(torch.from_numpy(items.gather(np.array([1])))).reference is not None
 

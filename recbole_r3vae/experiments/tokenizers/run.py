@@ -13,13 +13,13 @@ from recbole_r3vae.config import Config, tokenizer_defaults
 from recbole_r3vae.config.registry import MODEL_ROOMS, get_tokenizer, own_models
 from recbole_r3vae.config.sources import given_settings
 from recbole_r3vae.config.stages import deal
-from recbole_r3vae.data.content import load_content
 from recbole_r3vae.data.items import ItemVectors
 from recbole_r3vae.experiments.processes import in_own_process
 from recbole_r3vae.experiments.tokenizers.rows import PLACES, row_of
 from recbole_r3vae.experiments.tokenizers.tables import LEVELS, TABLE, write_tables
 from recbole_r3vae.experiments.words import as_word
 from recbole_r3vae.provenance import versions
+from recbole_r3vae.quick_start.collaborative import item_content
 from recbole_r3vae.quick_start.lookup import create_dataset
 from recbole_r3vae.quick_start.run import run_recbole_r3vae
 from recbole_r3vae.quick_start.semantic_ids import DESCRIPTION, load_tokenizer
@@ -61,7 +61,7 @@ def run_tokenizer_benchmark(
     settings = settings_of_each(names, dataset, given)
     configs = [Config(name, dataset, config_dict=settings[name]) for name in names]  # all, to find mistakes before hours of training
     # Made here once, so that no tokenizer's memory includes the encoding of texts.
-    items = ItemVectors(load_content(create_dataset(configs[0]), configs[0]))
+    items = ItemVectors(item_content(create_dataset(configs[0]), configs[0]))
     output = Path(output or Path("results") / "tokenizers" / dataset)
 
     rows, folders = [], {}

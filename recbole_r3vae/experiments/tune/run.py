@@ -16,7 +16,7 @@ from recbole.data.dataset import Dataset
 from recbole_r3vae.config import Config, tokenizer_config, tokenizer_defaults
 from recbole_r3vae.config.registry import get_model, settings_file
 from recbole_r3vae.config.sources import load_yaml, parse_arguments
-from recbole_r3vae.data.content import ItemContent, load_content
+from recbole_r3vae.data.content import ItemContent
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.experiments.tables import figure
 from recbole_r3vae.experiments.tune.space import Settings, grid, load_space, sample
@@ -24,6 +24,7 @@ from recbole_r3vae.experiments.tune.tables import write_search
 from recbole_r3vae.experiments.words import as_word, describe
 from recbole_r3vae.model.recbole_models import contract_of
 from recbole_r3vae.provenance import versions
+from recbole_r3vae.quick_start.collaborative import item_content
 from recbole_r3vae.quick_start.lookup import create_dataset
 from recbole_r3vae.quick_start.semantic_ids import train_tokenizer
 from recbole_r3vae.sid.quality.choice import RULE, choose
@@ -80,7 +81,7 @@ def run_tune(
         candidates = sample(candidates, trials, config["seed"])
 
     data = create_dataset(generator)
-    content = load_content(data, config)
+    content = item_content(data, config)
     print(f"{tokenizer} on {dataset}: {len(candidates)} of the {n_grid} settings of the search space", flush=True)
     rows, trained, spent = [], 0, 0.0
     for number, settings in enumerate(candidates, start=1):

@@ -77,7 +77,7 @@ class Attention(nn.Module):
         self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, mask: Tensor, n_last: int) -> Tensor:
-        """``x`` [B, T, d] to its last ``n_last`` positions [B, n, d]; ``mask`` [B, 1, T, T] is added to the attention logits."""
+        """``x`` [B, T, d] to its last ``n_last`` positions [B, n, d]; ``mask`` [B, 1, T, T] is added to the attention logits, or is bool."""
         last = x[:, -n_last:]
         projected = (self.query(last), self.key(x), self.value(x))
         heads = (part.unflatten(-1, (self.n_heads, -1)).transpose(1, 2) for part in projected)  # each [B, H, n or T, d/H]

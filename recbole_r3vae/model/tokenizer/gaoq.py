@@ -1,8 +1,8 @@
 """GAOQ: a tree of balanced k-means in which a code stands for the same direction under every parent.
 
 Reference:
-    ReSID, arXiv 2602.02338, 2026, the quantisation stage. The paper's item encoder (FAMAE) is not part of it:
-    GAOQ takes whatever embeddings the catalogue has.
+    ReSID, arXiv 2602.02338, 2026, the quantisation stage. GAOQ takes whatever embeddings the catalogue has; those of the paper's item
+    encoder, :class:`~recbole_r3vae.model.sequential.famae.FAMAE`, with ``content_encoder: FAMAE``.
 """
 
 from __future__ import annotations

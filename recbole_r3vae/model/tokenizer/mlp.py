@@ -1,4 +1,4 @@
-"""The multilayer perceptron on either side of a quantizer."""
+"""The multilayer perceptrons on either side of a quantizer."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from itertools import pairwise
 
 import torch
 from torch import nn
+
+from recbole_r3vae.model.dropout import Dropout
 
 
 def mlp(sizes: Sequence[int], generator: torch.Generator) -> nn.Sequential:
@@ -26,3 +28,11 @@ def mlp(sizes: Sequence[int], generator: torch.Generator) -> nn.Sequential:
         nn.init.zeros_(linear.bias)
         layers += [linear, nn.ReLU()]
     return nn.Sequential(*layers[:-1])
+
+
+def normed_mlp(sizes: Sequence[int], dropout: float, generator: torch.Generator) -> nn.Sequential:
+    """A perceptron with layer norm, ReLU and dropout after every layer but the last: ``[B, sizes[0]] -> [B, sizes[-1]]``."""
+    layers: list[nn.Module] = []
+    for pair in pairwise(sizes):
+        layers += [*mlp(pair, generator), nn.LayerNorm(pair[1]), nn.ReLU(), Dropout(dropout)]
+    return nn.Sequential(*layers[:-3])

@@ -7,6 +7,8 @@ References:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from recbole.config import Config
 from recbole.data.interaction import Interaction
@@ -39,7 +41,7 @@ class RQVAE(SemanticTokenizer):
     encoder by one of :data:`.ESTIMATORS`. Codebooks learn from the loss, as moving averages
     (:class:`.EMACodebook`), or together (:class:`.SimVQCodebook`).
 
-    A subclass adds its terms to :meth:`losses`, or stacks levels differently in :meth:`stack`.
+    A subclass adds its terms to :meth:`losses`, stacks levels differently in :meth:`stack`, or encodes by other networks.
 
     Args:
         config: Keys of ``properties/model/RQVAE.yaml``.
@@ -100,9 +102,17 @@ class RQVAE(SemanticTokenizer):
         generator = torch.Generator().manual_seed(self.seed)
         sizes = [self.dim, *config["hidden_sizes"], config["latent_dim"]]
         estimator = ESTIMATORS[config["gradient_estimator"]]
-        self.encoder = mlp(sizes, generator)
+        self.encoder = self.make_encoder(config, items, sizes, generator)
         self.quantizer = self.stack(sizes[-1], estimator, generator)
-        self.decoder = mlp(sizes[::-1], generator)
+        self.decoder = self.make_decoder(config, items, sizes[::-1], generator)
+
+    def make_encoder(self, config: Config, items: ItemVectors, sizes: Sequence[int], generator: torch.Generator) -> nn.Module:
+        """What maps item vectors ``[B, sizes[0]]`` to latent ones ``[B, sizes[-1]]``."""
+        return mlp(sizes, generator)
+
+    def make_decoder(self, config: Config, items: ItemVectors, sizes: Sequence[int], generator: torch.Generator) -> nn.Module:
+        """What maps latent vectors ``[B, sizes[0]]`` to item vectors ``[B, sizes[-1]]``."""
+        return mlp(sizes, generator)
 
     def stack(self, dim: int, estimator: Estimator, generator: torch.Generator) -> nn.Module:
         """The levels between encoder and decoder.

@@ -17,7 +17,7 @@ from recbole_r3vae.model.parameters import declared_by
 from recbole_r3vae.model.ranker import Ranker
 from recbole_r3vae.quick_start import load_data_and_model, run_recbole_r3vae
 
-MODELS = ["BSARec", "CaDiRec", "CoSeRec", "HSTU", "Recency", "WindowSASRec"]
+MODELS = ["BSARec", "CaDiRec", "CoSeRec", "FAMAE", "HSTU", "Recency", "WindowSASRec"]
 
 
 def test_the_room_holds_them_and_their_settings():
@@ -31,6 +31,7 @@ def test_the_room_holds_them_and_their_settings():
     "model, keys, name",
     [
         ("BSARec", {}, "CE"),
+        ("FAMAE", {}, "NLL of masked fields"),
         ("Recency", {}, "none"),
         ("HSTU", {}, "InfoNCE, 512 negatives"),
         ("HSTU", {"n_negatives": 8}, "InfoNCE, 8 negatives"),
@@ -63,7 +64,7 @@ def test_every_key_of_its_own_has_a_range_that_its_default_is_in(model):
 
 @pytest.mark.parametrize(
     "model, dropout",
-    [("BSARec", "hidden_dropout_prob"), ("HSTU", "embedding_dropout_prob"), ("WindowSASRec", "dropout"), ("CoSeRec", "dropout"),
+    [("BSARec", "hidden_dropout_prob"), ("FAMAE", "dropout"), ("HSTU", "embedding_dropout_prob"), ("WindowSASRec", "dropout"), ("CoSeRec", "dropout"),
      ("CaDiRec", "dropout")],
 )
 def test_a_rule_is_learnt_that_popularity_cannot_know(tiny_settings, ruled_data, model, dropout):

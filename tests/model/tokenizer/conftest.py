@@ -21,7 +21,7 @@ def catalogue():
     All share a mean direction, as text embeddings do. The first half of the columns is called text, the rest image.
     """
 
-    def make(n=600, d=16, seed=0) -> ItemVectors:
+    def make(n=600, d=16, seed=0, parts=None) -> ItemVectors:
         random = np.random.default_rng(seed)
         topics, subtopics = random.normal(size=(12, d)), random.normal(size=(12, 6, d))
         topic, subtopic = random.integers(12, size=n), random.integers(6, size=n)
@@ -29,7 +29,7 @@ def catalogue():
         x = x / np.linalg.norm(x, axis=1, keepdims=True)
         embeddings = np.concatenate([np.zeros((1, d)), x]).astype(np.float32)
         ids = ["[PAD]", *(f"item{i}" for i in range(n))]
-        parts = {"text": slice(0, d // 2), "image": slice(d // 2, d)}
+        parts = parts or {"text": slice(0, d // 2), "image": slice(d // 2, d)}
         return ItemVectors(ItemContent(embeddings, ids, encoder={"kind": "test"}, content_hash="", parts=parts))
 
     return make
@@ -77,6 +77,7 @@ def train():
                 batch = {"item_emb": x[rows]}
                 if items.collaborative is not None:
                     batch["item_cf"] = torch.from_numpy(items.collaborative[1 + rows])
+                batch |= {name: torch.from_numpy(values[1 + rows]) for name, values in items.facts.items()}
                 loss = sum(model.calculate_loss(batch))
                 loss.backward()
                 optimizer.step()

@@ -29,7 +29,10 @@ VARIANTS = [
     ("LETTER", {**DIVERSE, **SMALL}),
     *(("MMQ", {"codebook_learning": learning, "latent_dim": 8}) for learning in ("ema", "loss")),
     ("LETTER", {"codebook_learning": "ema", "diversity_weight": 0, **SMALL}),
+    ("PRISM", {"warm_epochs": 0, "anchoring_epochs": 0, **SMALL}),
+    ("PRISM", {"codebook_learning": "ema", "anchor_weight": 0, **SMALL}),
 ]
+PARTS = {"text": slice(0, 12), "collaborative": slice(12, 16)}  # PRISM's alone asks for them
 
 
 def rows(items):
@@ -38,15 +41,17 @@ def rows(items):
 
 @pytest.fixture(scope="module")
 def social(catalogue):
-    """Items with collaborative embeddings, of which some have none."""
-    items = catalogue(300)
+    """Items with collaborative embeddings, of which some have none, and with facts."""
+    items, draw = catalogue(300, parts=PARTS), np.random.default_rng(1)
+    facts = {"item_popularity": draw.random(301, dtype=np.float32), "item_categories": draw.integers(0, 5, size=(301, 3))}
     embeddings = np.random.default_rng(0).normal(size=(301, 8)).astype(np.float32)
     embeddings[:40] = 0
-    return ItemVectors(items.content, embeddings)
+    return ItemVectors(items.content, embeddings, facts)
 
 
 def batch(items, wanted):
-    return {"item_emb": rows(items)[wanted], "item_cf": torch.from_numpy(items.collaborative[1:])[wanted]}
+    facts = {name: torch.from_numpy(values[1:])[wanted] for name, values in items.facts.items()}
+    return {"item_emb": rows(items)[wanted], "item_cf": torch.from_numpy(items.collaborative[1:])[wanted], **facts}
 
 
 def state(model):
@@ -64,31 +69,31 @@ def differing(before, after):
 def test_a_tokenizer_keeps_to_the_contract(name):
     model = TOKENIZERS[name]
     assert issubclass(model, (Contract, AbstractRecommender)) and model.task == TOKENIZE
-    assert model.needs({}) == Needs(content=(), interactions=name == "LETTER")
+    assert model.needs({}) == Needs(content=(), interactions=name == "LETTER", popularity=name == "PRISM", categories=name == "PRISM")
     assert callable(model.parameters)  # torch's, not a table
 
 
 @EVERY
 def test_every_key_of_its_own_has_a_range_that_takes_the_default(name, tokenizer, catalogue):
     """Its own: what its YAML says beyond what RecBole's trainer reads and `Config` checks."""
-    of_config = {"learner", "train_neg_sample_args", "valid_metric"}
+    of_config = {"learner", "train_neg_sample_args", "valid_metric", "clip_grad_norm", "content_encoder"}
     keys = {key for model in TOKENIZERS[name].__mro__ for key in vars(model).get("hyperparameters", ())}
     assert set(load_yaml(properties() / "model" / f"{name}.yaml")) - of_config <= keys
-    tokenizer(name, catalogue())
+    tokenizer(name, catalogue(parts=PARTS))
     for key, value in {"codebook_sizes": [1, 2], "epochs": -1, "stopping_step": 0.5, "learning_rate": float("nan")}.items():
         with pytest.raises(UserError, match=f"^{key} is "):
-            tokenizer(name, catalogue(), **{key: value})
+            tokenizer(name, catalogue(parts=PARTS), **{key: value})
 
 
 @EVERY
 def test_fitted_is_what_has_nothing_to_train(name, tokenizer, catalogue):
-    trains = any(parameter.requires_grad for parameter in tokenizer(name, catalogue()).parameters())
+    trains = any(parameter.requires_grad for parameter in tokenizer(name, catalogue(parts=PARTS)).parameters())
     assert TOKENIZERS[name].fitted == (not trains)
 
 
 @pytest.mark.parametrize(
     "name, first",
-    [(name, "codebook") for name in ("R3VAE", "RQVAE", "VQVAE", "CoST", "LETTER", "MMQ", "RKMeans", "BalancedRKMeans", "OPQ")]
+    [(name, "codebook") for name in ("R3VAE", "RQVAE", "VQVAE", "CoST", "LETTER", "MMQ", "PRISM", "RKMeans", "BalancedRKMeans", "OPQ")]
     + [("LSH", "hyperplanes"), ("Random", "factors")],
 )
 def test_codes_are_ordered_where_the_first_decides_what_the_next_mean(name, first, tokenizer, social):
@@ -156,7 +161,7 @@ def test_a_hook_moves_what_has_no_gradient_and_that_once(name, settings, tokeniz
     interaction = batch(social, torch.arange(100))
     model.begin_epoch(0)
     trained = {key for key, parameter in model.named_parameters() if parameter.requires_grad}
-    averages = settings.get("codebook_learning", "ema") == "ema" and name != "R3VAE"
+    averages = settings.get("codebook_learning", "loss" if name == "PRISM" else "ema") == "ema" and name != "R3VAE"
     for step in range(2):
         before = state(model)
         model.calculate_loss(interaction)
