@@ -228,7 +228,7 @@ def test_a_search_space_holds_the_model_s_keys_and_its_defaults(name, spaces):
         assert own in defaults and defaults[own] in values and len({str(value) for value in values}) == len(values)
         for value in values:
             if is_tokenizer:
-                config = tokenizer_config(Config("R3GR", "ml-100k", config_dict={"tokenizer": name, key: value}))
+                config = tokenizer_config(Config("R3GR", "lastfm", config_dict={"tokenizer": name, key: value}))
                 second = "collaborative" if name == "PRISM" else "image"
                 items = {"dim": 256, "parts": {"text": slice(0, 192), second: slice(192, 256)}}
                 config.model_class(config, type("Items", (), items))  # refuses what is out of range
