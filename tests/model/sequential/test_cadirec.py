@@ -50,7 +50,8 @@ def test_noise_has_the_mean_and_deviation_of_its_step():
         assert noised.mean().item() == pytest.approx(3 * math.sqrt(signal), abs=0.03)
         assert noised.std().item() == pytest.approx(math.sqrt(1 - signal), rel=0.03)
     begun = diffusion.begin(x)
-    assert begun.mean().item() == pytest.approx(3, abs=0.01) and begun.std().item() == pytest.approx((1 - float(diffusion.signal[0])) ** 0.5, rel=0.03)
+    assert begun.mean().item() == pytest.approx(3, abs=0.01)
+    assert begun.std().item() == pytest.approx((1 - float(diffusion.signal[0])) ** 0.5, rel=0.03)
 
 
 def test_the_sampler_remembers_the_last_losses_of_each_step():
