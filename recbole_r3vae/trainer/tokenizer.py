@@ -30,6 +30,7 @@ class TokenizerTrainer(Checkpointed, Trainer):
 
     def __init__(self, config, model):
         super().__init__(config, model)
+        self.eval_step = min(config["eval_step"], self.epochs)  # 0: no epoch is scored, and the last is kept
         self.history: list[dict[str, Any]] = []
         self._earlier_peaks: dict[str, float | None] = {}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
+import torch
 from recbole.trainer import Trainer
 
 from recbole_r3vae.config import Config
@@ -24,6 +25,24 @@ def train(tiny_settings):
         return train_tokenizer(config, load_content(create_dataset(config), config), show_progress=False)
 
     return train
+
+
+def test_without_validation_the_last_epoch_is_kept(tiny_settings, tmp_path, monkeypatch):
+    """Whatever the scores say, of which there are none: LETTER's and CoST's way."""
+    seen = []
+    train_epoch = TokenizerTrainer._train_epoch
+
+    def watched(self, *args, **keywords):
+        loss = train_epoch(self, *args, **keywords)
+        seen.append({key: value.clone() for key, value in self.model.state_dict().items()})
+        return loss
+
+    monkeypatch.setattr(TokenizerTrainer, "_train_epoch", watched)
+    monkeypatch.setattr(TokenizerTrainer, "_valid_epoch", None)
+    config = Config("CoST", "tiny", config_dict={**tiny_settings, "epochs": 3, "eval_step": 0, "train_batch_size": 32, "checkpoint_dir": str(tmp_path)})
+    tokenizer = train_tokenizer(config, load_content(create_dataset(config), config), show_progress=False)
+    assert len(seen) == 3 and any((seen[1][key] != seen[2][key]).any() for key in seen[2])
+    assert all(torch.equal(value, seen[2][key]) for key, value in tokenizer.model.state_dict().items())
 
 
 def test_history_holds_every_epoch_and_every_validation(train, monkeypatch):
