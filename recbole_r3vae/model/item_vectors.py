@@ -112,8 +112,7 @@ class ItemVectors(nn.Module):
         if CODES in self.item_inputs and merge == "concat":
             self.code_projection = nn.Linear(sids.n_levels * size, size)
         if modalities(self.item_inputs):
-            content = sources.content.take(modalities(self.item_inputs))
-            self.register_buffer("content", copied(content.embeddings), persistent=False)  # [n_items, D]
+            self.register_buffer("content", copied(sources.content.embeddings), persistent=False)  # [n_items, D]
             width = self.content.shape[1]  # of whichever modalities these are
             self.content_projection = nn.Linear(width, size)
             if content_inner_size:
@@ -195,8 +194,7 @@ class ItemVectors(nn.Module):
         known = sources.semantic_ids if sources.semantic_ids is not None else sources.content
         n_old, self.n_items = self.n_items, len(known.item_ids)
         if modalities(self.item_inputs):
-            content = sources.content.take(modalities(self.item_inputs))
-            new = copied(content.embeddings[n_old:]).to(self.content.device)
+            new = copied(sources.content.embeddings[n_old:]).to(self.content.device)
             self.content = torch.cat([self.content, new])  # what it was trained with stays as it was
         if ID in self.item_inputs:
             weight = F.pad(self.id_embedding.weight, (0, 0, 0, self.n_items - n_old))  # [n_items, d]

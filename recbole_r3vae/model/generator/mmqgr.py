@@ -23,7 +23,7 @@ from recbole_r3vae.data.sequences import TARGET_LIST_FIELD
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.model.contract import SHARED, Needs, Sources
 from recbole_r3vae.model.generator.r3gr import R3GR
-from recbole_r3vae.model.item_vectors import CODES, ID, copied
+from recbole_r3vae.model.item_vectors import CODES, ID, copied, modalities
 from recbole_r3vae.model.parameters import Either, Number
 
 if TYPE_CHECKING:
@@ -90,6 +90,11 @@ class MMQGR(R3GR):
         if sources.tokenizer is not None:
             self.tokenizer.load_state_dict(sources.tokenizer.state_dict())
         self.tokenizer.requires_grad_(True)  # codewords that were running means too: here they have a gradient
+
+    @staticmethod
+    def read_of(sources: Sources, item_inputs: list[str]) -> Sources:
+        """The modalities that items are read by, of all that the tokenizer reads."""
+        return replace(sources, content=sources.content.take(modalities(item_inputs)))
 
     # -- training ----------------------------------------------------------------------------------------------------------
 

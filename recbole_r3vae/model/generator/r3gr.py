@@ -127,7 +127,8 @@ class R3GR(KeepsVectors, SIDGenerator):
         self.dense_weight, self.blend, self.label_smoothing = config["dense_weight"], config["blend"], config["label_smoothing"]
         hidden = config["sid_dropout"], config["id_dropout"]
         how = config["item_inputs"], config["code_merge"], size
-        self.items = ItemVectors(*how, self.n_items, self.sources, config["content_inner_size"], *hidden)
+        read = self.read_of(self.sources, config["item_inputs"])
+        self.items = ItemVectors(*how, self.n_items, read, config["content_inner_size"], *hidden)
         self.position_embedding = nn.Embedding(self.max_seq_length, size)
         if self.writes_codes(config):
             self.first_token = [1 + sum(self.codebook_sizes[:level]) for level in range(self.n_levels)]  # of each level's code 0
@@ -151,6 +152,11 @@ class R3GR(KeepsVectors, SIDGenerator):
                 self.register_buffer("log_q", log_q, persistent=False)  # [n_items - 1], of being drawn, items from 1 on
         self.prior = prior_of(config, self.max_seq_length)
         self.apply(initialise)
+
+    @staticmethod
+    def read_of(sources: Sources, item_inputs: list[str]) -> Sources:
+        """What item vectors are made of: all that was asked for."""
+        return sources
 
     # -- the history ---------------------------------------------------------------------------------------------------
 
@@ -358,6 +364,6 @@ class R3GR(KeepsVectors, SIDGenerator):
 
     def grow(self, sources: Sources) -> None:
         """Know more items, see :meth:`.Contract.grow`; they have no id embedding."""
-        self.items.grow(sources)
+        self.items.grow(self.read_of(sources, self.items.item_inputs))
         self.forget()
         super().grow(sources)
