@@ -1,7 +1,7 @@
 """What codes keep of each modality: whose neighbours they find, and how much two codes say the same.
 
-    python benchmarks/modalities.py MMQ --part image=image_feat.npy --part audio=audio_feat.npy --groups 2 2 2 --set epochs=20
-    python benchmarks/modalities.py RQVAE --part image=image_feat.npy --part audio=audio_feat.npy --set codebook_sizes=[100,100,100,100,100,100]
+    python benchmarks/modality_neighbours.py MMQ --part image=image_feat.npy --part audio=audio_feat.npy --groups 2 2 2 --set epochs=20
+    python benchmarks/modality_neighbours.py RQVAE --part image=image_feat.npy --part audio=audio_feat.npy --set codebook_sizes=[100,100,100,100,100,100]
 
 Row n of every file is of item n. The tokenizer is trained on all parts side by side, each of length 1, and kept in ``saved/modalities``.
 

@@ -1,4 +1,4 @@
-"""benchmarks/modalities.py: what its figures are."""
+"""benchmarks/modality_neighbours.py: what its figures are."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-PATH = Path(__file__).parents[2] / "benchmarks" / "modalities.py"
+PATH = Path(__file__).parents[2] / "benchmarks" / "modality_neighbours.py"
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def test_nearest_leaves_an_item_itself_out_and_shares_are_means(script):
 
 def test_it_runs(script, tmp_path, monkeypatch, capsys):
     random = np.random.default_rng(0)
-    words = ["modalities.py", "MMQ", "--groups", "2", "2", "2", "--set", "epochs=1", "--set", "codebook_sizes=[8,8,8,8,8,8]"]
+    words = ["modality_neighbours.py", "MMQ", "--groups", "2", "2", "2", "--set", "epochs=1", "--set", "codebook_sizes=[8,8,8,8,8,8]"]
     for name in ("image", "audio"):
         np.save(f"{name}.npy", random.normal(size=(60, 12)).astype(np.float16))
         words += ["--part", f"{name}={name}.npy"]
