@@ -118,7 +118,7 @@ def test_cards_have_files_of_their_own(cuda, tmp_path, monkeypatch):
 def test_a_command_is_interrupted_at_the_end_and_its_failure_told(cuda, tmp_path):
     waits = "import time\ntry: time.sleep(60)\nexcept KeyboardInterrupt: open('interrupted', 'w')"
     with pytest.raises(cuda.OutOfTime):
-        cuda.stopped_at_the_end([sys.executable, "-c", waits], 2, tmp_path)
+        cuda.stopped_at_the_end([sys.executable, "-S", "-c", waits], 4, tmp_path)
     assert (tmp_path / "interrupted").is_file()
     done = cuda.stopped_at_the_end([sys.executable, "-c", "import recbole_r3vae, sys; print('out'); sys.exit(3)"], 60, tmp_path)
     assert (done.returncode, done.stdout) == (3, "out\n")
