@@ -45,16 +45,14 @@ class _Model:
     vectors: Callable[[Any], Tensor]  # of the trained model's items [n_items, d]
     run_keys: tuple[str, ...] = ()  # keys of the run's configuration that it takes over
     fields_key: str | None = None  # its key for the item fields that it reads beside interactions
+    epochs: int | None = 30  # as a modality of item content, unless said; LETTER's. None: those of its YAML
 
-
-EPOCHS = 30
-"""Epochs of RecBole's models as modalities of item content, unless said; LETTER's."""
 
 MODELS = {
     "BPR": _Model("embedding_size", lambda model: model.item_embedding.weight),
     "SASRec": _Model("hidden_size", lambda model: model.item_embedding.weight, ("MAX_ITEM_LIST_LENGTH",)),
     "LightGCN": _Model("embedding_size", lambda model: model.forward()[1]),  # after propagation
-    "FAMAE": _Model("hidden_size", lambda model: model.field_vectors(), ("MAX_ITEM_LIST_LENGTH",), "item_fields"),
+    "FAMAE": _Model("hidden_size", lambda model: model.field_vectors(), ("MAX_ITEM_LIST_LENGTH",), "item_fields", None),
 }
 """The models that give one vector for each item, by name."""
 
@@ -119,7 +117,7 @@ class CollaborativeModel:
             ``collaborative_epochs`` and ``latent_dim`` (the length of the vectors). All else is as the YAML of the model sets it.
         dataset: The run's, loaded and not yet split.
         modality: Of item content, with the name of the model and those of its keys that its YAML does not decide. Epochs that are not said
-            are those of FAMAE's YAML, and :data:`EPOCHS` for RecBole's models.
+            are those that :data:`MODELS` has for it, or of its YAML.
 
     Attributes:
         interactions: See :func:`training_interactions`.
@@ -139,7 +137,8 @@ class CollaborativeModel:
             own = {MODELS[name].size_key: config["latent_dim"], "epochs": config["collaborative_epochs"]}
         else:
             name = modality.learned
-            own = {**({} if name == "FAMAE" else {"epochs": EPOCHS}), **modality.settings}
+            epochs = MODELS[name].epochs
+            own = {**({} if epochs is None else {"epochs": epochs}), **modality.settings}
         dataset = _unsequenced(config, dataset)
         self.cache_dir = config["content_cache_dir"]
         self.interactions = training_interactions(dataset)
