@@ -171,7 +171,8 @@ class AutoregressiveHead:
     def search(self, reading: Any, *how: Any, **more: Any) -> list[Beams]:
         """:func:`~recbole_r3vae.model.generator.decoding.beam.beam_searches` of the model, which notes where :attr:`watched` stands."""
         found = beam_searches(self.model, self.model.start(reading), *how, watched=self.watched, **more)
-        self.prefix_ranks = [beams.prefix_ranks for beams in found]
+        if self.watched is not None:  # else nothing of a head changes while it ranks: threads share it
+            self.prefix_ranks = [beams.prefix_ranks for beams in found]
         return found
 
     @property

@@ -91,7 +91,7 @@ def test_text_and_id_inputs_are_named_and_travel_with_the_checkpoint(tiny_settin
     assert other_text["run_dir"] != run(tiny_settings, epochs=1, item_inputs=["codes", "text"], sid_file=plain["sid_file"])["run_dir"]
     assert other_text["content"]["kind"] == "tfidf-svd"  # the record says what the model reads, though no tokenizer was trained on it
 
-    monkeypatch.setattr("recbole_r3vae.quick_start.provide.load_content", lambda *a: pytest.fail("the text was read again"))
+    monkeypatch.setattr("recbole_r3vae.quick_start.provide.item_content", lambda *a: pytest.fail("the text was read again"))
     _, model, _, _, _, test_data = load_data_and_model(hybrid["run_dir"] + "/best.pth")
     assert model.items.content.shape == (149, 32) and model.items.content[1].norm() == pytest.approx(1, abs=1e-5)
     items, _ = model.recommend(next(iter(test_data))[0], 10)

@@ -21,6 +21,7 @@ FAST = {"tokenizer": "RKMeans", "tokenizer_epochs": 0, "epochs": 1}
 TINY = {
     "R3GR": FAST,
     "TIGER": {**FAST, "n_layers": 1, "n_decoder_layers": 1, "head_size": 8, "n_user_buckets": 7, "train_batch_size": 512},
+    "GLASS": {**FAST, "n_layers": 1, "n_decoder_layers": 1, "head_size": 8, "recent_items": 3},
     "SASRec": {"epochs": 1, "loss_type": "CE"},
     "BPR": {"epochs": 1},
     "HSTU": {"epochs": 1, "n_layers": 1, "n_heads": 1, "attention_dim": 8, "linear_dim": 8, "n_negatives": 16},
