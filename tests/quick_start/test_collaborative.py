@@ -12,12 +12,13 @@ import torch
 
 from recbole_r3vae.cli import main
 from recbole_r3vae.config import Config
+from recbole_r3vae.data import content
 from recbole_r3vae.data.content import load_content
 from recbole_r3vae.data.item_values import values_at
 from recbole_r3vae.data.items import ItemDataLoader, ItemVectors
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.quick_start import run_recbole_r3vae
-from recbole_r3vae.quick_start.collaborative import CollaborativeModel, item_content, popularity, training_interactions
+from recbole_r3vae.quick_start.collaborative import MODELS, CollaborativeModel, item_content, popularity, training_interactions
 from recbole_r3vae.quick_start.lookup import create_dataset
 from recbole_r3vae.quick_start.semantic_ids import item_facts, train_tokenizer
 
@@ -104,6 +105,11 @@ PRISM = {
     "content_encoder": {"text": "tfidf-svd", "collaborative": {"encoder": "LightGCN", **LEARNED["LightGCN"]}},
     "hidden_sizes": [32], "latent_dim": 8, "epochs": 2, "warm_epochs": 0, "category_field": "class", "first_category": 1,
 }  # fmt: skip
+
+
+def test_the_encoders_that_learn_are_the_models_that_can():
+    """Named in two rooms, because data knows nothing of models."""
+    assert set(content.LEARNED) == set(MODELS) == set(LEARNED)
 
 
 def both_splits(settings, tmp_path) -> dict[str, dict]:
