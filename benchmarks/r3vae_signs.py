@@ -2,8 +2,10 @@
 
     recbole-r3vae benchmark --config=properties/benchmark/lastfm_r3vae.yaml --output=results/r3vae_ablation --data_path=dataset
     python benchmarks/r3vae_signs.py
+    python benchmarks/r3vae_signs.py --config=properties/benchmark/amazon-beauty-parts.yaml --runs=results/parts/runs/amazon-beauty \
+        --output=results/r3vae_parts_amazon-beauty.md
 
-Reads the records of that grid and writes ``results/r3vae_ablation_lastfm.md``. SC and PD are those of the quality table in the space of
+Reads the records of a grid of one generator: R3VAE, variants of it by the names in ``CHANGES``, and maybe other tokenizers. SC and PD are those of the quality table in the space of
 the item vectors, where tokenizers compare; the paper's are presumably of each tokenizer's own space. A difference counts as found where a
 paired t-test over users, each user's metric averaged over the seeds, has p below .05. Figures are those with met items left out where all
 records have them, and otherwise those with met items among the candidates.
@@ -12,12 +14,16 @@ records have them, and otherwise those with met items among the candidates.
 from __future__ import annotations
 
 import argparse
+import shlex
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from recbole_r3vae.errors import UserError
+from recbole_r3vae.experiments.grid import load_grid
 from recbole_r3vae.experiments.leaderboard.records import RULE_NAMES, read_runs, rules_of, split_of
 from recbole_r3vae.experiments.leaderboard.rows import grouped
 from recbole_r3vae.experiments.statistics import users_test
@@ -39,6 +45,7 @@ PAPER = {
     "lambda .001": (0.0656, None, None, None),
     "lambda .1": (0.0669, None, None, None),
 }
+NOTHING = (None,) * len(METRICS)
 CHANGES = {
     "default": {},
     "no reference vector": {"tokenizer_reference_vector": False},
@@ -50,18 +57,35 @@ CHANGES = {
 }
 
 
-def by_variant(groups: list[list[Record]]) -> dict[str, list[Record]]:
-    """The runs of each variant, over seeds.
+def rows_of(grid: dict[str, Any]) -> list[str]:
+    """What a grid's tokenizers are here: ``default``, variants by their names, other tokenizers by theirs.
 
     Raises:
-        UserError: a variant has no runs, or not under the same seeds as the default.
+        UserError: a grid of several generators, or a tokenizer of a name that is neither R3VAE, a variant nor another tokenizer's.
+    """
+    if len(grid["models"]) != 1:
+        raise UserError(f"{grid['where']} has {len(grid['models'])} models; the signs are of one generator: choose --config of such a grid")
+    (model,) = grid["models"].values()
+    names = {"default" if name == "R3VAE" else name: own.get("tokenizer", name) for name, own in model.get("tokenizers", {}).items()}
+    unknown = [name for name, tokenizer in names.items() if name not in CHANGES and (tokenizer == "R3VAE" or tokenizer != name)]
+    if "default" not in names or unknown:
+        lack = f"{unknown[0]!r}, which is no variant" if unknown else "no R3VAE"
+        raise UserError(f"{model['where']} has {lack}; it needs R3VAE, and variants are called {', '.join(list(CHANGES)[1:])}")
+    return list(names)
+
+
+def by_variant(groups: list[list[Record]], names: Sequence[str]) -> dict[str, list[Record]]:
+    """The runs of each row, over seeds.
+
+    Raises:
+        UserError: a row has no runs, or not under the same seeds as the default.
     """
     found = {}
-    for name, keys in CHANGES.items():
-        wanted = {**DEFAULT, **keys}
+    for name in names:
+        wanted = {"tokenizer": name} if name not in CHANGES else {**DEFAULT, **CHANGES[name], "tokenizer": "R3VAE"}
         having = [runs for runs in groups if all(runs[0].config.get(key) == value for key, value in wanted.items())]
         if len(having) != 1:
-            raise UserError(f"{len(having)} rows are of {name}, not 1; run the grid of properties/benchmark/lastfm_r3vae.yaml first")
+            raise UserError(f"{len(having)} rows are of {name}, not 1; run the grid of --config first")
         found[name] = having[0]
         seeds, of_default = ([run.seed for run in runs] for runs in (found[name], found["default"]))
         if seeds != of_default:
@@ -86,7 +110,7 @@ def common_rule(groups: list[list[Record]]) -> Rule:
 def difference(name: str, metric: str, rule: Rule, runs: list[Record], base: list[Record]) -> dict[str, Any]:
     """A variant's mean less the default's, what the paper's figures differ by, and p over users where the metric is one of users."""
     place = METRICS.index(metric)
-    reported = None if PAPER[name][place] is None else PAPER[name][place] - PAPER["default"][place]
+    reported = None if PAPER.get(name, NOTHING)[place] is None else PAPER[name][place] - PAPER["default"][place]
     if metric.endswith("_raw"):
         values = [[run.quality[metric] for run in some] for some in (runs, base)]
         return {"found": float(np.mean(values[0]) - np.mean(values[1])), "paper": reported, "p": None}
@@ -94,9 +118,15 @@ def difference(name: str, metric: str, rule: Rule, runs: list[Record], base: lis
     return {"found": float(users[0].mean() - users[1].mean()), "paper": reported, "p": users_test(*users)[0]}
 
 
-def report(groups: list[list[Record]]) -> list[str]:
-    """Lines of the Markdown page."""
-    variants = by_variant(groups)
+def report(groups: list[list[Record]], names: Sequence[str], made_by: Sequence[str]) -> list[str]:
+    """Lines of the Markdown page.
+
+    Args:
+        groups: the grid's runs, those that differ in their seed together.
+        names: of its rows, see :func:`rows_of`.
+        made_by: the two commands.
+    """
+    variants = by_variant(groups, names)
     base = variants["default"]
     rule = common_rule(list(variants.values()))
     seeds = [run.seed for run in base]
@@ -113,17 +143,17 @@ def report(groups: list[list[Record]]) -> list[str]:
     records = [run for runs in variants.values() for run in runs]
     cut = sum(record.stopped_at_budget for record in records)
     return [
-        "# What the parts of R3-VAE do to recommendations on lastfm",
+        f"# What the parts of R3-VAE do to recommendations on {base[0].dataset}",
         "",
-        "`recbole-r3vae benchmark --config=properties/benchmark/lastfm_r3vae.yaml --output=results/r3vae_ablation`, then "
-        "`python benchmarks/r3vae_signs.py`",
+        ", then ".join(f"`{command}`" for command in made_by),
         "",
-        "R3GR on the semantic IDs of each variant, each one change away from `properties/model/R3VAE.yaml`; "
+        f"{base[0].name.partition('[')[0]} on the semantic IDs of each row: variants of R3VAE, each one change away from the default"
+        f"{', and other tokenizers' if set(names) - set(CHANGES) else ''}; "
         f"seeds {', '.join(map(str, seeds))}; mean ± sample "
         f"standard deviation; {cut} of {len(records)} units stopped at their budget. "
         f"Rule of the test figures: {RULE_NAMES[rule]}. SC and PD are means over levels in the space of the item vectors.",
         "",
-        *markdown_table(("variant", "valid NDCG@10", "test Recall@10", "test NDCG@10", "SC", "PD", "unique ratio"), figures),
+        *markdown_table(("row", "valid NDCG@10", "test Recall@10", "test NDCG@10", "SC", "PD", "unique ratio"), figures),
         "",
         "## Beside the paper's signs",
         "",
@@ -131,7 +161,7 @@ def report(groups: list[list[Record]]) -> list[str]:
         "only its sign can compare. *p* is of a paired t-test over users, each averaged over the seeds, and uncorrected for the number of "
         "tests; where it is .05 or above, no difference was found, whatever the sign.",
         "",
-        *markdown_table(("variant", "Recall@10", "NDCG@10", "SC", "PD"), signs),
+        *markdown_table(("row", "Recall@10", "NDCG@10", "SC", "PD"), signs),
     ]  # fmt: skip
 
 
@@ -142,6 +172,7 @@ def _cell(entry: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", type=Path, default=Path("properties/benchmark/lastfm_r3vae.yaml"), help="the grid")
     parser.add_argument("--runs", type=Path, default=Path("results/r3vae_ablation/runs/lastfm"), help="the grid's run files")
     parser.add_argument("--output", type=Path, default=Path("results/r3vae_ablation_lastfm.md"))
     options = parser.parse_args()
@@ -149,7 +180,8 @@ def main() -> None:
     if failed:
         raise SystemExit(f"{len(failed)} units failed, such as {failed[0]['name']}, seed {failed[0]['seed']}: run the grid again")
     notes: list[str] = []
-    lines = report(grouped(runs, notes))
+    commands = (f"recbole-r3vae benchmark --config={options.config} --output={options.runs.parents[1]}", shlex.join(["python", *sys.argv]))
+    lines = report(grouped(runs, notes), rows_of(load_grid(options.config)), commands)
     with atomic_write(options.output) as file:
         file.write("\n".join([*lines, *notes]) + "\n")
     print(options.output)
