@@ -75,21 +75,21 @@ def rows_of(grid: dict[str, Any]) -> list[str]:
 
 
 def by_variant(groups: list[list[Record]], names: Sequence[str]) -> dict[str, list[Record]]:
-    """The runs of each row, over seeds.
+    """The runs of each row, over seeds, the default's first.
 
     Raises:
-        UserError: a row has no runs, or not under the same seeds as the default.
+        UserError: a row has no runs, or one under a seed that the default has not.
     """
     found = {}
-    for name in names:
+    for name in sorted(names, key=lambda name: name != "default"):
         wanted = {"tokenizer": name} if name not in CHANGES else {**DEFAULT, **CHANGES[name], "tokenizer": "R3VAE"}
         having = [runs for runs in groups if all(runs[0].config.get(key) == value for key, value in wanted.items())]
         if len(having) != 1:
             raise UserError(f"{len(having)} rows are of {name}, not 1; run the grid of --config first")
         found[name] = having[0]
-        seeds, of_default = ([run.seed for run in runs] for runs in (found[name], found["default"]))
-        if seeds != of_default:
-            raise UserError(f"{name} has seeds {seeds}, the default {of_default}; run the grid to its end")
+        lacking = {run.seed for run in found[name]} - {run.seed for run in found["default"]}
+        if lacking:
+            raise UserError(f"{name} has seeds {sorted(lacking)}, which the default has not; run the grid to its end")
         if len({split_of(run) for run in (*found[name], *found["default"])}) > 1:
             raise UserError(f"{name} and the default are of different splits, whose users do not pair; run the grid on one dataset's files")
     return found
@@ -129,7 +129,6 @@ def report(groups: list[list[Record]], names: Sequence[str], made_by: Sequence[s
     variants = by_variant(groups, names)
     base = variants["default"]
     rule = common_rule(list(variants.values()))
-    seeds = [run.seed for run in base]
     figures, signs = [], []
     for name, runs in variants.items():
         cells = []
@@ -137,9 +136,11 @@ def report(groups: list[list[Record]], names: Sequence[str], made_by: Sequence[s
                              ("quality", "unique_ratio")):  # fmt: skip
             values = [{"valid": run.valid, "test": run.test[rule], "quality": run.quality}[part][metric] for run in runs]
             cells.append(f"{np.mean(values):.4f}" + (f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else ""))
-        figures.append([name, *cells])
+        seeds = [run.seed for run in runs]
+        figures.append([name, ", ".join(map(str, seeds)), *cells])
         if name != "default":
-            signs.append([name, *(_cell(difference(name, metric, rule, runs, base)) for metric in METRICS)])
+            same = [run for run in base if run.seed in seeds]
+            signs.append([name, *(_cell(difference(name, metric, rule, runs, same)) for metric in METRICS)])
     records = [run for runs in variants.values() for run in runs]
     cut = sum(record.stopped_at_budget for record in records)
     return [
@@ -149,16 +150,17 @@ def report(groups: list[list[Record]], names: Sequence[str], made_by: Sequence[s
         "",
         f"{base[0].name.partition('[')[0]} on the semantic IDs of each row: variants of R3VAE, each one change away from the default"
         f"{', and other tokenizers' if set(names) - set(CHANGES) else ''}; "
-        f"seeds {', '.join(map(str, seeds))}; mean ± sample "
-        f"standard deviation; {cut} of {len(records)} units stopped at their budget. "
+        "mean ± sample standard deviation over seeds; "
+        f"{cut} of {len(records)} units stopped at their budget. "
         f"Rule of the test figures: {RULE_NAMES[rule]}. SC and PD are means over levels in the space of the item vectors.",
         "",
-        *markdown_table(("row", "valid NDCG@10", "test Recall@10", "test NDCG@10", "SC", "PD", "unique ratio"), figures),
+        *markdown_table(("row", "seeds", "valid NDCG@10", "test Recall@10", "test NDCG@10", "SC", "PD", "unique ratio"), figures),
         "",
         "## Beside the paper's signs",
         "",
         "Difference to the default, and in brackets the paper's (arXiv 2604.11440, Amazon Beauty, another generator and text encoder): "
-        "only its sign can compare. *p* is of a paired t-test over users, each averaged over the seeds, and uncorrected for the number of "
+        "only its sign can compare. Both are taken under the seeds of the row. *p* is of a paired t-test over users, each averaged over those "
+        "seeds, and uncorrected for the number of "
         "tests; where it is .05 or above, no difference was found, whatever the sign.",
         "",
         *markdown_table(("row", "Recall@10", "NDCG@10", "SC", "PD"), signs),

@@ -23,6 +23,7 @@ ROWS: dict[str, tuple[str, str | None]] = {
     "16 R3-VAE codes, text vector": ("R3GR-dense[R3VAE]", "R3VAE, 16 levels"),
     "its id, text vector": ("R3GR-dense-hybrid", "ids and text"),
     "32 random codes, text vector": ("R3GR-dense[Random]", "codes and text"),
+    "its id, no prior on repeats": ("HSTU", "HSTU, without prior"),
     "its id": ("WindowSASRec", None),
 }
 """What an item is to the model, in the order of the table, to the name of the result and what the grid's file calls it."""

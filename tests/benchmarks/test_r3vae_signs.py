@@ -51,7 +51,7 @@ def test_differences_carry_their_sign_their_doubt_and_the_papers(script):
     assert entry == {"found": pytest.approx(0.1), "paper": None, "p": None}
     text = "\n".join(script.report(list(runs.values())[::-1], list(runs), ["a", "b c"]))  # in whatever order
     assert "| no reference vector | -0.2000, p 0.00 (-0.0074) | -0.2000, p 0.00 (-0.0036) | +0.1000 (-0.0300) | +0.0000 (+0.0800) |" in text
-    assert "| default | 0.5000 ± 0.0000 |" in text and "seeds 1, 2" in text and "0 of 14 units" in text
+    assert "| default | 1, 2 | 0.5000 ± 0.0000 |" in text and "0 of 14 units" in text
     assert "Rule of the test figures: met items left out." in text
 
 
@@ -59,15 +59,23 @@ def test_other_tokenizers_stand_beside_the_variants_without_a_sign_of_the_papers
     runs = {name: groups(script)[name] for name in ("default", "no PD")} | {"RKMeans": group(script, "RKMeans", 20, 0.4)}
     text = "\n".join(script.report(list(runs.values()), list(runs), ["a", "b c"]))
     assert "`a`, then `b c`" in text and "and other tokenizers" in text and "0 of 6 units" in text
-    assert "| RKMeans | 0.2000 ± 0.0000 |" in text and "| RKMeans | -0.3000, p 0.00 | -0.3000, p 0.00 | -0.1000 | +0.0000 |" in text
+    assert "| RKMeans | 1, 2 | 0.2000 ± 0.0000 |" in text and "| RKMeans | -0.3000, p 0.00 | -0.3000, p 0.00 | -0.1000 | +0.0000 |" in text
     assert "lambda" not in text
+
+
+def test_a_row_of_fewer_seeds_is_compared_under_those(script):
+    runs = {name: groups(script)[name] for name in ("no PD", "default")}
+    half = group(script, "default", 70, 0.5)[1:]  # the default's second seed is better
+    text = "\n".join(script.report([runs["no PD"][:1], [runs["default"][0], *half]], list(runs), []))
+    assert "| no PD | 1 | 0.4900 |" in text and "| no PD | -0.0100, p 0.32 (-0.0069) |" in text
+    assert text.index("| default | 1, 2 | 0.6000") < text.index("| no PD | 1 |")
 
 
 def test_figures_are_of_the_rule_that_all_runs_have(script):
     runs = groups(script)
     runs["no PD"] = group(script, "no PD", 49, 0.6, rules=("stay",))
     text = "\n".join(script.report(list(runs.values()), list(script.CHANGES), []))
-    assert "Rule of the test figures: met items stay." in text and "| default | 0.5000 ± 0.0000 | 0.4900 ± 0.0000 |" in text
+    assert "Rule of the test figures: met items stay." in text and "| default | 1, 2 | 0.5000 ± 0.0000 | 0.4900 ± 0.0000 |" in text
     runs["no SC"] = group(script, "no SC", 51, 0.6, rules=("left_out",))
     with pytest.raises(UserError, match="run the grid again"):
         script.report(list(runs.values()), list(script.CHANGES), [])
@@ -75,8 +83,8 @@ def test_figures_are_of_the_rule_that_all_runs_have(script):
 
 def test_an_unfinished_grid_is_refused(script):
     runs = groups(script)
-    with pytest.raises(UserError, match="no PD has seeds"):
-        script.report([*({**runs, "no PD": runs["no PD"][:1]}).values()], list(runs), [])
+    with pytest.raises(UserError, match=r"no reference vector has seeds \[2\], which the default has not"):
+        script.report([*({**runs, "default": runs["default"][:1]}).values()], list(runs), [])
     del runs["no PD"]
     with pytest.raises(UserError, match="0 rows are of no PD"):
         script.report(list(runs.values()), list(script.CHANGES), [])
