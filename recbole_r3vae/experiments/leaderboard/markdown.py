@@ -39,7 +39,7 @@ def markdown(report: dict[str, Any]) -> str:
     lines += [f"* Command: {code(command)}" for command in report["commands"]]
     lines += [f"* {escaped(note)}" for note in report["notes"]]
     for part in report["apart"]:
-        lines += ["", f"## Rows in {part['precision']}", "", sentences.apart_line(part, rows[0]["precision"]), ""]
+        lines += ["", f"## Rows in {part['precision']}", "", sentences.apart_line(part), ""]
         lines += _table(part["rows"], main_columns(part["rows"]))
     if report["failed"]:
         lines += ["", "## Failed units", ""]

@@ -14,7 +14,7 @@ from recbole_r3vae.experiments import statistics
 from recbole_r3vae.experiments.leaderboard.figures import RANKED_BY, TABLE_METRICS, ranked_test
 from recbole_r3vae.experiments.leaderboard.published import published_of
 from recbole_r3vae.experiments.leaderboard.records import read_runs
-from recbole_r3vae.experiments.leaderboard.rows import ACCURACY, CONDITIONS, grouped, row_of, variants
+from recbole_r3vae.experiments.leaderboard.rows import ACCURACY, CONDITIONS, COUNTED, grouped, row_of, variants
 from recbole_r3vae.experiments.leaderboard.sentences import rule_notes
 from recbole_r3vae.record import RULES, SCHEMA, Record, Rule, unpack, user_metric
 
@@ -32,14 +32,14 @@ def leaderboard(folder: Path) -> dict[str, Any]:
         best test NDCG@10 first, each with its test figures under both rules; ``answers``, who leads by NDCG@10 under each rule, see
         :func:`_answer`; ``leads``, of each accuracy metric, and ``best``, of the best row over every other by NDCG@10; ``cold``, the share of
         test targets without a training interaction; ``grid`` of tokenizers and generators; ``slices``; ``relations`` of SID quality to
-        Recall@10; ``published``; ``apart``, rows of other precisions than most; ``failed`` units; ``notes`` on what could not be used. Tests
+        Recall@10; ``published``; ``apart``, rows trained in other precisions than most; ``failed`` units; ``notes`` on what could not be used. Tests
         and slices need one question to one set of users: they are of the split that most rows share, and of the rows that have the rule.
     """
     records, failed, splits = read_runs(folder)
     notes: list[str] = []
-    groups, others = _by_precision(grouped(records, notes))
+    usual, groups, others = _by_precision(grouped(records, notes))
     rows = _rows(groups)
-    apart = [{"precision": precision, "rows": _rows(of_it)} for precision, of_it in others.items()]
+    apart = [{"precision": precision, "usual": usual, "rows": _rows(of_it)} for precision, of_it in others.items()]
     split = _most_common(row["split"] for row in rows)
     of_split = [index for index, row in enumerate(rows) if row["split"] in (split, None)]
     rule = next((rule for rule in RULES if any(rows[index]["rule"] == rule for index in of_split)), RULES[0])
@@ -74,13 +74,18 @@ def leaderboard(folder: Path) -> dict[str, Any]:
     return {**report, "rows": rows}
 
 
-def _by_precision(groups: list[list[Record]]) -> tuple[list[list[Record]], dict[str, list[list[Record]]]]:
-    """The groups of the precision that most have, ``float32`` where two are equal, and those of each other one."""
+def _by_precision(groups: list[list[Record]]) -> tuple[str | None, list[list[Record]], dict[str, list[list[Record]]]]:
+    """The precision that most trained groups have, ``float32`` where two are equal; its groups; and those of each other one.
+
+    Models that count, such as Pop, train in none: they stand with the first.
+    """
     found: dict[str, list[list[Record]]] = {}
     for group in groups:
-        found.setdefault(group[0].precision, []).append(group)
+        if group[0].loss != COUNTED:
+            found.setdefault(group[0].precision, []).append(group)
     usual = max(found, key=lambda precision: (len(found[precision]), precision), default=None)
-    return found.pop(usual, []), dict(sorted(found.items()))
+    found.pop(usual, None)
+    return usual, [group for group in groups if group[0].precision == usual or group[0].loss == COUNTED], dict(sorted(found.items()))
 
 
 def _rows(groups: list[list[Record]]) -> list[dict[str, Any]]:

@@ -18,6 +18,8 @@ ACCURACY = ("ndcg@5", "ndcg@10", "ndcg@20", "recall@5", "recall@10", "recall@20"
 CATALOGUE = ("itemcoverage@10", "giniindex@10")
 CONDITIONS = ("text_encoder", "collision_policy", "loss", "tuning_trials", "valid_rule", "precision", "max_minutes")
 SEEDS = ("seed", "tokenizer_seed")  # keys in which the runs of one row differ
+COUNTED = "none"
+"""The loss of a model that counts and trains nothing."""
 QUALITY = ("sc_raw", "pd_raw", "collision_rate", "unique_ratio")
 
 

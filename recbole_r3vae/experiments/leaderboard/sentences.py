@@ -8,6 +8,7 @@ from recbole_r3vae.experiments.leaderboard.figures import (
     NONE, RANKED_BY, Row, budget, decimal, drawn_ties, label, numbers_in_short, signed, split_points, title_of,
 )  # fmt: skip
 from recbole_r3vae.experiments.leaderboard.records import RULE_NAMES
+from recbole_r3vae.experiments.leaderboard.rows import COUNTED
 from recbole_r3vae.experiments.statistics import LEAST_POINTS, LEAST_SEEDS, LEVEL
 from recbole_r3vae.record import RULES, Rule
 
@@ -87,10 +88,10 @@ def rule_notes(rows: list[Row], rule: Rule) -> list[str]:
     return notes
 
 
-def apart_line(part: dict[str, Any], usual: str) -> str:
+def apart_line(part: dict[str, Any]) -> str:
     """Why some rows stand in a table of their own."""
     return (
-        f"These rows were trained in {part['precision']}, those above in {usual}. Precision changes results. So the two share no table, "
+        f"These rows were trained in {part['precision']}, those above in {part['usual']}. Precision changes results. So the two share no table, "
         "and no test compares them."
     )
 
@@ -173,7 +174,7 @@ def facts(report: dict[str, Any]) -> list[tuple[str, str]]:
             "Test targets met before",
             _same(["not counted" if row["repeated_targets"] is None else f"{row['repeated_targets']:,}" for row in rows]),
         ),
-        ("Precision", _same([row["precision"] for row in rows])),
+        ("Precision", _same([row["precision"] for row in rows if row["loss"] != COUNTED] or ["nothing trained"])),
         ("Tuning", f"{_same([str(row['tuning_trials']) for row in rows])} trials a row"),
         ("Hardware", _same(["; ".join(row["hardware"]) or "not recorded" for row in rows])),
         ("Commit", _same([", ".join(row["commits"]) or "not recorded" for row in rows])),

@@ -463,6 +463,19 @@ def test_where_two_precisions_are_equally_frequent_float32_stands_first(runs):
     assert [row["name"] for row in report["rows"]] == ["A"]
 
 
+def test_models_that_count_stand_with_what_most_models_trained_in(runs, tmp_path):
+    counted = [*seeds_of("CCC", 0.8, [1], loss="none"), *seeds_of("EEEEE", 0.1, [1], loss="none")]
+    trained = [*seeds_of("BB", 0.9, precision="bfloat16"), *seeds_of("DDDD", 0.3, precision="bfloat16"), *seeds_of("A", 0.6)]
+    report = leaderboard(runs(*counted, *trained))
+    assert [row["name"] for row in report["rows"]] == ["BB", "CCC", "DDDD", "EEEEE"] and lead_of(report)["best"]["name"] == "BB"
+    assert [(part["precision"], part["usual"], [row["name"] for row in part["rows"]]) for part in report["apart"]] == [("float32", "bfloat16", ["A"])]
+    write_leaderboards(tmp_path / "results")
+    text = (tmp_path / "results" / "leaderboard_toy.md").read_text()
+    assert "* Precision: bfloat16\n" in text and "trained in float32, those above in bfloat16" in text
+    report = leaderboard(runs(*counted, dataset="none"))
+    assert [row["name"] for row in report["rows"]] == ["CCC", "EEEEE"] and report["apart"] == []
+
+
 def test_the_best_row_against_every_other(runs, tmp_path):
     units = [*seeds_of("A", 0.6), *seeds_of("CCC", 0.58), *seeds_of("BB", 0.2), *seeds_of("DDDD", 0.1, [1])]
     units += [dict(record, users={**record["users"], "split": "f" * 12}) for record in seeds_of("ELSEWHERE", 0.05)]

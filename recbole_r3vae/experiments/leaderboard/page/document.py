@@ -122,7 +122,7 @@ def _apart(report: dict[str, Any]) -> str:
     for part in report["apart"]:
         precision = escape(part["precision"])
         table = row_table(part["rows"], main_columns(part["rows"]), f"Test metrics in {part['precision']}")
-        why = escape(sentences.apart_line(part, report["rows"][0]["precision"]))
+        why = escape(sentences.apart_line(part))
         parts.append(f'<h3>Rows in {precision}</h3><p class="small">{why}</p>{table}')
     return "".join(parts)
 
