@@ -22,7 +22,6 @@ ROWS: dict[str, tuple[str, str | None]] = {
     "the same of TF-IDF": ("R3GR-dense[OPQ]", "codes and text, TF-IDF"),
     "16 R3-VAE codes, text vector": ("R3GR-dense[R3VAE]", "R3VAE, 16 levels"),
     "its id, text vector": ("R3GR-dense-hybrid", "ids and text"),
-    "32 random codes, text vector": ("R3GR-dense[Random]", "codes and text"),
     "its id, no prior on repeats": ("HSTU", "HSTU, without prior"),
     "its id": ("WindowSASRec", None),
 }
