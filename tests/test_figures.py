@@ -283,6 +283,31 @@ def test_long_codes_on_beauty():
     assert ndcg["text"] < ids and "through a hidden layer of as many parameters it has less than ids" in page
 
 
+def test_the_order_within_a_day():
+    """Each row in the file's order and in the drawn one, under the seed that was drawn for; what was lost; README's figures."""
+    studies = ("dense", "windows", "ties")
+    records = {study: [json.loads(path.read_text(encoding="utf-8")) for path in (ROOT / "results" / study / "runs" / "amazon-beauty").glob("[!s]*.json")]
+               for study in studies}  # fmt: skip
+    of_row = {
+        "32 text codes, text vector": ("dense", "R3GR-dense[OPQ]", "codes and text", None), "its id": ("dense", "WindowSASRec", None, "ids"),
+        "its id, by HSTU, no prior": ("dense", "HSTU", "HSTU, without prior", None), "its id (2 blocks of 64)": ("windows", "WindowSASRec", None, "ids, small"),
+    }  # fmt: skip
+    found = rows("docs/results.md", "With the order within a day drawn by a seed", "So the file's order gave")
+    assert len(found) == len(records["ties"]) == len(of_row)
+    ndcg = {}
+    for item, *figures, lost in found:
+        study, name, label, drawn_label = of_row[item]
+        [filed] = [run for run in records[study] if (run["name"], run["label"], run["seed"]) == (name, label, 2020)]
+        [drawn] = [run for run in records["ties"] if run["name"] == name and drawn_label in (None, run["label"])]
+        tests = [run["test"]["left_out"][metric] for run in (filed, drawn) for metric in ("recall@10", "ndcg@10")]
+        assert figures == [shown([value]) for value in tests] and lost == f"{100 * (1 - tests[3] / tests[1]):.0f} %", item
+        ndcg[item] = tests[1::2]
+    codes, ids, hstu, small = (ndcg[item] for item in of_row)
+    assert 1.35 < codes[1] / ids[1] < 1.4 and 1 / 12 < codes[0] / hstu[0] - 1 < 1 / 10 and 1 / 8 < codes[1] / hstu[1] - 1 < 1 / 6
+    assert 0.18 < codes[0] / small[0] - 1 < 0.22 and 0.22 < codes[1] / small[1] - 1 < 0.28
+    assert "codes have {}, HSTU {}, ids {}".format(*(shown([values[1]]) for values in (codes, hstu, ids))) in words_of("README.md")
+
+
 def test_split_by_time():
     """Each row and its slices, the leads, and README's figures."""
     board, file = leaderboard_of("time/amazon-beauty"), "results/time/leaderboard_amazon-beauty.md"
@@ -301,7 +326,7 @@ def test_split_by_time():
     assert all(max(found, key=lambda row: float(row[column]))[1] == "R3GR-dense[OPQ]" for column in (2, 3, 4, 6, 7))
     whole = {row["name"]: row["test"]["left_out"]["ndcg@10"] for row in leaderboard_of("dense/amazon-beauty")["rows"] if (row["name"], row["label"]) in names}
     assert len(whole) == 3 and all(known[name]["ndcg@10"]["mean"] / whole[name]["mean"] < 0.25 for name in whole)
-    assert "the first row has {}, HSTU {}, ids {}".format(*map(shown, ([codes], [hstu], [ids]))) in words_of("README.md")
+    assert "codes have {}, HSTU {}, ids {}".format(*map(shown, ([codes], [hstu], [ids]))) in words_of("README.md")
 
 
 def test_where_people_return():
