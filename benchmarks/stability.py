@@ -60,6 +60,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=30, help="of every training")
     parser.add_argument("--seeds", type=int, nargs="+", default=[2020, 2021, 2022, 2023, 2024])
     parser.add_argument("--sizes", type=int, nargs="+", default=[256, 2048], help="codes of each of three levels")
+    parser.add_argument("--rows", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="of the table; default: all")
     parser.add_argument("--output", type=Path, help="results/stability_<dataset>.md")
     options = parser.parse_args()
     shared = {"data_path": options.data_path, "checkpoint_dir": options.checkpoint_dir, "show_progress": False, "resume": True, "epochs": options.epochs}
@@ -67,8 +68,8 @@ def main() -> None:
         shared |= {"content_encoder": "file", "content_file": options.content_file}
     rows = []
     for size in options.sizes:
-        for name, changes in VARIANTS.items():
-            runs, seconds = [], []
+        for name in options.rows:
+            changes, runs, seconds = VARIANTS[name], [], []
             for seed in options.seeds:
                 keys = {"kmeans_init": False, **shared, **changes, "seed": seed, "codebook_sizes": [size] * 3}
                 result = run_recbole_r3vae(keys.pop("model"), options.dataset, config_dict=keys)

@@ -41,3 +41,6 @@ def test_all_variants_train_start_at_random_and_are_not_trained_again(tiny_data,
     SCRIPT["main"]()
     assert {path: path.stat().st_mtime_ns for path in Path("saved").rglob("*.sid")} == before and len(before) == 14
     assert Path("s.md").read_text() == text  # seconds too: they are those of the first training
+    monkeypatch.setattr("sys.argv", [*words, "--rows", "R3VAE, from k-means", "R3VAE"])
+    SCRIPT["main"]()
+    assert [line.split(" | ")[0] for line in Path("s.md").read_text().splitlines() if " 3 x 4 " in line] == ["| R3VAE, from k-means", "| R3VAE"]
