@@ -380,6 +380,18 @@ def test_the_parts_of_r3vae_in_recommendations():
     assert len(against) == 5, "the signs of accuracy are against the paper for five of six"
 
 
+def test_from_random_codebooks():
+    page = words_of("docs/results.md")
+    found = rows("docs/results.md", "## From random codebooks", "* **The claim holds.**")
+    assert found == rows("results/stability_amazon-beauty.md", "*Lowest usage*", None) and {row[2] for row in found} == {"5"}
+    usage = {name: float(cells[2].split(" ± ")[0]) for name, *cells in found}
+    collapsed = {name for name, share in usage.items() if share < 2 / 256}
+    assert collapsed == {"R3VAE, rating replaced by STE", "RQVAE, codebook loss (TIGER's formula)"}
+    assert round(100 * usage["R3VAE"]) == 86 and "R3-VAE keeps 86 % of its codes in use" in page and usage["R3VAE, rating softmax"] == 1
+    assert round(100 * usage["RQVAE, moving averages and restarts"]) == 62 and "RQ-VAE's default here, keep 62 %" in page
+    assert min(share for name, share in usage.items() if "k-means" in name) > 0.99
+
+
 @pytest.mark.parametrize("dataset, until, metrics", [
     ("ml-100k", "With 48 training", ("auc", "uauc", "logloss", "cold_auc", "cold_logloss")),
     ("amazon-beauty", "With 13 training", ("auc", "uauc", "logloss", "cold_auc", "cold_uauc")),
