@@ -168,7 +168,7 @@ def report(groups: list[list[Record]], names: Sequence[str], made_by: Sequence[s
 
 
 def _cell(entry: dict[str, Any]) -> str:
-    cell = f"{entry['found']:+.4f}" + (f", p {entry['p']:.2f}" if entry["p"] is not None else "")
+    cell = f"{entry['found']:+.4f}" + ("" if entry["p"] is None else ", p < .01" if entry["p"] < 0.005 else f", p {entry['p']:.2f}")
     return f"{cell} ({entry['paper']:+.4f})" if entry["paper"] is not None else cell
 
 

@@ -369,6 +369,28 @@ def test_the_switches_of_r3gr():
         assert cell.partition(",")[0] == shown([variants[variant]["ndcg@10"]]), name
 
 
+def test_what_r3vae_is_worth():
+    page, file = "docs/results.md", "results/r3vae_parts_amazon-beauty.md"
+    found = rows(page, "### What R3-VAE is worth", "The differences to the default, *p* of a paired test over users, and in brackets the paper's (another")
+    assert found == rows(file, "SC and PD are means", "## Beside")
+    signs = {name: cells for name, *cells in rows(page, "(another generator and text encoder: only its sign can compare)", "* **R3-VAE is ahead")}
+    assert signs == {name: cells for name, *cells in rows(file, "## Beside", None)}
+    runs = [json.loads(path.read_text(encoding="utf-8")) for path in (ROOT / "results/parts/runs/amazon-beauty").glob("R3GR*.json")]
+    valid = {tokenizer: [run["valid"]["ndcg@10"] for run in runs if (run["tokenizer"], run["label"]) == (tokenizer, None)] for tokenizer in ("R3VAE", "RKMeans")}
+    assert min(valid["R3VAE"]) > max(valid["RKMeans"]) and [len(some) for some in valid.values()] == [3, 3]
+    assert 1 / 15 < np.mean(valid["R3VAE"]) / np.mean(valid["RKMeans"]) - 1 < 1 / 13
+    test = {name: float(cells[3].split()[0]) for name, *cells in found}
+    assert (test["default"], test["RKMeans"], test["rating replaced by STE"]) == (0.0387, 0.0369, 0.0371)
+    assert 1 / 22 < test["default"] / test["RKMeans"] - 1 < 1 / 18 and "(.0387 to .0369" in words_of(page) and "(.0371; p below" in words_of(page)
+    assert all("p < .01" in signs[name][1] for name in ("RKMeans", "rating replaced by STE"))
+    for name in ("no reference vector", "no SC", "no PD", "OPQ"):
+        assert float(re.search(r"p (\d\.\d\d)", signs[name][1])[1]) > 0.05, "nothing that these users could tell"
+    for name in ("no reference vector", "no SC", "no PD"):
+        assert signs[name][1].startswith("+") and "(-" in signs[name][1], "against the paper's"
+    assert max(test, key=test.get) == "no reference vector" and all(test[name] < test["default"] for name in ("RQVAE", "CoST", "LETTER"))
+    assert "three of them are a twentieth ahead of residual k-means" in words_of("README.md")
+
+
 def test_the_parts_of_r3vae_in_recommendations():
     page, file = "docs/results.md", "results/r3vae_ablation_lastfm.md"
     assert rows(page, "every unit trained to its end", "No variant can") == rows(file, "SC and PD are means", "## Beside")
@@ -383,8 +405,11 @@ def test_the_parts_of_r3vae_in_recommendations():
 def test_from_random_codebooks():
     page = words_of("docs/results.md")
     found = rows("docs/results.md", "## From random codebooks", "* **The claim holds.**")
-    assert found == rows("results/stability_amazon-beauty.md", "*Lowest usage*", None) and {row[2] for row in found} == {"5"}
-    usage = {name: float(cells[2].split(" ± ")[0]) for name, *cells in found}
+    small, large = (rows(f"results/stability_amazon-beauty{more}.md", "*Lowest usage*", None) for more in ("", "_2048"))
+    assert found == small + large and {row[2] for row in small} == {"5"} and {row[2] for row in large} == {"2"}
+    usage, of_2048 = ({name: float(cells[2].split(" ± ")[0]) for name, *cells in some} for some in (small, large))
+    assert max(share for name, share in of_2048.items() if name != "R3VAE") < 0.001 and round(100 * of_2048["R3VAE"]) == 47
+    assert "one of 2,048; R3-VAE keeps 47 % of those" in page
     collapsed = {name for name, share in usage.items() if share < 2 / 256}
     assert collapsed == {"R3VAE, rating replaced by STE", "RQVAE, codebook loss (TIGER's formula)"}
     assert round(100 * usage["R3VAE"]) == 86 and "R3-VAE keeps 86 % of its codes in use" in page and usage["R3VAE, rating softmax"] == 1

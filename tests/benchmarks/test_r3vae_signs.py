@@ -50,7 +50,7 @@ def test_differences_carry_their_sign_their_doubt_and_the_papers(script):
     entry = script.difference("lambda .1", "sc_raw", "left_out", runs["lambda .1"], runs["default"])
     assert entry == {"found": pytest.approx(0.1), "paper": None, "p": None}
     text = "\n".join(script.report(list(runs.values())[::-1], list(runs), ["a", "b c"]))  # in whatever order
-    assert "| no reference vector | -0.2000, p 0.00 (-0.0074) | -0.2000, p 0.00 (-0.0036) | +0.1000 (-0.0300) | +0.0000 (+0.0800) |" in text
+    assert "| no reference vector | -0.2000, p < .01 (-0.0074) | -0.2000, p < .01 (-0.0036) | +0.1000 (-0.0300) | +0.0000 (+0.0800) |" in text
     assert "| default | 1, 2 | 0.5000 ± 0.0000 |" in text and "0 of 14 units" in text
     assert "Rule of the test figures: met items left out." in text
 
@@ -59,7 +59,7 @@ def test_other_tokenizers_stand_beside_the_variants_without_a_sign_of_the_papers
     runs = {name: groups(script)[name] for name in ("default", "no PD")} | {"RKMeans": group(script, "RKMeans", 20, 0.4)}
     text = "\n".join(script.report(list(runs.values()), list(runs), ["a", "b c"]))
     assert "`a`, then `b c`" in text and "and other tokenizers" in text and "0 of 6 units" in text
-    assert "| RKMeans | 1, 2 | 0.2000 ± 0.0000 |" in text and "| RKMeans | -0.3000, p 0.00 | -0.3000, p 0.00 | -0.1000 | +0.0000 |" in text
+    assert "| RKMeans | 1, 2 | 0.2000 ± 0.0000 |" in text and "| RKMeans | -0.3000, p < .01 | -0.3000, p < .01 | -0.1000 | +0.0000 |" in text
     assert "lambda" not in text
 
 
