@@ -349,6 +349,17 @@ def test_where_people_return():
         assert repeated[f"{plain}; prior"] > repeated[plain] and new[f"{plain}; prior"] < new[plain]
 
 
+def test_where_people_return_split_by_time():
+    runs = [json.loads(path.read_text(encoding="utf-8")) for path in (ROOT / "results/time/runs/yelp-2019").glob("[!s]*.json")]
+    known, found = {run["name"]: run for run in runs}, rows("docs/results.md", "### Split by time, `yelp-2019`", "As under leave-one-out, the list")
+    assert len(found) == len(known) == len(runs)
+    for _, name, *figures in found:
+        parts = [known[name]["test"]["stay"], *(known[name]["by_repeat"][part]["stay"] for part in ("repeated", "new"))]
+        assert figures == [shown([parts[0]["recall@10"]]), *(shown([part["ndcg@10"]]) for part in parts)], name
+    assert {run["repeated_targets"] for run in runs} == {646} and "646 targets are places" in words_of("docs/results.md")
+    assert max(found, key=lambda row: float(row[5]))[1] == "R3GR-dense[OPQ]", "codes find most of what is new"
+
+
 def test_models_of_item_ids_lead_on_the_other_datasets():
     for dataset in ("amazon-toys", "lastfm", "ml-100k"):
         known = leaderboard_of(dataset)["rows"]
