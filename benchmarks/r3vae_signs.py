@@ -5,10 +5,10 @@
     python benchmarks/r3vae_signs.py --config=properties/benchmark/amazon-beauty-parts.yaml --runs=results/parts/runs/amazon-beauty \
         --output=results/r3vae_parts_amazon-beauty.md
 
-Reads the records of a grid of one generator: R3VAE, variants of it by the names in ``CHANGES``, and maybe other tokenizers. SC and PD are those of the quality table in the space of
-the item vectors, where tokenizers compare; the paper's are presumably of each tokenizer's own space. A difference counts as found where a
-paired t-test over users, each user's metric averaged over the seeds, has p below .05. Figures are those with met items left out where all
-records have them, and otherwise those with met items among the candidates.
+Reads the records of a grid of one generator: R3VAE, variants of it by the names in ``CHANGES``, and maybe other tokenizers. SC and PD are
+those of the quality table in the space of the item vectors, where tokenizers compare; the paper's are presumably of each tokenizer's own
+space. A difference counts as found where a paired t-test over users, each user's metric averaged over the seeds, has p below .05. Figures
+are those with met items left out where all records have them, and otherwise those with met items among the candidates.
 """
 
 from __future__ import annotations

@@ -32,8 +32,8 @@ def leaderboard(folder: Path) -> dict[str, Any]:
         best test NDCG@10 first, each with its test figures under both rules; ``answers``, who leads by NDCG@10 under each rule, see
         :func:`_answer`; ``leads``, of each accuracy metric, and ``best``, of the best row over every other by NDCG@10; ``cold``, the share of
         test targets without a training interaction; ``grid`` of tokenizers and generators; ``slices``; ``relations`` of SID quality to
-        Recall@10; ``published``; ``apart``, rows trained in other precisions than most; ``failed`` units; ``notes`` on what could not be used. Tests
-        and slices need one question to one set of users: they are of the split that most rows share, and of the rows that have the rule.
+        Recall@10; ``published``; ``apart``, rows trained in other precisions than most; ``failed`` units; ``notes`` on what could not be used.
+        Tests and slices need one question to one set of users: they are of the split that most rows share, and of the rows that have the rule.
     """
     records, failed, splits = read_runs(folder)
     notes: list[str] = []
