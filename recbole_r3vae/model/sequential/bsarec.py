@@ -6,6 +6,7 @@ are those of an independent five-seed reproduction (RecBoard), which found it ab
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -31,31 +32,48 @@ class FrequencyLayer(nn.Module):
     """The slow part of a sequence as it is, the fast part scaled by a learnt beta (equation 9 of the paper).
 
     ``low + beta * high``: ``low`` keeps the lowest frequencies of the discrete Fourier transform over all positions, ``high`` is the rest.
-    Every position of the result depends on every position of the sequence, later ones included.
+    Every position of the result depends on every position of the sequence, later ones included. Few frequencies are kept, so ``low`` is
+    two products with their waves, which cost an eighth of a transform and its inverse.
 
     Args:
         size: width d.
+        length: positions T.
         c: how many of the T components of the transform are low: the constant and ``c // 2`` frequencies, of which each has two.
         dropout: probability on the residual branch.
         layer_norm_eps: added to variances.
     """
 
-    def __init__(self, size: int, c: int, dropout: float, layer_norm_eps: float):
+    def __init__(self, size: int, length: int, c: int, dropout: float, layer_norm_eps: float):
         super().__init__()
-        self.n_low = c // 2 + 1
+        self.register_buffer("waves", slowest_waves(length, c // 2 + 1), persistent=False)  # [T, W]
         self.sqrt_beta = nn.Parameter(torch.randn(size))  # beta >= 0, one for each dimension
         self.norm = nn.LayerNorm(size, eps=layer_norm_eps)
         self.dropout = Dropout(dropout)
 
-    def filter(self, x: Tensor) -> Tensor:
-        """``x`` [B, T, d] with its high frequencies scaled, [B, T, d]."""
-        spectrum = torch.fft.rfft(x, dim=1)[:, : self.n_low]  # [B, n_low, d]; irfft takes what is missing as zeros
-        low = torch.fft.irfft(spectrum, n=x.shape[1], dim=1)
-        return low + self.sqrt_beta.square() * (x - low)
+    def filter(self, x: Tensor, n_last: int) -> Tensor:
+        """``x`` [B, T, d] with its high frequencies scaled, its last ``n_last`` positions [B, n, d]."""
+        low = self.waves[-n_last:] @ (self.waves.T @ x)  # [B, W, d] between
+        return low + self.sqrt_beta.square() * (x[:, -n_last:] - low)
 
     def forward(self, x: Tensor, n_last: int) -> Tensor:
         """``x`` [B, T, d] to its last ``n_last`` positions [B, n, d]."""
-        return self.norm(x[:, -n_last:] + self.dropout(self.filter(x)[:, -n_last:]))
+        return self.norm(x[:, -n_last:] + self.dropout(self.filter(x, n_last)))
+
+
+def slowest_waves(length: int, n_low: int) -> Tensor:
+    """The first ``n_low`` frequencies of the discrete Fourier transform, the constant among them, as orthonormal columns.
+
+    Args:
+        length: positions T.
+        n_low: frequencies, at most ``T // 2 + 1``.
+
+    Returns:
+        ``[T, W]``: a cosine of each and a sine of all but the constant and, of an even T, the fastest of all, which have none.
+    """
+    angle = torch.arange(length, dtype=torch.float64)[:, None] * torch.arange(n_low) * (2 * math.pi / length)  # [T, n_low]
+    has_sine = [k for k in range(n_low) if 0 < 2 * k < length]
+    waves = torch.cat([angle.cos(), angle[:, has_sine].sin()], dim=1)
+    return (waves / waves.norm(dim=0)).float()
 
 
 class Attention(nn.Module):
@@ -97,9 +115,10 @@ class Block(nn.Module):
         super().__init__()
         size, dropout, eps = config["hidden_size"], config["hidden_dropout_prob"], config["layer_norm_eps"]
         self.alpha = config["alpha"]
-        self.frequency = FrequencyLayer(size, config["c"], dropout, eps)
+        self.frequency = FrequencyLayer(size, config["MAX_ITEM_LIST_LENGTH"], config["c"], dropout, eps)
         self.attention = Attention(config["n_heads"], size, dropout, config["attn_dropout_prob"], eps)
         self.feed_forward = FeedForward(size, config["inner_size"], dropout, config["hidden_act"], eps)
+        self.feed_forward.dropout = Dropout(dropout)
         if config["hidden_act"] == "gelu":
             self.feed_forward.intermediate_act_fn = F.gelu  # RecBole's is the same function, in five passes
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -16,9 +17,9 @@ from recbole_r3vae.model.sequential.bsarec import Attention, BSARec, FrequencyLa
 from recbole_r3vae.quick_start.lookup import create_dataset, data_preparation
 
 
-def layer(c, size=4, beta=None) -> FrequencyLayer:
+def layer(c, length=10, size=4, beta=None) -> FrequencyLayer:
     torch.manual_seed(0)
-    module = FrequencyLayer(size, c, dropout=0.0, layer_norm_eps=1e-12)
+    module = FrequencyLayer(size, length, c, dropout=0.0, layer_norm_eps=1e-12)
     if beta is not None:
         torch.nn.init.constant_(module.sqrt_beta, math.sqrt(beta))
     return module
@@ -35,23 +36,24 @@ def fourier_parts(length, n_low):
     return low.real.float(), high.real.float()
 
 
-@pytest.mark.parametrize("length", [5, 8, 13])
-@pytest.mark.parametrize("c", [1, 3, 4, 5])
+@pytest.mark.parametrize("length, c", [*itertools.product([5, 8, 13], [1, 3, 4, 5]), (8, 8), (13, 13), (2, 2), (1, 1)])
 def test_filter_is_low_pass_plus_beta_high_pass(length, c):
-    module, x = layer(c), torch.randn(3, length, 4, generator=torch.Generator().manual_seed(1))
+    module, x = layer(c, length), torch.randn(3, length, 4, generator=torch.Generator().manual_seed(1))
     low, high = fourier_parts(length, c // 2 + 1)
     beta = module.sqrt_beta**2
     assert beta.unique().numel() == 4
-    assert torch.allclose(module.filter(x), low @ x + beta * (high @ x), atol=1e-5)
+    expected = low @ x + beta * (high @ x)
+    for n_last in {length, 1}:
+        assert torch.allclose(module.filter(x, n_last), expected[:, -n_last:], atol=1e-5)
 
 
 def test_beta_one_is_identity_and_beta_zero_is_low_pass_alone():
     x = torch.randn(3, 10, 4, generator=torch.Generator().manual_seed(1))
-    assert torch.allclose(layer(3, beta=1).filter(x), x, atol=1e-6)
+    assert torch.allclose(layer(3, beta=1).filter(x, 10), x, atol=1e-6)
     mean = x.mean(1, keepdim=True).expand_as(x)
-    assert torch.allclose(layer(1, beta=0).filter(x), mean, atol=1e-6)  # the constant is the only low component
-    once = layer(5, beta=0).filter(x)
-    assert torch.allclose(layer(5, beta=0).filter(once), once, atol=1e-6) and not torch.allclose(once, x, atol=0.1)
+    assert torch.allclose(layer(1, beta=0).filter(x, 10), mean, atol=1e-6)  # the constant is the only low component
+    once = layer(5, beta=0).filter(x, 10)
+    assert torch.allclose(layer(5, beta=0).filter(once, 10), once, atol=1e-6) and not torch.allclose(once, x, atol=0.1)
 
 
 def test_histories_are_aligned_to_the_right():
@@ -63,7 +65,7 @@ def test_histories_are_aligned_to_the_right():
 def test_the_filter_carries_later_items_back_so_a_row_has_one_target():
     """Why no window of many targets may train it: what comes after a position changes it."""
     x = torch.randn(1, 10, 4, generator=torch.Generator().manual_seed(1), requires_grad=True)
-    layer(3).filter(x)[0, 3].sum().backward()
+    layer(3).filter(x, 10)[0, 3].sum().backward()
     assert (x.grad[0, 4:].abs() > 1e-3).all()
 
 
