@@ -34,6 +34,7 @@ CELLS = {
     "R3GR-dense": ("R3GR", ["R3GR-dense"], DENSE),
     "R3GR-dense, 256 x 3": ("R3GR", ["R3GR-dense"], {"n_heads": 4}),
     "WindowSASRec": ("WindowSASRec", [], {**DENSE, "encoder": "hstu", "temperature": 0.07, "MAX_ITEM_LIST_LENGTH": 50}),
+    "WindowSASRec, Transformer": ("WindowSASRec", [], {**DENSE, "MAX_ITEM_LIST_LENGTH": 50}),
     "HSTU": ("HSTU", [], {"MAX_ITEM_LIST_LENGTH": 50}),
     "R3GR": ("R3GR", [], {"tokenizer": "RKMeans"}),
     "TIGERCausal": ("TIGERCausal", [], {"tokenizer": "RKMeans"}),

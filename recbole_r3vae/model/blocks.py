@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recbole_r3vae.model.attention import attend
 from recbole_r3vae.model.dropout import Dropout
 from recbole_r3vae.model.packing import Packing
 
@@ -46,7 +47,7 @@ class TransformerBlock(nn.Module):
     def attend(self, qkv: Tensor, packing: Packing) -> Tensor:
         """Queries, keys and values of packed positions [M, 3, H, d/H] to [M, d]."""
         heads = (part.permute(2, 0, 3, 1, 4) for part in packing.split(qkv))  # each [3, n, H, t, d/H]
-        attended = (F.scaled_dot_product_attention(*part, is_causal=True) for part in heads)  # [n, H, t, d/H]
+        attended = (attend(*part, causal=True) for part in heads)  # [n, H, t, d/H]
         return torch.cat([part.transpose(1, 2).flatten(2).flatten(0, 1) for part in attended])
 
 

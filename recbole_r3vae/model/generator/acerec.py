@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbole_r3vae.data.sequences import TARGET_LIST_FIELD
+from recbole_r3vae.model.attention import attend
 from recbole_r3vae.model.blocks import TransformerBlock, initialise
 from recbole_r3vae.model.contract import SHARED, Needs, Sources
 from recbole_r3vae.model.dropout import Dropout
@@ -71,7 +72,7 @@ class TokenMerger(nn.Module):
         query = self.queries(summary).unflatten(1, (self.n_latents, *heads)).transpose(1, 2)  # [U, H, k, d/H]
         kv = self.kv(self.norm(table + self.digit_embedding(self.digit_of_token)))  # [n_tokens, 2d]: fewer rows than the items have digits
         key, value = F.embedding(tokens, kv).unflatten(2, (2, *heads)).permute(2, 0, 3, 1, 4)  # each [U, H, m, d/H]
-        return self.out(F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))
+        return self.out(attend(query, key, value).transpose(1, 2).flatten(2))
 
 
 def block_causal_mask(n_items: int, width: int, n_latents: int, device: torch.device | None = None) -> Tensor:
@@ -122,7 +123,7 @@ class ItemBlock(TransformerBlock):
             query = part[:, :, tokens, 0].flatten(1, 2).transpose(1, 2)  # [n, H, t * tokens, d/H]
             key, value = part[:, :, :, 1:].flatten(1, 2).permute(2, 0, 3, 1, 4)  # each [n, H, t * width, d/H]
             t = part.shape[1]
-            own = F.scaled_dot_product_attention(query, key, value, attn_mask=mask[:t, :, : key.shape[2]].flatten(0, 1))
+            own = attend(query, key, value, mask[:t, :, : key.shape[2]].flatten(0, 1))
             attended.append(own.transpose(1, 2).flatten(2).view(len(part) * t, mask.shape[1], -1))
         return torch.cat(attended)
 

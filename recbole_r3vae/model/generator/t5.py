@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbole_r3vae.errors import UserError
+from recbole_r3vae.model.attention import attend
 from recbole_r3vae.model.dropout import Dropout
 from recbole_r3vae.model.generator.levels import LevelCache
 from recbole_r3vae.model.packing import Packing
@@ -91,15 +91,7 @@ class Attention(nn.Module):
         """Queries [N, S, H, A/H] to keys and values [N, T, H, A/H], with ``bias`` [..., S, T] on their logits: [N, S, A]."""
         query, key, value = (heads.transpose(1, 2) for heads in (query, key, value))  # each [N, H, S or T, A/H]
         bias = None if bias is None else bias.to(query.dtype)  # of bfloat16 queries
-        if self.training and self.dropout.p and query.device.type == "cpu":
-            # No kernel there drops weights, and the general path of the function below looks for rows that are masked throughout.
-            logits = query @ key.transpose(-1, -2)  # [N, H, S, T]
-            weights = (logits if bias is None else logits + bias).softmax(-1)
-            attended = self.dropout(weights) @ value
-        else:
-            dropout = self.dropout.p if self.training else 0.0
-            attended = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout, scale=1.0)
-        return attended.transpose(1, 2).flatten(2)
+        return attend(query, key, value, bias, scale=1.0, dropout=self.dropout).transpose(1, 2).flatten(2)
 
 
 def projection(size: int, to_size: int) -> nn.Linear:

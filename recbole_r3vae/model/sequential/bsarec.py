@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from recbole_r3vae.data.sequences import PrefixDataset
 from recbole_r3vae.errors import UserError
+from recbole_r3vae.model.attention import attend
 from recbole_r3vae.model.dropout import Dropout
 from recbole_r3vae.model.heads import DenseHead
 from recbole_r3vae.model.losses import catalogue_cross_entropy
@@ -89,7 +90,7 @@ class Attention(nn.Module):
 
     def __init__(self, n_heads: int, size: int, dropout: float, attention_dropout: float, layer_norm_eps: float):
         super().__init__()
-        self.n_heads, self.attention_dropout = n_heads, attention_dropout
+        self.n_heads, self.weights_dropout = n_heads, Dropout(attention_dropout)
         self.query, self.key, self.value, self.out = (nn.Linear(size, size) for _ in range(4))
         self.norm = nn.LayerNorm(size, eps=layer_norm_eps)
         self.dropout = Dropout(dropout)
@@ -99,8 +100,7 @@ class Attention(nn.Module):
         last = x[:, -n_last:]
         projected = (self.query(last), self.key(x), self.value(x))
         heads = (part.unflatten(-1, (self.n_heads, -1)).transpose(1, 2) for part in projected)  # each [B, H, n or T, d/H]
-        dropout = self.attention_dropout if self.training else 0.0
-        attended = F.scaled_dot_product_attention(*heads, attn_mask=mask[:, :, -n_last:], dropout_p=dropout)  # [B, H, n, d/H]
+        attended = attend(*heads, mask[:, :, -n_last:], dropout=self.weights_dropout)  # [B, H, n, d/H]
         return self.norm(last + self.dropout(self.out(attended.transpose(1, 2).flatten(2))))
 
 

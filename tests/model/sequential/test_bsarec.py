@@ -131,7 +131,7 @@ def test_attention_is_recboles(n_heads):
     for parameter in theirs.parameters():
         torch.nn.init.normal_(parameter)
     for name, module in ours.named_children():
-        if name != "dropout":
+        if "dropout" not in name:
             module.load_state_dict(getattr(theirs, renamed.get(name, name)).state_dict())
     x, mask = torch.randn(3, 6, 8), -10000.0 * torch.ones(6, 6).triu(1).expand(3, 1, 6, 6)
     mask = mask.masked_fill(torch.arange(6) < torch.tensor([0, 2, 6])[:, None, None, None], -10000.0)  # the last row is padding alone
