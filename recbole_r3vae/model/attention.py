@@ -32,6 +32,8 @@ def attend(
     Returns:
         ``[N, H, S, d]``.
     """
+    if mask is not None and mask.dtype != torch.bool:
+        mask = mask.to(query.dtype)  # of bfloat16 queries
     drops = dropout is not None and dropout.training and dropout.p > 0
     if query.device.type != "cpu" or not query.requires_grad or not (drops or key.shape[2] <= SHORT):
         share = dropout.p if drops else 0.0

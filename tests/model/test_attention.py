@@ -19,9 +19,11 @@ def parts(queries=7, keys=7, size=5, seed=0):
 
 def masks(queries, keys):
     """None, additive and bool ones; some queries see little, and each sees a key."""
-    seen = torch.rand(3, 1, queries, keys, generator=torch.Generator().manual_seed(1)) < 0.4
+    generator = torch.Generator().manual_seed(1)
+    seen = torch.rand(3, 1, queries, keys, generator=generator) < 0.4
     seen[..., 0] = True
-    return {"none": None, "bool": seen, "added": torch.randn(1, 2, queries, keys).masked_fill(~seen[:1], -torch.inf)}
+    added = torch.randn(1, 2, queries, keys, generator=generator).masked_fill(~seen[:1], -torch.inf)
+    return {"none": None, "bool": seen, "added": added}
 
 
 @pytest.mark.parametrize("short", [0, 256], ids=["kernel", "written out"])
@@ -72,3 +74,12 @@ def test_ranking_takes_the_kernel(monkeypatch):
         attend(*(part.detach() for part in parts()))
     attend(*parts(keys=attention.SHORT + 1))
     assert len(calls) == 2
+
+
+@pytest.mark.parametrize("short", [0, 256], ids=["kernel", "written out"])
+def test_a_mask_may_be_of_another_precision(monkeypatch, short):
+    monkeypatch.setattr(attention, "SHORT", short)
+    query, key, value = (part.detach().bfloat16().requires_grad_() for part in parts())
+    mask = masks(7, 7)["added"]
+    found = attend(query, key, value, mask)
+    assert found.dtype == torch.bfloat16 and torch.allclose(found.float(), attend(*parts(), mask), atol=0.05)

@@ -90,7 +90,6 @@ class Attention(nn.Module):
     def forward(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
         """Queries [N, S, H, A/H] to keys and values [N, T, H, A/H], with ``bias`` [..., S, T] on their logits: [N, S, A]."""
         query, key, value = (heads.transpose(1, 2) for heads in (query, key, value))  # each [N, H, S or T, A/H]
-        bias = None if bias is None else bias.to(query.dtype)  # of bfloat16 queries
         return attend(query, key, value, bias, scale=1.0, dropout=self.dropout).transpose(1, 2).flatten(2)
 
 
