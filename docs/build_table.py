@@ -1,4 +1,4 @@
-"""Writes the table of README.md from the records of a benchmark: ``python docs/build_table.py``, after new results came."""
+"""Writes the table of README.md from the records of benchmarks: ``python docs/build_table.py``, after new results came."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from recbole_r3vae.record import RULES, Record
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "README.md"
-RUNS = ROOT / "results" / "dense" / "runs" / "amazon-beauty"
+RUNS = tuple(ROOT / "results" / grid / "runs" / "amazon-beauty" for grid in ("dense", "ids"))
 ROWS: dict[str, tuple[str, str | None]] = {
     "32 text codes, text vector (mpnet)": ("R3GR-dense[OPQ]", "codes and text"),
-    "the same of TF-IDF": ("R3GR-dense[OPQ]", "codes and text, TF-IDF"),
     "16 R3-VAE codes, text vector": ("R3GR-dense[R3VAE]", "R3VAE, 16 levels"),
     "its id, text vector": ("R3GR-dense-hybrid", "ids and text"),
-    "its id, no prior on repeats": ("HSTU", "HSTU, without prior"),
+    "its id, no prior on repeats": ("BSARec", None),
+    "likewise": ("HSTU", "HSTU, without prior"),
     "its id": ("WindowSASRec", None),
 }
 """What an item is to the model, in the order of the table, to the name of the result and what the grid's file calls it."""
@@ -41,7 +41,7 @@ def chosen(name: str, label: str | None, groups: Sequence[list[Record]]) -> list
     """
     found = [group for group in groups if (group[0].name, group[0].label) == (name, label)]
     if not found:
-        raise ValueError(f"{RUNS} has no record of {name}; run its benchmark, or take it out of ROWS")
+        raise ValueError(f"RUNS have no record of {name}; run its benchmark, or take it out of ROWS")
     return max(found, key=lambda group: (len(group), group[0].valid_rule == RULES[0], mean(group, "valid", "ndcg@10")))
 
 
@@ -74,11 +74,10 @@ def table() -> str:
     Raises:
         ValueError: the rows are of different splits or precisions, and do not compare.
     """
-    records, _, _ = read_runs(RUNS)
-    groups = grouped(records, [])
+    groups = grouped([record for folder in RUNS for record in read_runs(folder)[0]], [])
     rows = [(name, item, chosen(name, label, groups)) for item, (name, label) in ROWS.items()]
     if len({(record.users["split"], record.precision) for *_, found in rows for record in found}) > 1:
-        raise ValueError(f"the rows of {RUNS} are of different splits or precisions; take those out of ROWS that do not compare")
+        raise ValueError("the rows are of different splits or precisions; take those out of ROWS that do not compare")
     cells = [
         (item, name, str(len(found)), *(figures(found, rule) for rule in RULES), f"{found[0].n_parameters / 1e6:.2f}{NO_BREAK}M", minutes(found))
         for name, item, found in rows

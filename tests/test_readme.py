@@ -89,7 +89,8 @@ def test_the_table_shows_means_over_seeds_and_budgets():
     lines = table.table().splitlines()[2:]
     assert len(lines) == len(table.ROWS)
     for line, (item, (name, label)) in zip(lines, table.ROWS.items()):
-        runs = [json.loads(path.read_text(encoding="utf-8")) for path in table.RUNS.glob(f"{glob.escape(name)}-*.json")]
+        files = [path for folder in table.RUNS for path in folder.glob(f"{glob.escape(name)}-*.json")]
+        runs = [json.loads(path.read_text(encoding="utf-8")) for path in files]
         runs = [run for run in runs if "schema" in run and run.get("label") == label]
         _, shown_item, model, seeds, left_out, stay, parameters, minutes, _ = (cell.replace(table.NO_BREAK, " ").strip() for cell in line.split("|"))
         assert (shown_item, model) == (item, name) and int(seeds) == len({run["seed"] for run in runs}) == len(runs)
