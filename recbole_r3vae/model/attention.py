@@ -16,9 +16,9 @@ def attend(
 ) -> Tensor:  # fmt: skip
     """``softmax(scale * query key' + mask) value``, what PyTorch's ``scaled_dot_product_attention`` computes.
 
-    Where a gradient is wanted on a CPU, the two products are written out. PyTorch's kernel takes four to seven times as long there for
-    histories of 8 to 80 positions in bfloat16, most of it in its gradient, and up to twice in float32. It drops no weights either, and the
-    general path in its place looks for rows that are masked throughout.
+    Where a gradient is wanted on a CPU, the two products are written out. PyTorch's kernel takes several times as long there for short
+    histories in bfloat16, most of it in its gradient (``results/speed.md``). It drops no weights either, and the general path in its place
+    looks for rows that are masked throughout.
 
     Args:
         query: ``[N, H, S, d]``.
