@@ -376,7 +376,7 @@ def test_split_by_time():
 def test_where_people_return():
     """Each row, and that the prior moves repeated and new targets in opposite directions."""
     labels = {"32 text codes, text vector; prior": "with prior", "32 text codes, text vector": "without prior"}
-    labels |= {"its id; prior": "ids, with prior", "its id": "ids, without prior"}
+    labels |= {"its id; prior": "ids, with prior", "its id": "ids, without prior", "its id, by HSTU": "HSTU, without prior"}
     runs = [json.loads(path.read_text(encoding="utf-8")) for path in (ROOT / "results" / "runs" / "yelp-2019").glob("[!s]*.json")]
     known = {(run["name"], run.get("label")): run for run in runs}
     found = rows("docs/results.md", "## Where people return: `yelp-2019`", "* A prior on repeats")
@@ -391,6 +391,9 @@ def test_where_people_return():
         repeated[item], new[item] = (part["recall@10"] for part in parts)
     for plain in ("32 text codes, text vector", "its id"):
         assert repeated[f"{plain}; prior"] > repeated[plain] and new[f"{plain}; prior"] < new[plain]
+    told = {item: [float(cell) for cell in figures[3:]] for item, _, *figures in found}
+    hstu, codes = told["its id, by HSTU"], told["32 text codes, text vector"]
+    assert hstu[0] > codes[0] and hstu[1] < codes[1]
 
 
 def test_where_people_return_split_by_time():
