@@ -116,7 +116,8 @@ def test_cards_have_files_of_their_own(cuda, tmp_path, monkeypatch):
 
 
 def test_a_command_is_interrupted_at_the_end_and_its_failure_told(cuda, tmp_path):
-    waits = "import time\ntry: time.sleep(60)\nexcept KeyboardInterrupt: open('interrupted', 'w')"
+    waits = "import signal, time\nsignal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job inherits that it is ignored"
+    waits += "\ntry: time.sleep(60)\nexcept KeyboardInterrupt: open('interrupted', 'w')"
     with pytest.raises(cuda.OutOfTime):
         cuda.stopped_at_the_end([sys.executable, "-S", "-c", waits], 4, tmp_path)
     assert (tmp_path / "interrupted").is_file()
