@@ -268,7 +268,7 @@ def test_long_codes_on_beauty():
     sixteen = [known[f"R3GR-dense[{name}]", f"{name}, 16 levels"]["test"]["left_out"]["ndcg@10"]["values"] for name in ("R3VAE", "RKMeans")]
     assert 1 / 28 < np.mean(sixteen[0]) / np.mean(sixteen[1]) - 1 < 1 / 26 and min(sixteen[0]) > max(sixteen[1])
     assert "**R3-VAE's 16 are ahead of residual k-means' 16** by a twenty-seventh" in page
-    assert "of residual k-means, sixteen a twenty-seventh, and they survive" in words_of("README.md")
+    assert "of residual k-means, sixteen a twenty-seventh, and survive" in words_of("README.md")
     for digits, share in (("4 digits", 1 / 6), ("8 digits", 1 / 20)):
         assert abs(1 - known["R3GR-dense[OPQ]", digits]["test"]["left_out"]["ndcg@10"]["mean"] / codes - share) < 0.01
     assert "four codes have a sixth less than 32, eight a twentieth" in page
@@ -278,6 +278,8 @@ def test_long_codes_on_beauty():
         for rule in ("stay", "left_out")
     )
     assert 0.7 < stay < 0.8 and 0.94 < left_out < 0.96
+    bare = shown([known["R3GR-dense[OPQ]", "without prior"]["test"]["left_out"]["ndcg@10"]["mean"]])
+    assert f"Without prior, codes have {bare}." in words_of("README.md")
     gains = []
     for name, labels in {"R3GR-dense[OPQ]": ("without prior", "codes and text"), "HSTU": ("HSTU, without prior", None), "WindowSASRec":
                          ("ids, without prior", None)}.items():  # fmt: skip
@@ -323,6 +325,9 @@ def test_two_tokenizers_under_tiger_causal():
         row = known[codes]
         assert valid == shown(row["valid"]["ndcg@10"]["values"]) and row["epochs"] == [12] and not row["stopped_at_budget"]
         assert figures == [shown(row["test"][rule][metric]["values"]) for rule in RULES for metric in ("recall@10", "ndcg@10")], codes
+        [path] = (ROOT / "results/tiger/runs/amazon-beauty").glob(f"*{codes}]-*.json")
+        seconds = json.loads(path.read_text(encoding="utf-8"))["seconds"]
+        assert int(minutes) == round((seconds["training"] + seconds["tokenizer"]) / 60), codes
     r3vae, rqvae = (known[name]["test"]["left_out"]["ndcg@10"]["mean"] for name in ("R3VAE", "RQVAE"))
     assert 1 / 13 < r3vae / rqvae - 1 < 1 / 11
 

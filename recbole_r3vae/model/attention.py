@@ -31,7 +31,12 @@ def attend(
 
     Returns:
         ``[N, H, S, d]``.
+
+    Raises:
+        ValueError: ``mask`` and ``causal`` are both given.
     """
+    if causal and mask is not None:
+        raise ValueError("a mask and causal exclude each other; put what is later into the mask")
     if mask is not None and mask.dtype != torch.bool:
         mask = mask.to(query.dtype)  # of bfloat16 queries
     drops = dropout is not None and dropout.training and dropout.p > 0

@@ -51,6 +51,11 @@ def test_causal_queries_see_no_later_key(monkeypatch, short):
         assert torch.allclose(found[:, :, last : last + 1], alone, atol=1e-6)
 
 
+def test_a_mask_and_causal_exclude_each_other():
+    with pytest.raises(ValueError, match="exclude each other"):
+        attend(*parts(), masks(7, 7)["bool"], causal=True)
+
+
 @pytest.mark.parametrize("keys", [9, 300], ids=["short", "long"])
 def test_weights_are_dropped_in_training_alone(keys):
     query, key, _ = parts(4, keys)

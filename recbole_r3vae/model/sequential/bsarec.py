@@ -34,7 +34,7 @@ class FrequencyLayer(nn.Module):
 
     ``low + beta * high``: ``low`` keeps the lowest frequencies of the discrete Fourier transform over all positions, ``high`` is the rest.
     Every position of the result depends on every position of the sequence, later ones included. Few frequencies are kept, so ``low`` is
-    two products with their waves, which cost an eighth of a transform and its inverse.
+    two products with their waves, which are cheaper than a transform and its inverse.
 
     Args:
         size: width d.
