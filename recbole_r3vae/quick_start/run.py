@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -120,7 +121,8 @@ def _run_model(config: Config, data, saved: bool, earlier: EarlierRun | None) ->
         trainer = get_trainer(config)(config, network)
     trainer.known = {**known, "identity": folder.identity}
     _take_up(trainer, config, folder, writes)
-    best_valid_score, best_valid_result = trainer.fit(train_data, valid_data, saved=saved, show_progress=config["show_progress"])
+    with _told_precision(config, network):
+        best_valid_score, best_valid_result = trainer.fit(train_data, valid_data, saved=saved, show_progress=config["show_progress"])
     started, after_training = time.monotonic(), peak_memory_mb()
     test_result = trainer.evaluate(test_data, load_best_model=saved, show_progress=config["show_progress"])
     seconds_testing = time.monotonic() - started
@@ -187,6 +189,18 @@ def make_network(config: Config, dataset, sources: Sources):
         network = config.model_class(config, dataset).to(config["device"])
     network.sources = sources
     return network
+
+
+@contextmanager
+def _told_precision(config: Config, network) -> Iterator[None]:
+    """Some of RecBole's models hold products that know no half precision (sparse ones, on a CPU), which only their first step tells."""
+    try:
+        yield
+    except RuntimeError as error:
+        halves = config["enable_amp"] and ("BFloat16" in str(error) or "Half" in str(error))
+        if not halves or type(network).__module__.partition(".")[0] != "recbole":  # in a model of this package it is our mistake
+            raise
+        raise UserError(f"{config.model} cannot be trained with enable_amp on {config['device']}: {error}; take --enable_amp=False") from error
 
 
 def _take_up(trainer, config: Config, folder: RunFolder, writes: bool) -> None:

@@ -157,6 +157,12 @@ def test_recboles_models_run_on_the_same_data(tiny_settings, model, more):
     assert result["name"] == model and set(result["test_result"]) == {f"{m}@{k}" for m in ("recall", "ndcg") for k in (5, 10, 20)}
 
 
+def test_a_model_of_recbole_without_half_precision_says_so(tiny_settings):
+    with pytest.raises(UserError, match=r"LightGCN cannot be trained with enable_amp on cpu: .*BFloat16; take --enable_amp=False"):
+        run(tiny_settings, model="LightGCN", enable_amp=True)
+    assert run(tiny_settings, model="BPR", enable_amp=True)["epochs"] >= 1
+
+
 def test_recboles_context_models_keep_their_labels():
     """RecBole's own settings for ml-100k load ratings for click models; ours for texts must not take them away."""
     config = Config("FM", "ml-100k")
