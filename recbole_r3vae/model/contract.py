@@ -41,6 +41,8 @@ class Needs:
         categories: whether they hold the categories of items, level by level.
         tokenizer: whether it trains the tokenizer on: it has the tokenizer as its attribute ``tokenizer``, and in ``sources`` the semantic IDs
             as they have become. What a run keeps of either is what they are after training.
+        in_order: whether it writes codes one after the other, as models that ask for :data:`UNIQUE` ones do: codes without an order are then
+            handed over as if the tokenizer's own were one.
     """
 
     semantic_ids: str | None = None
@@ -49,6 +51,7 @@ class Needs:
     tokenizer: bool = False
     popularity: bool = False
     categories: bool = False
+    in_order: bool = False
 
     @property
     def training_split(self) -> bool:

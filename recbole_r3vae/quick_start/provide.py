@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -12,7 +12,7 @@ from recbole_r3vae.config import Config, tokenizer_config
 from recbole_r3vae.data.content import ItemContent, modalities
 from recbole_r3vae.data.items import ItemVectors
 from recbole_r3vae.errors import UserError
-from recbole_r3vae.model.contract import CLICK, SHARED, UNIQUE, Sources
+from recbole_r3vae.model.contract import CLICK, SHARED, UNIQUE, Sources, collisions_of
 from recbole_r3vae.quick_start.collaborative import item_content
 from recbole_r3vae.quick_start.semantic_ids import RAW_CODES, TrainedTokenizer, train_tokenizer
 from recbole_r3vae.sid.collisions import POLICIES, resolve_collisions
@@ -87,6 +87,9 @@ def provide(config: Config, dataset, show_progress: bool = True) -> Provided:
         UserError: a file is of another dataset, there is no usable item content, or a tokenizer cannot be trained.
     """
     needs = config.contract.needs(config)
+    asked = config.external_config_dict.get("collision_policy")
+    if asked is not None and asked != collisions_of(needs, config):
+        logger.warning(f"collision_policy={asked} changes nothing: {config.model} takes codes as they are, so that items may share them, or none")
     if needs.semantic_ids is None and needs.content is None:
         return Provided()
     stage = tokenizer_config(config) if config["tokenizer"] else config
@@ -99,6 +102,8 @@ def provide(config: Config, dataset, show_progress: bool = True) -> Provided:
     if needs.semantic_ids is not None and sids is None:
         tokenizer = train_tokenizer(stage, content, show_progress, dataset)
         sids, path = _from_tokenizer(tokenizer, content, config, needs.semantic_ids)
+    if sids is not None and not sids.ordered and (needs.in_order or needs.semantic_ids == UNIQUE):
+        sids = replace(sids, ordered=True)
     return Provided(Sources(sids, read, tokenizer.model if needs.tokenizer else None), path, tokenizer)
 
 
@@ -124,6 +129,11 @@ def _from_file(config: Config, dataset, kind: str) -> tuple[SemanticIDs, Path]:
         sids = shared_codes(sids) if kind == SHARED and config.contract.task == CLICK else sids
     except UserError as error:
         raise UserError(f"sid_file does not fit dataset {config.dataset}; {error}") from error
+    if kind == UNIQUE and not sids.unique and config["collision_policy"] not in ("suffix", "share"):
+        raise UserError(
+            f"sid_file: items of {path} share semantic IDs, and collision_policy {config['collision_policy']} needs the distances of the "
+            "tokenizer, which a file does not hold; take --collision_policy=suffix (one more code) or share, or train the tokenizer"
+        )
     if kind == UNIQUE and not sids.unique and config["collision_policy"] == "suffix":
         codes, sizes, _ = resolve_collisions(sids.codes[1:], sids.codebook_sizes, "suffix")
         sids = SemanticIDs(torch.cat([torch.full((1, codes.shape[1]), -1), codes]), sizes, item_ids, sids.meta)

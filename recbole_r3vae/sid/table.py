@@ -29,8 +29,7 @@ class SemanticIDs:
         codebook_sizes: ``K_1 .. K_L``.
         item_ids: The data set's ``n_items`` item tokens, ``item_ids[0] == "[PAD]"``; unique, not empty, free
             of tabs and line ends (they are a column of a tab-separated file).
-        meta: How the codes were made: a dict that JSON can hold, copied; default: empty. Its integer
-            ``"seed"`` (default 0) also seeds the order of items that share a SID in a prefix tree.
+        meta: How the codes were made: a dict that JSON can hold, copied; default: empty.
         ordered: Whether each code refines those before it (residual quantization), which is what prefixes, their
             tree and a suffix level rest on. False for parallel codes (product quantization, one codebook): a set
             of digits, each of its own. Default True.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -59,7 +60,7 @@ def write_table(path: Path, settings, n_distinct: int = 50, **meta) -> SemanticI
     names = sorted(map(str, create_dataset(config).field2id_token["item_id"][1:]), reverse=True)
     number = torch.arange(len(names)) % n_distinct
     codes = torch.stack([number % 8, number // 8], 1)
-    sids = SemanticIDs(torch.cat([torch.full((1, 2), -1), codes]), (8, 8), ["[PAD]", *names], meta)
+    sids = SemanticIDs(torch.cat([torch.full((1, 2), -1), codes]), (8, 32), ["[PAD]", *names], meta)
     sids.save(path)
     return sids
 
@@ -101,6 +102,23 @@ def test_shared_semantic_ids_are_the_tokenizers_own_whatever_the_policy(settings
     assert shared.sources.semantic_ids.content_hash == shared.tokenizer.raw.content_hash and not shared.sources.semantic_ids.unique
     assert unique.sid_file.name == f"{policy}.sid" and unique.sources.semantic_ids.unique == (policy == "suffix")
     assert unique.sources.semantic_ids.n_levels == (3 if policy == "suffix" else 2)
+
+
+@pytest.mark.parametrize("needs, ordered", [(Needs(SHARED), False), (Needs(SHARED, in_order=True), True), (Needs(UNIQUE), True)])
+def test_codes_without_an_order_have_the_tokenizers_for_models_that_write_them(settings, tmp_path, needs, ordered):
+    more = {"tokenizer": "Random", "tokenizer_codebook_sizes": [100, 100]}
+    found = provided(settings, needs=needs, collision_policy="share", **more).sources.semantic_ids
+    loose = replace(write_table(tmp_path / "loose.sid", settings), ordered=False)
+    loose.save(tmp_path / "loose.sid")
+    from_file = provided(settings, needs=needs, collision_policy="share", sid_file=str(tmp_path / "loose.sid")).sources.semantic_ids
+    assert found.ordered is from_file.ordered is ordered
+    assert torch.equal(from_file.codes, loose.align(from_file.item_ids).codes)
+
+
+@pytest.mark.parametrize("kind, policy, warned", [(SHARED, "reassign", True), (SHARED, "share", False), (UNIQUE, "suffix", False)])
+def test_a_policy_that_changes_nothing_is_told(settings, caplog, kind, policy, warned):
+    provided(settings, needs=Needs(kind), collision_policy=policy)
+    assert (f"collision_policy={policy} changes nothing" in caplog.text) == warned
 
 
 def test_a_click_model_gets_shared_semantic_ids_and_no_content(settings):
@@ -163,6 +181,15 @@ def test_what_a_file_leaves_colliding_is_resolved_where_the_policy_says_so(setti
     write_table(tmp_path / "mine.sid", settings, n_distinct=50)
     sids = provided(settings, item_inputs=["codes"], sid_file=str(tmp_path / "mine.sid"), collision_policy=policy).sources.semantic_ids
     assert sids.n_levels == n_levels and sids.unique == (policy == "suffix")
+
+
+@pytest.mark.parametrize("policy", ["reassign", "sinkhorn"])
+def test_a_file_with_collisions_is_refused_where_the_policy_needs_distances(settings, tmp_path, policy):
+    write_table(tmp_path / "mine.sid", settings, n_distinct=50)
+    with pytest.raises(UserError, match=f"mine.sid share semantic IDs, and collision_policy {policy} needs .*; take --collision_policy=suffix"):
+        provided(settings, sid_file=str(tmp_path / "mine.sid"), collision_policy=policy)
+    given = write_table(tmp_path / "all.sid", settings, n_distinct=10**6)
+    assert given.unique and provided(settings, sid_file=str(tmp_path / "all.sid"), collision_policy=policy).sources.semantic_ids.unique
 
 
 def test_a_files_semantic_ids_as_features_lack_the_level_that_only_counts(settings, tmp_path):

@@ -151,7 +151,7 @@ class COBRA(KeepsVectors, SIDGenerator):
 
     def all_vectors(self) -> Tensor:
         """Of the whole catalogue ``[n_items, 2, d]``."""
-        return torch.cat([self.vectors_of(some) for some in torch.arange(self.n_items, device=self.codes.device).split(ITEMS)])
+        return torch.cat([self.vectors_of(some) for some in torch.arange(self.n_items, device=self.norm.weight.device).split(ITEMS)])
 
     def encode(self, vectors: Tensor, rows: Tensor, length: Tensor, past: list[Past] | None = None) -> tuple[Tensor, Packing]:
         """States of every position of every history.
@@ -290,9 +290,9 @@ class COBRA(KeepsVectors, SIDGenerator):
 
     @classmethod
     def needs(cls, config: Config) -> Needs:
-        """Semantic IDs as the tokenizer gave them, and item content unless it reads words or has no dense vectors."""
+        """Semantic IDs as the tokenizer gave them, unless vectors alone rank; item content unless it reads words or has no dense vectors."""
         reads = config["rank_by"] != "generate" and config["item_encoder"] == "content"
-        return Needs(SHARED, content=() if reads else None)
+        return Needs(SHARED if config["rank_by"] != "dense" else None, content=() if reads else None, in_order=True)
 
     @classmethod
     def result_name(cls, config: Config) -> str:

@@ -181,7 +181,7 @@ class HSTU(Ranker):
         for rows in zip(length.split(ROWS), histories.split(ROWS), targets.split(ROWS), self.sample_negatives(len(length)).split(ROWS)):
             real = torch.arange(int(rows[0][-1]), device=x.device) < rows[0]  # [n, t], t = the longest of these; they are in this order
             history, wanted, negatives = rows[1][:, : real.shape[1]], rows[2][:, : real.shape[1]], rows[3]  # [n, t, d], [n, t], [n, K]
-            logits = F.embedding(negatives, items) @ history.transpose(1, 2)  # [n, K, t]
+            logits = (F.embedding(negatives, items) @ history.transpose(1, 2)).float()  # [n, K, t]; bfloat16 would round the sum's logarithm
             lowest = torch.finfo(logits.dtype).min  # -inf would make gradients nan where every draw is the target
             found.append(logits.masked_fill(negatives[:, :, None] == wanted[:, None], lowest).logsumexp(1)[real])
         return torch.cat(found)

@@ -88,12 +88,13 @@ class OPQ(FittedTokenizer):
         size, n_digits, d_out = self.codebook_sizes[0], len(self.codebook_sizes), len(self.rotation)
         x = items.sample(SAMPLES_PER_CODEWORD * size, self.seed)  # [n, d]
         pq = faiss.ProductQuantizer(d_out, n_digits, size.bit_length() - 1)
-        pq.cp.seed, pq.cp.niter = self.seed, self.kmeans_iterations
+        pq.cp.seed = self.seed
         pq.cp.min_points_per_centroid = 1  # faiss prints a warning below
         opq = faiss.OPQMatrix(self.dim, n_digits, d_out)
         opq.pq, opq.niter = pq, self.opq_iterations
         opq.max_train_points = len(x)
         opq.train(x)
+        pq.cp.niter = self.kmeans_iterations  # the rotation's training has set its own
         pq.train(opq.apply(x))
         rotation = faiss.vector_to_array(opq.A).reshape(d_out, self.dim)
         self.rotation.copy_(torch.from_numpy(rotation))

@@ -211,11 +211,14 @@ class PRISM(RQVAE):
         for level, module in self.anchors.items():
             category = interaction[ITEM_CATEGORIES][:, int(level) - 1]  # [B], 0 where an item has none
             known = category > 0
-            if classification and known.any():
+            if not known.any():  # as many terms as of other batches, for RecBole adds them up one by one
+                losses += [content.new_zeros(())] * (bool(classification) + bool(anchor))
+                continue
+            if classification:
                 codes = [straight_through(r, q) for r, q in zip(levels.residuals, levels.levels)][: int(level)]
                 logits = module.head(torch.cat(codes, dim=1)[known])
                 losses.append(classification * F.cross_entropy(logits, category[known] - 1))
-            if anchor and known.any():
+            if anchor:
                 of_category = module.losses(self._codewords(int(level)), s["anchor_temperature"])
                 losses.append(anchor * of_category[category[known] - 1].mean())
         if balance:

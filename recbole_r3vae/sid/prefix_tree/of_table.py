@@ -14,8 +14,7 @@ def prefix_tree_of(sids: SemanticIDs) -> PrefixTree:
     """The tree of all prefixes of a table: built the first time, kept as long as the table lives.
 
     Args:
-        sids: Semantic IDs with ordered codes. The integer ``"seed"`` of their ``meta`` (default 0) seeds the order of
-            items within a leaf.
+        sids: Semantic IDs with ordered codes.
 
     Returns:
         The tree, on the CPU.
@@ -30,5 +29,5 @@ def prefix_tree_of(sids: SemanticIDs) -> PrefixTree:
             "digits' log-probabilities, or take a tokenizer whose codes are ordered"
         )
     if sids not in _TREES:
-        _TREES[sids] = PrefixTree.from_codes(sids.codes, sids.codebook_sizes, seed=int(sids.meta.get("seed", 0)))
+        _TREES[sids] = PrefixTree.from_codes(sids.codes, sids.codebook_sizes)
     return _TREES[sids]

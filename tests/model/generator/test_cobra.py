@@ -347,11 +347,12 @@ def test_settings_out_of_range_are_named(tiny_settings, keys, message):
         ({}, (), "COBRA", "NLL of semantic ID + in-batch CE of vectors"),
         ({"fusion": False, "item_encoder": "words"}, None, "COBRA-unfused", "NLL of semantic ID + in-batch CE of vectors"),
         ({"rank_by": "dense"}, (), "COBRA-dense", "in-batch CE of vectors"),
+        ({"rank_by": "dense", "item_encoder": "words"}, None, "COBRA-dense", "in-batch CE of vectors"),
         ({"rank_by": "generate"}, None, "COBRA-generate", "NLL of semantic ID"),
     ],
 )
 def test_what_it_says_of_itself(tiny_settings, keys, content, name, loss):
     config = Config("COBRA", "tiny", config_dict={**tiny_settings, **keys})
     COBRA.check(config)
-    assert COBRA.needs(config) == Needs(SHARED, content=content)
+    assert COBRA.needs(config) == Needs(None if name == "COBRA-dense" else SHARED, content=content, in_order=True)
     assert COBRA.result_name(config) == name and COBRA.loss_name(config) == loss

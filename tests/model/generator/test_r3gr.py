@@ -369,6 +369,9 @@ def test_a_large_catalogue_is_ranked_by_look_ups_as_a_small_one_by_vectors(build
     assert isinstance(model.item_vectors(), SummedCodes) and model.item_vectors() is model.item_vectors()
     torch.testing.assert_close(large.scores, small.scores)
     torch.testing.assert_close(model.score(model.read(rows), large.items[:, 0]), large.scores[:, 0])
+    every = model.heads["dense"].score_items(model.read(rows))(1, model.n_items)  # [n_items - 1, B]
+    dense = model.heads["dense"].rank(model.read(rows), k)[0]
+    torch.testing.assert_close(every.T.gather(1, dense.items - 1), dense.scores)
 
 
 @pytest.mark.parametrize("more", [

@@ -110,6 +110,16 @@ def test_infonce_is_the_cross_entropy_among_the_target_and_the_draws(build, monk
     assert model.calculate_loss(window).item() == pytest.approx(sum(losses) / len(losses), abs=1e-5)
 
 
+def test_the_sum_over_negatives_keeps_its_precision_under_bfloat16(build):
+    model, train, *_ = build("HSTU", n_negatives=50)
+    windows = first_rows(train, 11)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        x, packing = model.eval().encode(windows)
+        target = packing.take(windows[TARGET_LIST_FIELD])
+        found = model._log_sum_of_negatives(x, target, torch.nn.functional.normalize(model.item_embedding.weight, dim=-1), packing)
+    assert found.dtype == torch.float32 and (found.bfloat16() != found).any()
+
+
 def test_negatives_are_scored_in_groups_of_histories(build, monkeypatch):
     """Groups of 4 and a rest of 3, of histories of several lengths, each with its own draws, against one of all."""
     model, train, *_ = build("HSTU", n_negatives=50)

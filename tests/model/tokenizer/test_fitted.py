@@ -271,6 +271,14 @@ def test_opq_decodes_as_faiss(catalogue, tokenizer, n_digits):
     np.testing.assert_allclose(out.reconstruction.numpy(), decoded, atol=1e-5)
 
 
+def test_opq_iterates_its_codebooks_as_often_as_it_is_told(catalogue, tokenizer):
+    items = catalogue(500)
+    once, often = (fit(tokenizer, "OPQ", items, codebook_sizes=[16] * 4, opq_iterations=5, kmeans_iterations=n) for n in (1, 40))
+    assert torch.equal(once.rotation, often.rotation)
+    errors = [(rows(items) - model.quantize(rows(items)).reconstruction).square().sum(-1).mean() for model in (once, often)]
+    assert errors[1] < errors[0]
+
+
 def test_learning_the_rotation_lowers_the_error_of_product_quantisation(catalogue, tokenizer):
     items = catalogue(500)
     model = fit(tokenizer, "OPQ", items, codebook_sizes=[16] * 4)

@@ -171,6 +171,16 @@ def test_the_loss_is_what_its_docstring_says(shop, tokenizer):
     torch.testing.assert_close(torch.stack(terms), torch.stack(expected))
 
 
+def test_a_batch_without_a_category_has_as_many_terms_as_others(shop, tokenizer):
+    model, given = made(tokenizer, shop, **ALL), batch(shop)
+    every = model.calculate_loss(given)
+    given["item_categories"] = given["item_categories"].clone()
+    given["item_categories"][:, 1] = 0
+    terms = model.calculate_loss(given)
+    assert len(terms) == len(every) and [i for i, term in enumerate(terms) if not term] == [7, 8]  # after five of all items and two of level 1
+    torch.testing.assert_close(torch.stack([*terms[:7], *terms[9:]]), torch.stack([*every[:7], *every[9:]]))
+
+
 # -- where gradients go, and when ------------------------------------------------------------------------------------------
 
 

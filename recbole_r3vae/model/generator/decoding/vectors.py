@@ -110,20 +110,22 @@ def rankings_by_vectors(
     chunk: int | None = None,
 ) -> list[Ranking]:
     """:func:`rank_by_vectors` under several rules, one ranking each; the products are taken once."""
-    score = items.scores(users) if isinstance(items, SummedCodes) else vector_scores(users, items)
-    return rank_catalogue(score, len(users), len(items), k, rules, strict, bias, chunk, users.device)
+    return rank_catalogue(vector_scores(users, items), len(users), len(items), k, rules, strict, bias, chunk, users.device)
 
 
-def vector_scores(users: Tensor, items: Tensor) -> ScoreItems:
+def vector_scores(users: Tensor, items: Tensor | SummedCodes) -> ScoreItems:
     """Scores of a range of items, for :func:`~recbole_r3vae.model.generator.decoding.catalogue.rank_catalogue`.
 
     Args:
         users: Floats ``[B, d]``.
-        items: Floats ``[n_items, d]``.
+        items: Floats ``[n_items, d]``, or their codes.
 
     Returns:
         From the first item and the one after the last to float32 ``[items, B]``.
     """
+
+    if isinstance(items, SummedCodes):
+        return items.scores(users)
 
     def score(begin: int, end: int) -> Tensor:
         with torch.autocast(users.device.type, enabled=False):  # bfloat16 products would tie hundreds of items
