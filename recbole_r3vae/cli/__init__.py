@@ -45,10 +45,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         odd = next((word for word in arguments if word.endswith("=--")), None)
         if odd is not None:  # argparse would take it for no value at all
             raise UserError(f"argument {short_repr(odd)} has no value; write --key=value or --key value")
-        options, rest = _parser().parse_known_args(arguments)
+        parser = _parser()
+        options, rest = parser.parse_known_args(arguments)
         command = COMMANDS[options.command]
         if rest and not getattr(command, "TAKES_SETTINGS", False):
-            raise UserError(f"unrecognised argument {short_repr(rest[0])}; see recbole-r3vae {options.command} --help")
+            raise UserError(f"unrecognised argument {short_repr(rest[0])}{parser.commands[options.command].hint(rest[0])}")
         empty = next((name for name, value in vars(options).items() if value == "" or isinstance(value, list) and "" in value), None)
         if empty is not None:
             raise UserError(f"--{empty} is empty; give it a value, or leave it out")
@@ -74,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> Parser:
     from recbole_r3vae import __version__
 
     parser = Parser(prog="recbole-r3vae", description="Semantic IDs and generative recommendation for RecBole.")
@@ -85,4 +86,5 @@ def _parser() -> argparse.ArgumentParser:
             name, help=command.SUMMARY, description=command.HELP, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
         )
         command.add(own)
+    parser.commands = commands.choices
     return parser

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 
-from recbole_r3vae.errors import UserError
+from recbole_r3vae.errors import UserError, did_you_mean
 
 
 class Parser(argparse.ArgumentParser):
     """An ``ArgumentParser`` that says what is wrong in one line, and for which a word that begins with ``--`` is never a value of a list.
 
     argparse takes a word with a space in it, such as ``--eval_args={mode: full}``, for a value, unless it knows the option.
+
+    Attributes:
+        commands: name to parser of each sub-command.
     """
+
+    commands: Mapping[str, Parser] = {}
 
     def error(self, message: str):
         raise UserError(f"{message}; see {self.prog} --help")
@@ -23,13 +29,29 @@ class Parser(argparse.ArgumentParser):
         lists = {spelling: (action.nargs, spelling) for action in actions for spelling in action.option_strings}
         words, spelled = list(args or ()), []
         while words:
-            word = words.pop(0)
+            word = self._spelled(words.pop(0))
             least, option = lists.get(word, (None, None))
             values = []
             while option and words and not words[0].startswith("-"):
                 values.append(f"{option}={words.pop(0)}")
             spelled += values or ([] if least == "*" else [word])
         return super().parse_known_args(spelled, namespace)
+
+
+    def _spelled(self, word: str) -> str:
+        """An option with ``-`` for ``_`` or the other way round, as it was declared."""
+        option, equals, value = word.partition("=")
+        if not option.startswith("--") or option in self._option_string_actions:
+            return word
+        known = {name.replace("_", "-"): name for name in self._option_string_actions}
+        return known.get(option.replace("_", "-"), option) + equals + value
+
+    def hint(self, word: str) -> str:
+        """What a word that no option is may have been meant for, for the end of a message."""
+        option = word.partition("=")[0]
+        if "--set" in self._option_string_actions and "=" in word:
+            return f"; did you mean a key of the tokenizer? These stand behind --set: --set {word.lstrip('-')}"
+        return did_you_mean(option, self._option_string_actions, 1) or f"; see {self.prog} --help"
 
 
 def add_config_files(parser: argparse.ArgumentParser, when: str = "") -> None:

@@ -24,7 +24,12 @@ def run(options, rest: list[str]) -> None:
 
     content = content_from_vectors(options.embeddings, options.ids)
     sids = SemanticIDs.load(options.sid, content.item_ids)
+    there = SemanticIDs.load(options.sid).n_items - 1
+    left_out = there - (sids.n_items - 1)
     report = quality_report(sids.codes[1:], sids.codebook_sizes, {"raw": content.embeddings[1:]}, ordered=sids.ordered)
+    report["items"] = {"scored": there - left_out, "left_out": left_out}
+    if left_out:
+        print(f"{there - left_out:,} of {there:,} items of {options.sid} are scored, those that {options.embeddings} has; figures do not compare with all")
     print(format_quality(report))
     if options.json:
         write_json(options.json, report)

@@ -147,6 +147,21 @@ def check_valid_metric(final: dict[str, Any], contract: Any) -> None:
         raise UserError(f"valid_metric {metric} is not among what metrics and topk measure; choose {', '.join(offered)}")
 
 
+def check_candidates(eval_args: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    """A rule on met items is about rankings of the whole catalogue.
+
+    Raises:
+        UserError: ``valid_rule`` was asked for beside sampled candidates.
+    """
+    modes = eval_args["mode"].values() if isinstance(eval_args["mode"], Mapping) else [eval_args["mode"]]
+    sampled = next((mode for mode in modes if str(mode)[:3] in ("uni", "pop")), None)
+    if sampled is not None and asked.get("valid_rule") is not None:
+        raise UserError(
+            f"valid_rule is {asked['valid_rule']} beside mode {sampled} of eval_args, whose candidates are drawn among items that the user has not "
+            "met; leave it out, or take mode: full"
+        )
+
+
 def check_rule(rule: object) -> None:
     """``valid_rule`` is one of :data:`RULES`.
 

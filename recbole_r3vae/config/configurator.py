@@ -12,7 +12,7 @@ from typing import Any
 from recbole.config import Config as RecBoleConfig
 
 from recbole_r3vae import compat
-from recbole_r3vae.config.checks import check_mappings, check_metrics, check_rule, check_valid_metric, check_values, whole_numbers
+from recbole_r3vae.config.checks import check_candidates, check_mappings, check_metrics, check_rule, check_valid_metric, check_values, whole_numbers
 from recbole_r3vae.config.device import set_device
 from recbole_r3vae.config.registry import MODEL_ROOMS, contract_of, get_model, own_models, reference, settings_file
 from recbole_r3vae.config.sources import (
@@ -43,6 +43,7 @@ class Config(RecBoleConfig):
     Attributes:
         contract: what the model says of itself, see :mod:`~recbole_r3vae.model.contract`.
         model_keys: keys that are the model's own, so that a tokenizer of the same run does not see them.
+        asked: keys and values of configuration files and of the command line: what a user of this run wrote himself.
         declared: every key and value before RecBole's own conversions: plain data from which an equal ``Config`` can be made.
 
     Raises:
@@ -90,6 +91,7 @@ class Config(RecBoleConfig):
     def _merge_external_config_dict(self):
         given = (self.file_config_dict, self.variable_config_dict, self.cmd_config_dict)
         self.external_config_dict = merged(self.folders_config_dict, *given)
+        self.asked = merged(self.file_config_dict, self.cmd_config_dict)
 
     def _take_folders_settings(self, dataset: str) -> None:
         """The settings that lie in the dataset's own folder, as ``prepare csv`` writes them, are the weakest that a user gives."""
@@ -202,6 +204,11 @@ class Config(RecBoleConfig):
         """A hint for keys that exist and are not this model's."""
         if key in ("config_file", "config_files", "config_file_list"):
             return "; files of settings are given as --config_files FILE …, from Python as config_file_list"
+        if key in ("tokenizer", "sid_file"):
+            return (
+                f"; models of semantic IDs have it, such as R3GR, or DeepFM with sid_features and `mode: labeled` in eval_args, and {self.model} "
+                "has none: leave it out"
+            )
         if key in load_yaml(properties() / "ctr.yaml"):
             return (
                 f"; it is for models that predict clicks from labelled interactions, and {self.model} is not run as one: take a "
@@ -233,6 +240,8 @@ class Config(RecBoleConfig):
     def _get_final_config_dict(self):
         final = super()._get_final_config_dict()
         self.declared = copy.deepcopy({key: value for key, value in final.items() if key != "MODEL_TYPE"})
+        for key in self.folders_config_dict.keys() - self.known_keys():  # settings of the folder that are for other models
+            self.declared.pop(key, None)
         self.declared.update(model=reference(self.model_class), dataset=self.dataset)
         if "data_path" not in self.external_config_dict:
             del self.declared["data_path"]  # RecBole finds ml-100k inside its own wheel unless the user names a path
@@ -240,9 +249,16 @@ class Config(RecBoleConfig):
 
     def _set_default_parameters(self):
         check_metrics(self.final_config_dict["metrics"])
+        if not hasattr(self.model_class, "input_type") and "loss_type" not in self.final_config_dict:
+            where = settings_file(self.model_class) or f"{self.model}.yaml"
+            raise UserError(
+                f"nothing says what {self.model} is trained on; write `loss_type: CE` (targets alone) or `loss_type: BPR` (with a sampled "
+                f"negative) into {where}, or set `input_type = InputType.POINTWISE` or PAIRWISE in the class"
+            )
         super()._set_default_parameters()
         check_valid_metric(self.final_config_dict, self.contract)
         check_rule(self.final_config_dict["valid_rule"])
+        check_candidates(self.final_config_dict["eval_args"], self.asked)
         data_path = self.external_config_dict.get("data_path")
         if data_path:  # RecBole would take its own copy of ml-100k whatever the user says
             self.final_config_dict["data_path"] = os.path.join(data_path, self.dataset)

@@ -10,8 +10,9 @@ import torch
 
 from recbole_r3vae.config import Config, tokenizer_config
 from recbole_r3vae.data.content import ItemContent, modalities
+from recbole_r3vae.data.content.modalities import reads_content_file
 from recbole_r3vae.data.items import ItemVectors
-from recbole_r3vae.errors import UserError
+from recbole_r3vae.errors import UserError, short_repr
 from recbole_r3vae.model.contract import CLICK, SHARED, UNIQUE, Sources, collisions_of
 from recbole_r3vae.quick_start.collaborative import item_content
 from recbole_r3vae.quick_start.semantic_ids import RAW_CODES, TrainedTokenizer, train_tokenizer
@@ -48,8 +49,14 @@ def check_stages(config: Config) -> None:
     """Refuse settings of a run's first stage before anything is read.
 
     Raises:
-        UserError: the tokenizer is unknown or has a key outside its range; or it would see interactions that it must not.
+        UserError: the tokenizer is unknown or has a key outside its range; it would see interactions that it must not; or a file or tokenizer
+            that was asked for would not be read.
     """
+    needs = config.contract.needs(config)
+    if needs.semantic_ids is not None and config["sid_file"] and (key := next((k for k in config.cmd_config_dict if k.startswith("tokenizer")), None)):
+        raise UserError(f"--{key} beside sid_file {config['sid_file']}, which gives the semantic IDs: no tokenizer is trained; leave one of them out")
+    if needs.content is not None or needs.semantic_ids is not None and not config["sid_file"]:
+        _check_vector_file(config)
     if config.contract.needs(config).semantic_ids is None or config["sid_file"]:
         return
     if not config["tokenizer"]:
@@ -72,6 +79,16 @@ def check_stages(config: Config) -> None:
         )
 
 
+def _check_vector_file(config: Config) -> None:
+    key = next((key for key in ("content_file", "content_ids") if config.asked.get(key)), None)
+    chosen_besides = "content_encoder" in config.asked and key not in config.cmd_config_dict
+    if key is not None and not chosen_besides and not reads_content_file(config["content_encoder"]):
+        raise UserError(
+            f"{key} is {short_repr(config[key])}, and content_encoder is {short_repr(config['content_encoder'])}, which does not read it; "
+            f"add --content_encoder=file, or leave {key} out"
+        )
+
+
 def provide(config: Config, dataset, show_progress: bool = True) -> Provided:
     """Fetch what the model of a run needs.
 
@@ -87,7 +104,7 @@ def provide(config: Config, dataset, show_progress: bool = True) -> Provided:
         UserError: a file is of another dataset, there is no usable item content, or a tokenizer cannot be trained.
     """
     needs = config.contract.needs(config)
-    asked = config.external_config_dict.get("collision_policy")
+    asked = config.asked.get("collision_policy")
     if asked is not None and asked != collisions_of(needs, config):
         logger.warning(f"collision_policy={asked} changes nothing: {config.model} takes codes as they are, so that items may share them, or none")
     if needs.semantic_ids is None and needs.content is None:

@@ -110,6 +110,7 @@ def _in_own_place(path: Path, what: dict[str, Any], config: Config) -> RunFolder
 def _continued(parent: Path, name: str, what: dict[str, Any], config: Config) -> RunFolder | None:
     """The run that goes on where a shorter one ended; ``None`` where there is none, after a word on what comes nearest."""
     nearest: tuple[int, Path, dict] | None = None
+    longer: tuple[Path, dict, dict] | None = None  # the same run, but trained past where this one may end
     found: list[tuple[bool, int, Path, dict[str, Any]]] = []
     for path, stored in _siblings(parent, name):
         differing = differences(_itself(stored), what)
@@ -117,10 +118,16 @@ def _continued(parent: Path, name: str, what: dict[str, Any], config: Config) ->
             state = load_checkpoint(path / LAST)
             if not differing or _is_shorter(state, stored, config):
                 found.append((not differing, state["epoch"], path, stored))
+            else:
+                longer = path, state, stored
         elif nearest is None or len(differing) < nearest[0]:
             nearest = len(differing), path, differing
     if not found:
-        if nearest is not None:
+        if longer is not None:
+            path, state, stored = longer
+            so_far = f"{state['epoch']} epochs, {state['seconds']:.0f} s, stopping_step {stored['settings']['stopping_step']}"
+            logger.info(f"the nearest run, {path}, has trained longer than this one may ({so_far}): raise epochs, max_minutes or stopping_step")
+        elif nearest is not None:
             differing = {key: (b, a) for key, (a, b) in nearest[2].items()}
             way = "; to begin from its weights, give --init_from" if "data" in differing else ""
             logger.info(f"the nearest run, {nearest[1]}, has {differences_in_words(differing)}: it is not gone on with{way}")

@@ -101,7 +101,7 @@ def read_histories(path: str | os.PathLike, known: Container[str] = ()) -> tuple
         header = _names(first, separator)
         if "history" not in header:
             raise UserError(
-                f"{path}: its first line names no column 'history', it reads {short_repr(first.rstrip())}{did_you_mean('history', header)}; write "
+                f"{path}: its first line names no column 'history', it reads {short_repr(first.rstrip())}; write "
                 "user,history or history, and in each line the item ids of a history, separated by spaces"
             )
     except BaseException:

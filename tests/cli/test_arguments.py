@@ -8,10 +8,12 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from recbole_r3vae.cli import COMMANDS, _parser, main
 from recbole_r3vae.cli.arguments import Parser, files_of
+from recbole_r3vae.sid.table import SemanticIDs
 
 
 @pytest.fixture
@@ -40,6 +42,36 @@ def test_a_file_whose_name_holds_a_space_is_one_file(parser, tmp_path):
     (tmp_path / "my settings.yaml").touch()
     options, _ = parser.parse_known_args(["--config_files", str(tmp_path / "my settings.yaml")])
     assert files_of(options) == [str(tmp_path / "my settings.yaml")]
+
+
+@pytest.mark.parametrize("words", [["--config-files", "a.yaml", "--data-set=x"], ["--config_files=a.yaml", "--data_set", "x"]])
+def test_dashes_and_underscores_are_one_spelling(parser, words):
+    parser.add_argument("--data-set")
+    options, rest = parser.parse_known_args([*words, "--learning-rate=1"])
+    assert (options.config_files, options.data_set, rest) == (["a.yaml"], "x", ["--learning-rate=1"])
+
+
+@pytest.mark.parametrize("words, hint", [
+    (["tokenize", "--embeddings=v.npy", "--output=v.sid", "--codebook_sizes=[16,16]"], "stand behind --set: --set codebook_sizes=[16,16]"),
+    (["prepare", "csv", "--event=e.csv"], "unrecognised argument '--event=e.csv'; did you mean '--events'?"),
+    (["leaderboard", "--zzz"], "unrecognised argument '--zzz'; see recbole-r3vae leaderboard --help"),
+])  # fmt: skip
+def test_an_unknown_option_is_told_the_way(words, hint, capfd):
+    assert main(words) == 2
+    assert hint in capfd.readouterr().err
+
+
+def test_quality_says_which_items_it_leaves_out(tmp_path, capfd):
+    names = [f"i{n}" for n in range(6)]
+    codes = torch.tensor([[-1, -1], *([n % 3, n // 3] for n in range(6))])
+    SemanticIDs(codes, (3, 2), ["[PAD]", *names]).save(tmp_path / "x.sid")
+    for n in (6, 4):
+        np.save(tmp_path / "v.npy", np.eye(6, dtype="float32")[:n])
+        (tmp_path / "v.ids").write_text("\n".join(names[:n]) + "\n")
+        words = [f"--sid={tmp_path / 'x.sid'}", f"--embeddings={tmp_path / 'v.npy'}", f"--json={tmp_path / 'q.json'}"]
+        assert main(["quality", *words]) == 0
+        assert ("4 of 6 items of" in capfd.readouterr().out) == (n == 4)
+        assert json.loads((tmp_path / "q.json").read_text())["items"] == {"scored": n, "left_out": 6 - n}
 
 
 @pytest.mark.parametrize("words", [["--config_files"], ["--config_files", "--epochs=1"]])

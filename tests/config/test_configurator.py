@@ -314,6 +314,31 @@ def test_every_spelling_of_a_right_value_passes():
     Config("R3GR", 2020)  # a folder's name may be a number
 
 
+@pytest.mark.parametrize("mode", ["uni20", "pop20", {"valid": "full", "test": "uni20"}], ids=str)
+def test_a_rule_on_met_items_is_refused_beside_sampled_candidates(mode, tmp_path):
+    given = {"eval_args": {"mode": mode}}
+    with pytest.raises(UserError, match="valid_rule is stay beside mode uni20|valid_rule is stay beside mode pop20"):
+        Config("BPR", "ml-100k", config_dict=given, arguments=["--valid_rule=stay"])
+    assert Config("BPR", "ml-100k", config_dict=given)["valid_rule"] == "left_out"
+    assert Config("BPR", "ml-100k", arguments=["--valid_rule=stay"])["valid_rule"] == "stay"
+
+
+def test_a_model_that_does_not_say_what_it_is_trained_on_is_told_how(tmp_path, monkeypatch):
+    bases = "from recbole.model.abstract_recommender import SequentialRecommender\n"
+    (tmp_path / "silent.py").write_text(f"{bases}class Silent(SequentialRecommender): pass\n")
+    (tmp_path / "Silent.yaml").write_text("hidden_size: 8\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match="nothing says what Silent is trained on; write `loss_type: CE` .*Silent.yaml, or set `input_type"):
+        Config("silent:Silent", "ml-100k")
+    (tmp_path / "Silent.yaml").write_text("hidden_size: 8\nloss_type: CE\ntrain_neg_sample_args: ~\n")
+    assert Config("silent:Silent", "ml-100k")["loss_type"] == "CE"
+
+
+def test_a_tokenizer_or_file_that_models_of_ids_have_no_use_for_names_whose_it_is():
+    with pytest.raises(UserError, match="--sid_file for model SASRec; models of semantic IDs have it, such as R3GR"):
+        Config("SASRec", "ml-100k", arguments=["--sid_file=v.sid"])
+
+
 def test_settings_in_a_datasets_own_folder_are_the_weakest_of_a_users(tmp_path, caplog, monkeypatch):
     """As ``prepare csv`` leaves them: the run needs no ``--config_files`` to find them, and models without a tokenizer pass its keys over."""
     monkeypatch.chdir(tmp_path)
@@ -331,4 +356,8 @@ def test_settings_in_a_datasets_own_folder_are_the_weakest_of_a_users(tmp_path, 
     caplog.clear()
     assert Config("BSARec", "mine")["TIME_FIELD"] == "when"
     assert "mine.yaml, ignored: epohcs; did you mean 'epochs'?" in caplog.text and "codebook_sizes" not in caplog.text
+    caplog.clear()
+    declared = Config("BSARec", "mine").declared  # as a checkpoint keeps it
+    caplog.clear()
+    assert Config(config_dict=declared)["TIME_FIELD"] == "when" and "ignored: codebook_sizes" not in caplog.text
     assert Config("R3GR", "other")["TIME_FIELD"] == "timestamp"

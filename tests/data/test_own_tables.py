@@ -210,7 +210,7 @@ def test_parquet_from_its_reader(tmp_path):
     (b"PK\x03\x04rest", "zip archive or a workbook; unpack it"), (b"", "names no two columns"), (b"one\nword\n", "names no two columns"),
     (b"a,b,c\n", "holds no rows"), (b"customer,sku,when\na,b,1\nc,d,2,3\n", "line 3.*--skip_bad_lines"),
     (b"customer,sku,when\na,b,1,4\n", "the second has 4 cells; name every column"),
-    (b"customer,sku,when\nM\xfcller,b,1\n", "line 2: expected UTF-8 text"),
+    (b"customer,sku,when\nM\xfcller,b,1\n", "line 2: .* is not UTF-8 text; save the file as UTF-8, as `iconv"),
     (b'customer,sku,when\n"a,b,1\n', "cannot be read as a table"),
 ])  # fmt: skip
 def test_a_file_that_is_no_table_is_one_line(content, expected, tmp_path):
@@ -297,11 +297,13 @@ def test_columns_that_are_given_win(tmp_path):
     (("user", "a", "sku", "time"), {"usr": "a"}, "none of user, item"),
     (("user", "a", "sku", "time"), {"user": "sku"}, "one column is two of"),
     (("user", "a", "sku", "time"), {"user": ["a", "user"]}, "user takes one column"),
+    (("user", "sku", "date"), {}, "date is called a time and holds '03/04/2021', .*; write 2021-03-04"),
+    (("user", "sku", "date"), {"time": "date"}, "line 2: date is '03/04/2021'; expected a time in ISO 8601; no line has one: mend the column"),
     (("user", "a", "b", "time"), {}, "no column looks like the item"), (("user", "item_id", "a", "time"), {}, "none of the 1 items"),
 ])  # fmt: skip
 def test_a_column_that_is_not_clear_is_one_line_that_names_candidates(header, columns, expected, tmp_path):
     time = "2021-03-04" if "time" in header else "x"
-    values = {"time": time, "sku": "p1"}
+    values = {"time": time, "sku": "p1", "date": "03/04/2021"}
     row = [values.get(name, "v") for name in header]
     with pytest.raises(UserError, match=expected):
         make(tmp_path, [header, row, row], columns=columns)

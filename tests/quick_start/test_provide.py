@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -117,7 +118,10 @@ def test_codes_without_an_order_have_the_tokenizers_for_models_that_write_them(s
 
 @pytest.mark.parametrize("kind, policy, warned", [(SHARED, "reassign", True), (SHARED, "share", False), (UNIQUE, "suffix", False)])
 def test_a_policy_that_changes_nothing_is_told(settings, caplog, kind, policy, warned):
-    provided(settings, needs=Needs(kind), collision_policy=policy)
+    config, dataset = load(settings, needs=Needs(kind))
+    config.asked = {"collision_policy": policy}
+    config["collision_policy"] = policy
+    provide(config, dataset, show_progress=False)
     assert (f"collision_policy={policy} changes nothing" in caplog.text) == warned
 
 
@@ -261,6 +265,37 @@ def test_clicks_take_no_tokenizer_whose_needs_are_interactions(settings, monkeyp
         monkeypatch.setattr(RKMeans, "needs", classmethod(lambda cls, config, needs=needs: needs))
         with pytest.raises(UserError, match="RKMeans learns from interactions.*see some of the test; take a tokenizer of item content alone"):
             check_stages(config)
+
+
+@pytest.mark.parametrize("words, message", [
+    (["--content_file=v.npy"], "content_file is 'v.npy', and content_encoder is 'tfidf-svd', which does not read it; add --content_encoder=file"),
+    (["--content_ids=v.ids", "--content_encoder={text: {encoder: file, file: v.npy}}"], "content_ids is 'v.ids', and content_encoder is"),
+    (["--sid_file=v.sid", "--tokenizer=RKMeans"], "--tokenizer beside sid_file v.sid, which gives the semantic IDs"),
+    (["--sid_file=v.sid", "--tokenizer_epochs=0"], "--tokenizer_epochs beside sid_file v.sid"),
+])  # fmt: skip
+def test_what_would_not_be_read_is_refused(settings, words, message):
+    del settings["tokenizer_epochs"], settings["tokenizer"]
+    with pytest.raises(UserError, match=re.escape(message)):
+        check_stages(Config("R3GR", "tiny", config_dict={**settings, "content_encoder": "tfidf-svd"}, arguments=words))
+
+
+@pytest.mark.parametrize("words", [
+    ["--content_file=v.npy", "--content_encoder=file"], ["--content_file=v.npy", "--content_encoder=[tfidf-svd, file]"],
+    ["--content_file=v.npy", "--content_encoder={text: tfidf-svd, image: {encoder: file}}"],
+    ["--content_file=v.npy", "--sid_file=v.sid", "--item_inputs=[codes]"],
+])  # fmt: skip
+def test_a_vector_file_that_is_read_or_in_nobodys_way_passes(settings, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.save("v.npy", np.ones((1, 2), "f"))
+    (tmp_path / "v.ids").write_text("1\n")
+    check_stages(Config("R3GR", "tiny", config_dict=settings, arguments=words))
+
+
+def test_an_encoder_on_the_command_line_overrules_the_vectors_of_a_file(settings, tmp_path):
+    (tmp_path / "mine.yaml").write_text("content_file: v.npy\n")
+    with pytest.raises(UserError, match="content_file is 'v.npy'"):
+        check_stages(Config("R3GR", "tiny", [tmp_path / "mine.yaml"], settings))
+    check_stages(Config("R3GR", "tiny", [tmp_path / "mine.yaml"], settings, arguments=["--content_encoder=tfidf-svd"]))
 
 
 def test_a_stage_that_a_run_does_not_have_is_not_checked(settings):

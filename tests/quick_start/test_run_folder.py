@@ -208,6 +208,14 @@ def test_another_run_is_not_gone_on_with_and_the_nearest_is_named(settings, capl
     assert f"the nearest run, {one}, has epochs 2 instead of 3, learning_rate 0.001 instead of 0.01: it is not gone on with" in caplog.text
 
 
+def test_the_same_run_that_has_trained_longer_is_named(settings, caplog):
+    caplog.set_level("INFO")
+    _, one = run(settings)
+    result, other = run(settings, epochs=1, resume=True)
+    assert other != one and result["continues"] is None
+    assert f"the nearest run, {one}, has trained longer than this one may (2 epochs, " in caplog.text
+
+
 def test_changed_data_is_another_run(settings, tmp_path, caplog):
     caplog.set_level("INFO")
     _, one = run(settings)

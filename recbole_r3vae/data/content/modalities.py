@@ -106,6 +106,13 @@ def modalities(config: Config) -> list[Modality]:
     return list(found.values())
 
 
+def reads_content_file(given: Any) -> bool:
+    """Whether a value of ``content_encoder`` takes vectors from the file that ``content_file`` names."""
+    if isinstance(given, Mapping):
+        return any(entry == FILE or isinstance(entry, Mapping) and entry.get("encoder") == FILE and "file" not in entry for entry in given.values())
+    return given == FILE or isinstance(given, (list, tuple)) and FILE in given
+
+
 def _default_name(encoder: Any, config: Config) -> str:
     """The name of a list's entry."""
     return Path(config["content_file"]).stem if encoder == FILE and config["content_file"] else TEXT

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -16,6 +18,8 @@ from recbole_r3vae.errors import UserError, did_you_mean, short_repr
 
 if TYPE_CHECKING:
     from recbole.data.dataset import Dataset
+
+logger = logging.getLogger(__name__)
 
 NAMES_SHARE = 0.1
 """A sequence is a list of names where at least this share of the items that have it show so; a title has a stray ``_`` now and then."""
@@ -75,6 +79,10 @@ def text_fields(dataset: Dataset, fields: Sequence[str], template: TextTemplate 
             "set item_text_fields"
         )
     missing = next((field for field in fields if field not in features), None)
+    if template is None:
+        for field in set(fields) - set(present):
+            if close := difflib.get_close_matches(field, available, n=1, cutoff=0.75):
+                logger.warning(f"item_text_fields names {field!r}, which items of dataset '{name}' have not; did you mean {close[0]!r}?")
     if template is not None and missing is not None:
         hint = did_you_mean(missing, available, otherwise="correct it, or let load_col read it")
         raise UserError(f"item_text_template names the field {short_repr(missing)}; the items of dataset '{name}' have {available}{hint}")

@@ -56,9 +56,10 @@ class Repairs:
         """
         if bad.any() and not self.skip_bad_lines:
             first = int(bad.argmax())
+            way = "no line has one: mend the column" if bad.all() else f"mend it, or drop {bad.sum():,} such lines by --skip_bad_lines"
             raise UserError(
                 f"{table.path}, line {table.line_of(int(rows.index[first]))}: {column} is {short_repr(rows[column].iloc[first])}; expected "
-                f"{expected}; mend it, or drop {bad.sum():,} such lines by --skip_bad_lines"
+                f"{expected}; {way}"
             )
         return self.keep(rows, ~bad, f"lines dropped whose {column} is not {expected}")
 

@@ -95,7 +95,7 @@ def find_columns(events: Table, items: Table, given: Mapping[str, Sequence[str]]
     if item is None:
         known = set(items.cells[item_id])
         item = _holding("item", events, lambda cells: cells.head(_LOOKED_AT).isin(known).mean() > 0.5)
-    time = _one(given, "time") or _named("time", events, [item], _is_time) or _holding("time", events, _is_late, [item])
+    time = _one(given, "time") or _named("time", events, [item], _is_time) or _late_or_refused(events, item)
     rating = _one(given, "rating") or _named("rating", events, [item, time], _is_number)
     taken = [item, time, rating]
     user = _one(given, "user") or _named("user", events, taken) or _holding("user", events, lambda cells: True, taken)
@@ -178,6 +178,18 @@ def _is_late(cells: pd.Series) -> bool:
     there = _sample(cells)
     times = parse_times(there)
     return len(there) > 0 and times.bad.mean() < 0.5 and bool((times.seconds[~times.bad] > _RECENT).mean() > 0.5)
+
+
+def _late_or_refused(events: Table, item: str) -> str:
+    """The one column of times of this age; without it a column that is called a time, and is written in no way that has one reading, is told."""
+    if not any(_is_late(events.cells[column]) for column in events.cells if column != item):
+        named = _named("time", events, [item], lambda cells: len(_sample(cells)) > 0)
+        if named is not None:
+            raise UserError(
+                f"{events.path}: {named} is called a time and holds {short_repr(_sample(events.cells[named]).iloc[0])}, which could be read in several "
+                "ways or in none; write 2021-03-04, with or without 05:06:07, or seconds since 1970, or name another with --columns time=<column>"
+            )
+    return _holding("time", events, _is_late, [item])
 
 
 def _texts(items: Table, item_id: str, given: Sequence[str] | None) -> tuple[tuple[str, ...], dict[str, str]]:

@@ -109,7 +109,8 @@ class RawFile:
             text = raw.decode("utf-8")
         except UnicodeDecodeError as error:
             if not latin1:
-                raise self.error(number, repr(raw[:80]), "UTF-8 text") from error
+                way = "save the file as UTF-8, as `iconv -f latin1 -t utf-8` does, or download it again"
+                raise UserError(f"{self}, line {number}: {raw[:40]!r} is not UTF-8 text; {way}") from error
             text = raw.decode("latin-1")
         return text.removeprefix("\ufeff") if number == 1 else text
 

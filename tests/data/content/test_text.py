@@ -33,6 +33,13 @@ def test_fields_come_in_the_order_asked_for(make_dataset):
     assert texts["d"] == ""
 
 
+def test_a_field_that_is_misspelt_beside_right_ones_is_told(make_dataset, caplog):
+    dataset, _ = make_dataset()
+    assert text_fields(dataset, ["titel", "title", "description"]) == ["title"]
+    assert "item_text_fields names 'titel', which items of dataset" in caplog.text and "did you mean 'title'?" in caplog.text
+    assert "description" not in caplog.text  # absent, and like none that is there: a list for several datasets
+
+
 def test_item_without_a_row_has_no_text(make_dataset):
     dataset, _ = make_dataset(items="a\tRed lipstick\tBeauty\tOPI\t1", filter_inter_by_user_or_item=False)
     texts = dict(zip(dataset.field2id_token["item_id"], item_texts(dataset, ["title", "brand"])))
