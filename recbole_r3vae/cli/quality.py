@@ -29,7 +29,8 @@ def run(options, rest: list[str]) -> None:
     report = quality_report(sids.codes[1:], sids.codebook_sizes, {"raw": content.embeddings[1:]}, ordered=sids.ordered)
     report["items"] = {"scored": there - left_out, "left_out": left_out}
     if left_out:
-        print(f"{there - left_out:,} of {there:,} items of {options.sid} are scored, those that {options.embeddings} has; figures do not compare with all")
+        scored = f"{there - left_out:,} of {there:,} items of {options.sid} are scored"
+        print(f"{scored}, those that {options.embeddings} has; figures do not compare with those of all")
     print(format_quality(report))
     if options.json:
         write_json(options.json, report)

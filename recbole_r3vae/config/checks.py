@@ -157,8 +157,8 @@ def check_candidates(eval_args: Mapping[str, Any], asked: Mapping[str, Any]) -> 
     sampled = next((mode for mode in modes if str(mode)[:3] in ("uni", "pop")), None)
     if sampled is not None and asked.get("valid_rule") is not None:
         raise UserError(
-            f"valid_rule is {asked['valid_rule']} beside mode {sampled} of eval_args, whose candidates are drawn among items that the user has not "
-            "met; leave it out, or take mode: full"
+            f"valid_rule is {asked['valid_rule']} beside mode {sampled} of eval_args, whose candidates are drawn among items that the user "
+            "has not met; leave it out, or take mode: full"
         )
 
 

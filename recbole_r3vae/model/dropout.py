@@ -13,7 +13,8 @@ class Dropout(nn.Dropout):
     """``nn.Dropout``, of which a CPU's part is written anew: there PyTorch draws one number an element, which was a quarter of TIGER-causal's step.
 
     An element is hidden where its 16 bits of a random 64-bit number lie below ``p``. So ``p`` is rounded to a multiple of 2^-16, and what
-    is kept is scaled by the rounded one: the expectation is exact, but for the rounding of that factor in bfloat16. The numbers come from PyTorch's generator, as always.
+    is kept is scaled by the rounded one: the expectation is exact, but for the rounding of that factor in bfloat16. The numbers
+    come from PyTorch's generator, as always.
 
     Args:
         p: probability, 0 to 1.

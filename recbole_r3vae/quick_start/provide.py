@@ -53,7 +53,8 @@ def check_stages(config: Config) -> None:
             that was asked for would not be read.
     """
     needs = config.contract.needs(config)
-    if needs.semantic_ids is not None and config["sid_file"] and (key := next((k for k in config.cmd_config_dict if k.startswith("tokenizer")), None)):
+    key = next((key for key in config.cmd_config_dict if key.startswith("tokenizer")), None)
+    if key is not None and needs.semantic_ids is not None and config["sid_file"]:
         raise UserError(f"--{key} beside sid_file {config['sid_file']}, which gives the semantic IDs: no tokenizer is trained; leave one of them out")
     if needs.content is not None or needs.semantic_ids is not None and not config["sid_file"]:
         _check_vector_file(config)

@@ -89,7 +89,8 @@ def test_lines_are_read_when_they_are_asked_for(tmp_path):
 
 
 @pytest.mark.parametrize("text, message", [
-    (b"user,items\nu,1\n", "no column 'history'"), (b"user,hist\n", "it reads 'user,hist'; write user,history or history"), (b"", "no column 'history'"), (b"history\n\xff\n", "not UTF-8"), (None, "cannot read"),
+    (b"user,items\nu,1\n", "no column 'history'"), (b"user,hist\n", "it reads 'user,hist'; write user,history or history"),
+    (b"", "no column 'history'"), (b"history\n\xff\n", "not UTF-8"), (None, "cannot read"),
     (b"user,history\n\n", "holds no history after its header; write one a line"),
 ])  # fmt: skip
 def test_bad_histories(tmp_path, text, message):

@@ -80,7 +80,7 @@ def text_fields(dataset: Dataset, fields: Sequence[str], template: TextTemplate 
         )
     missing = next((field for field in fields if field not in features), None)
     if template is None:
-        for field in set(fields) - set(present):
+        for field in (field for field in fields if field not in present):
             if close := difflib.get_close_matches(field, available, n=1, cutoff=0.75):
                 logger.warning(f"item_text_fields names {field!r}, which items of dataset '{name}' have not; did you mean {close[0]!r}?")
     if template is not None and missing is not None:

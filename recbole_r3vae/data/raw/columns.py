@@ -181,13 +181,13 @@ def _is_late(cells: pd.Series) -> bool:
 
 
 def _late_or_refused(events: Table, item: str) -> str:
-    """The one column of times of this age; without it a column that is called a time, and is written in no way that has one reading, is told."""
+    """The one column of times of this age; where there is none, a column that is called a time is refused by what it holds."""
     if not any(_is_late(events.cells[column]) for column in events.cells if column != item):
         named = _named("time", events, [item], lambda cells: len(_sample(cells)) > 0)
         if named is not None:
             raise UserError(
-                f"{events.path}: {named} is called a time and holds {short_repr(_sample(events.cells[named]).iloc[0])}, which could be read in several "
-                "ways or in none; write 2021-03-04, with or without 05:06:07, or seconds since 1970, or name another with --columns time=<column>"
+                f"{events.path}: {named} is called a time and holds {short_repr(_sample(events.cells[named]).iloc[0])}, which could be read in "
+                "several ways or in none; write 2021-03-04, with or without 05:06:07, or seconds since 1970, or name another with --columns time=<column>"
             )
     return _holding("time", events, _is_late, [item])
 
