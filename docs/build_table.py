@@ -51,11 +51,11 @@ def mean(records: Sequence[Record], part: str, metric: str) -> float:
 
 
 def figures(records: Sequence[Record], rule: str) -> str:
-    """``.0713 ± .0011 / .0403 ± .0000``: mean and sample standard deviation over seeds; ``.0838 / .0506`` of a single one."""
+    """``.0713 / .0403 ± .0000``: means, and of the last metric the sample standard deviation over seeds; ``.0838 / .0506`` of a single one."""
     cells = []
     for metric in METRICS:
         values = [record.test[rule][metric] for record in records]
-        deviation = f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else ""
+        deviation = f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 and metric == METRICS[-1] else ""
         cells.append(f"{np.mean(values):.4f}{deviation}".replace("0.", "."))
     return " / ".join(cells).replace(" ", NO_BREAK)
 
