@@ -317,7 +317,7 @@ def test_models_of_item_ids_to_their_end():
     assert "a thirty-fifth more than BSARec, the strongest model of ids here (p .04 over users, one seed)" in words_of("README.md")
 
 
-def test_two_tokenizers_under_tiger_causal():
+def test_three_tokenizers_under_tiger_causal():
     known = {row["tokenizer"]: row for row in leaderboard_of("tiger/amazon-beauty")["rows"]}
     found = rows("docs/results.md", "### Under TIGER-causal", "* R3-VAE's codes have a twelfth more")
     assert {codes for codes, *_ in found} == set(known)
@@ -328,8 +328,9 @@ def test_two_tokenizers_under_tiger_causal():
         [path] = (ROOT / "results/tiger/runs/amazon-beauty").glob(f"*{codes}]-*.json")
         seconds = json.loads(path.read_text(encoding="utf-8"))["seconds"]
         assert int(minutes) == round((seconds["training"] + seconds["tokenizer"]) / 60), codes
-    r3vae, rqvae = (known[name]["test"]["left_out"]["ndcg@10"]["mean"] for name in ("R3VAE", "RQVAE"))
-    assert 1 / 13 < r3vae / rqvae - 1 < 1 / 11
+    r3vae, letter, rqvae = (known[name]["test"]["left_out"]["ndcg@10"]["mean"] for name in ("R3VAE", "LETTER", "RQVAE"))
+    assert 1 / 13 < r3vae / rqvae - 1 < 1 / 11 and r3vae > letter > rqvae
+    assert min(known, key=lambda name: known[name]["valid"]["ndcg@10"]["mean"]) == "LETTER"
 
 
 def test_the_order_within_a_day():

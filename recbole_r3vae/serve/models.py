@@ -69,7 +69,8 @@ class ServedModel:
             self.model.load_other_parameter(from_plain(state["other_parameter"]))
             self.model.eval()
         else:
-            self.config, self.model, *_ = load_data_and_model(path, config_dict)
+            quiet = {"state": "warning"}  # what RecBole says of a training is no recommendation
+            self.config, self.model, *_ = load_data_and_model(path, {**quiet, **config_dict})
         self.table, self.removed, self._one_at_a_time = self.sids, frozenset(), Lock()
         self.item_ids, self.row_of = _places(self._ids[config["ITEM_ID_FIELD"]])
 
