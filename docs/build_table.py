@@ -21,7 +21,7 @@ ROWS: dict[str, tuple[str, str | None]] = {
     "32 text codes, text vector (mpnet)": ("R3GR-dense[OPQ]", "codes and text"),
     "16 R3-VAE codes, text vector": ("R3GR-dense[R3VAE]", "R3VAE, 16 levels"),
     "its id, text vector": ("R3GR-dense-hybrid", "ids and text"),
-    "its id, no prior on repeats": ("BSARec", None),
+    "its id, no prior on repeats": ("BSARec", "more patience"),
     "likewise": ("HSTU", "HSTU, without prior"),
     "its id": ("WindowSASRec", None),
 }
