@@ -114,7 +114,7 @@ COMMANDS = {
     "embed": ["embed", "--dataset=small", "--output=out.npy", *words_of(SETTINGS)],
     "generator": [*RUN, *words_of(GENERATOR)],
     "tokenizer": ["run", "--model=RKMeans", "--dataset=small", *words_of(SETTINGS), "--codebook_sizes=[3, 3]"],
-    "sid_file": [*RUN, *words_of(GENERATOR), "--sid_file=small.sid"],
+    "sid_file": [*RUN, *words_of({key: value for key, value in GENERATOR.items() if key != "tokenizer"}), "--sid_file=small.sid"],
     "config_files": ["run", "--config_files=small.yaml"],
     "new_items": ["tokenize", "--checkpoint=trained", "--items=new.item", "--output=out.sid"],
     "tokenize": ["tokenize", "--tokenizer=RKMeans", "--embeddings=v.npy", "--output=out.sid", "--set",

@@ -49,7 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options, rest = parser.parse_known_args(arguments)
         command = COMMANDS[options.command]
         if rest and not getattr(command, "TAKES_SETTINGS", False):
-            raise UserError(f"unrecognised argument {short_repr(rest[0])}{parser.commands[options.command].hint(rest[0])}")
+            hint = parser.commands[options.command].hint(rest[0])
+            raise UserError(f"unrecognised argument {short_repr(rest[0])}{hint}")
         empty = next((name for name, value in vars(options).items() if value == "" or isinstance(value, list) and "" in value), None)
         if empty is not None:
             raise UserError(f"--{empty} is empty; give it a value, or leave it out")

@@ -53,9 +53,8 @@ def check_stages(config: Config) -> None:
             that was asked for would not be read.
     """
     needs = config.contract.needs(config)
-    key = next((key for key in config.cmd_config_dict if key.startswith("tokenizer")), None)
-    if key is not None and needs.semantic_ids is not None and config["sid_file"]:
-        raise UserError(f"--{key} beside sid_file {config['sid_file']}, which gives the semantic IDs: no tokenizer is trained; leave one of them out")
+    if "tokenizer" in config.cmd_config_dict and needs.semantic_ids is not None and config["sid_file"]:
+        raise UserError(f"--tokenizer beside sid_file {config['sid_file']}, which gives the semantic IDs: none is trained; leave one of them out")
     if needs.content is not None or needs.semantic_ids is not None and not config["sid_file"]:
         _check_vector_file(config)
     if config.contract.needs(config).semantic_ids is None or config["sid_file"]:
@@ -108,6 +107,9 @@ def provide(config: Config, dataset, show_progress: bool = True) -> Provided:
     asked = config.asked.get("collision_policy")
     if asked is not None and asked != collisions_of(needs, config):
         logger.warning(f"collision_policy={asked} changes nothing: {config.model} takes codes as they are, so that items may share them, or none")
+    unread = sorted(key for key in config.asked if key.startswith("tokenizer_"))
+    if unread and config["sid_file"]:
+        logger.warning(f"{', '.join(unread)} changes nothing: the semantic IDs are those of {config['sid_file']}, and no tokenizer is trained")
     if needs.semantic_ids is None and needs.content is None:
         return Provided()
     stage = tokenizer_config(config) if config["tokenizer"] else config

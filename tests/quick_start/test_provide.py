@@ -125,6 +125,15 @@ def test_a_policy_that_changes_nothing_is_told(settings, caplog, kind, policy, w
     assert (f"collision_policy={policy} changes nothing" in caplog.text) == warned
 
 
+def test_keys_of_a_tokenizer_beside_a_file_of_semantic_ids_are_told(settings, tmp_path, caplog):
+    write_table(tmp_path / "mine.sid", settings)
+    config, dataset = load(settings, item_inputs=["codes"], sid_file=str(tmp_path / "mine.sid"))
+    for asked, told in (({}, False), ({"tokenizer_epochs": 0}, True)):
+        config.asked = asked
+        provide(config, dataset, show_progress=False)
+        assert ("tokenizer_epochs changes nothing" in caplog.text) == told
+
+
 def test_a_click_model_gets_shared_semantic_ids_and_no_content(settings):
     found = provided({**settings, **CLICKS}, "DeepFM", sid_features="replace")
     assert found.sources.semantic_ids.n_levels == 3 and found.sid_file.name == "raw.sid" and found.sources.content is None
@@ -271,7 +280,6 @@ def test_clicks_take_no_tokenizer_whose_needs_are_interactions(settings, monkeyp
     (["--content_file=v.npy"], "content_file is 'v.npy', and content_encoder is 'tfidf-svd', which does not read it; add --content_encoder=file"),
     (["--content_ids=v.ids", "--content_encoder={text: {encoder: file, file: v.npy}}"], "content_ids is 'v.ids', and content_encoder is"),
     (["--sid_file=v.sid", "--tokenizer=RKMeans"], "--tokenizer beside sid_file v.sid, which gives the semantic IDs"),
-    (["--sid_file=v.sid", "--tokenizer_epochs=0"], "--tokenizer_epochs beside sid_file v.sid"),
 ])  # fmt: skip
 def test_what_would_not_be_read_is_refused(settings, words, message):
     del settings["tokenizer_epochs"], settings["tokenizer"]

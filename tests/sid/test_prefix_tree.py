@@ -274,12 +274,6 @@ def test_moving_takes_every_tensor_along():
     assert all(tensor.is_meta for tensor in (*moved.first_child, *moved.codes, *tables))
 
 
-def test_table_builds_its_tree_with_its_seed():
-    codes = torch.tensor([[-1, -1]] + [[0, 1]] * 20)
-    table = SemanticIDs(codes, (1, 2), ["[PAD]", *map(str, range(20))], meta={"seed": 9})
-    assert torch.equal(prefix_tree_of(table).leaf_items, PrefixTree.from_codes(codes, (1, 2), seed=9).leaf_items)
-
-
 @pytest.mark.parametrize(
     ("codes", "sizes", "message"),
     [
