@@ -14,7 +14,9 @@ import pytest
 
 from recbole_r3vae.experiments.leaderboard.cells import grid_table
 from recbole_r3vae.experiments.leaderboard.published import read_published
-from recbole_r3vae.record import RULES
+from recbole_r3vae.experiments.leaderboard.records import read_runs
+from recbole_r3vae.experiments.statistics import seeds_test, users_test
+from recbole_r3vae.record import RULES, user_metric
 
 ROOT = Path(__file__).parents[1]
 
@@ -334,6 +336,26 @@ def test_models_of_item_ids_to_their_end():
     strongest = mean["more patience"]["left_out"]
     assert all(row["left_out"]["ndcg@10"]["mean"] < strongest for (name, _), row in dense.items() if name in ("HSTU", "WindowSASRec"))
     assert "a nineteenth more than BSARec, the strongest model of ids here (p below .001 over users, .04 over seeds)" in words_of("README.md")
+
+
+@pytest.mark.parametrize("name, label, metric, over_users, over_seeds", [
+    ("R3GR-dense[OPQ]", "codes and text", "ndcg@10", "below .001", ".04"), ("R3GR-dense[OPQ]", "codes and text", "recall@10", "below .001", ".08"),
+    ("R3GR-dense[R3VAE]", "R3VAE, 16 levels", "ndcg@10", "below .001", ".04"),
+    ("R3GR-dense[R3VAE]", "R3VAE, 16 levels", "recall@10", "below .001", ".05"),
+    ("HSTU", "HSTU, without prior", "ndcg@10", "below .001", ".08"), ("R3GR-dense-hybrid", "ids and text", "ndcg@10", ".74", None),
+    ("R3GR-dense[RKMeans]", "RKMeans, 16 levels", "ndcg@10", ".20", None), ("R3GR-dense[OPQ]", "without prior", "ndcg@10", ".66", None),
+])  # fmt: skip
+def test_how_sure_the_differences_to_bsarec_are(name, label, metric, over_users, over_seeds):
+    """The page's p, of the records' ranks of each user."""
+    found = [
+        np.stack([user_metric(run.ranks("left_out"), metric) for run in read_runs(ROOT / "results" / study / "runs" / "amazon-beauty")[0] if
+                  (run.name, run.label) == row])
+        for study, row in (("dense", (name, label)), ("ids", ("BSARec", "more patience")))
+    ]  # fmt: skip
+    p = users_test(*(each.mean(0) for each in found))[0]
+    assert over_users == ("below .001" if p < 0.001 else f"{p:.2f}"[1:])
+    if over_seeds is not None:
+        assert over_seeds == f"{seeds_test(*(each.mean(1) for each in found)):.2f}"[1:]
 
 
 def test_three_tokenizers_under_tiger_causal():
