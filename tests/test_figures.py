@@ -331,6 +331,8 @@ def test_models_of_item_ids_to_their_end():
     assert 1 / 20 < codes["left_out"]["ndcg@10"]["mean"] / mean["more patience"]["left_out"] - 1 < 1 / 18
     leads = [f"{row['left_out']['ndcg@10']['mean'] - mean['more patience']['left_out']:.4f}"[1:] for row in (codes, sixteen)]
     assert "OPQ's 32 by {} (p below .001 over users, .04 over seeds), R3-VAE's 16 by {}".format(*leads) in page
+    shares = [mean[name]["left_out"] / mean["WindowSASRec"]["left_out"] for name in ("GRU4Rec", "LightGCN")]
+    assert 0.68 < shares[0] < 0.72 and 0.38 < shares[1] < 0.43 and "GRU4Rec has seven tenths" in page and "has two fifths of WindowSASRec's" in page
     for name, least, most in (("more patience", 0.36, 0.44), ("with prior", 0.09, 0.11)):
         assert least < codes["stay"]["ndcg@10"]["mean"] / mean[name]["stay"] - 1 < most
     strongest = mean["more patience"]["left_out"]

@@ -48,10 +48,10 @@ class Parser(argparse.ArgumentParser):
 
     def hint(self, word: str) -> str:
         """What a word that no option is may have been meant for, for the end of a message."""
-        option = word.partition("=")[0]
+        nearest = did_you_mean(word.partition("=")[0], self._option_string_actions, 1)
         if "--set" in self._option_string_actions and "=" in word:
-            return f"; did you mean a key of the tokenizer? These stand behind --set: --set {word.lstrip('-')}"
-        return did_you_mean(option, self._option_string_actions, 1) or f"; see {self.prog} --help"
+            return f"{nearest}; keys of the tokenizer stand behind --set: --set {word.lstrip('-')}"
+        return nearest or f"; see {self.prog} --help"
 
 
 def add_config_files(parser: argparse.ArgumentParser, when: str = "") -> None:

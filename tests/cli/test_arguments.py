@@ -53,6 +53,7 @@ def test_dashes_and_underscores_are_one_spelling(parser, words):
 
 @pytest.mark.parametrize("words, hint", [
     (["tokenize", "--embeddings=v.npy", "--output=v.sid", "--codebook_sizes=[16,16]"], "stand behind --set: --set codebook_sizes=[16,16]"),
+    (["tokenize", "--embeddings=v.npy", "--output=v.sid", "--tokeniser=OPQ"], "did you mean '--tokenizer'?; keys of the tokenizer stand behind"),
     (["prepare", "csv", "--event=e.csv"], "unrecognised argument '--event=e.csv'; did you mean '--events'?"),
     (["leaderboard", "--zzz"], "unrecognised argument '--zzz'; see recbole-r3vae leaderboard --help"),
 ])  # fmt: skip
