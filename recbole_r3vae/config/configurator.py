@@ -39,11 +39,12 @@ class Config(RecBoleConfig):
         config_file_list: YAML files, later ones win.
         config_dict: Values from Python.
         arguments: Command-line words, ``["--epochs=5"]``.
+        rebuilds: ``config_dict`` is the ``declared`` of an earlier run: every key has a value there, and nobody wrote them now.
 
     Attributes:
         contract: what the model says of itself, see :mod:`~recbole_r3vae.model.contract`.
         model_keys: keys that are the model's own, so that a tokenizer of the same run does not see them.
-        asked: keys and values of configuration files and of the command line: what a user of this run wrote himself.
+        asked: keys and values of configuration files, of ``config_dict`` and of the command line: what a user of this run wrote himself.
         declared: every key and value before RecBole's own conversions: plain data from which an equal ``Config`` can be made.
 
     Raises:
@@ -58,8 +59,9 @@ class Config(RecBoleConfig):
         config_file_list: Iterable[str | os.PathLike] | None = None,
         config_dict: dict[str, Any] | None = None,
         arguments: Iterable[str] = (),
+        rebuilds: bool = False,
     ):
-        self._arguments = list(arguments)
+        self._arguments, self._rebuilds = list(arguments), rebuilds
         self.folders_config_dict, self._folders_file = {}, ""
         with as_user_error("these settings cannot be used", "correct the key that this is about"):
             super().__init__(model, dataset, config_file_list, config_dict)
@@ -91,7 +93,7 @@ class Config(RecBoleConfig):
     def _merge_external_config_dict(self):
         given = (self.file_config_dict, self.variable_config_dict, self.cmd_config_dict)
         self.external_config_dict = merged(self.folders_config_dict, *given)
-        self.asked = merged(self.file_config_dict, self.cmd_config_dict)
+        self.asked = merged(self.file_config_dict, {} if self._rebuilds else self.variable_config_dict, self.cmd_config_dict)
 
     def _take_folders_settings(self, dataset: str) -> None:
         """The settings that lie in the dataset's own folder, as ``prepare csv`` writes them, are the weakest that a user gives."""

@@ -103,7 +103,7 @@ class EarlierRun:
 
     def _tokenizer_settings(self) -> dict[str, tuple[Any, Any]]:
         """Every setting that semantic IDs depend on, but for the seed: its value then and now."""
-        old = Config(config_dict={**self.state["config"], "device": "cpu", "init_from": None})
+        old = Config(config_dict={**self.state["config"], "device": "cpu", "init_from": None}, rebuilds=True)
         pairs = {key: (old[key], self.config[key]) for key in ("tokenizer", "collision_policy")}
         if old["tokenizer"] != self.config["tokenizer"]:
             return pairs

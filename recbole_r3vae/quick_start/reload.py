@@ -62,7 +62,7 @@ def config_of(state: dict[str, Any], model_file: str | Path, changed: dict[str, 
         name = state["config"].get(key)
         if is_outside(name) and changed.get(key) != name:
             raise UserError(f"checkpoint {model_file} has {key} {name}, code from outside this package; give --{key}={name} to run it")
-    config = Config(config_dict={**state["config"], **changed})
+    config = Config(config_dict={**state["config"], **changed}, rebuilds=True)
     trained_by = state.get("identity", {}).get("settings", {}).get("code")
     if (code := code_of(config.model_class)) != trained_by:
         logging.getLogger().warning(f"{config.declared['model']} is not the code that trained {model_file}: {code}, then {trained_by}")

@@ -249,7 +249,7 @@ def load_tokenizer(
         name = description["config"]["model"]
         if is_outside(name) and name != named:
             raise UserError(f"the tokenizer in {folder} is {name}, code from outside this package; give --tokenizer={name} to run it")
-        config = Config(config_dict={**description["config"], "device": "cpu"})
+        config = Config(config_dict={**description["config"], "device": "cpu"}, rebuilds=True)
     shape = items or _Shape(description["dim"], parts_of(description["content"], description["dim"]))
     model = config.model_class(config, shape).to(config["device"])
     model.load_state_dict(weights)

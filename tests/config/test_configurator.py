@@ -319,7 +319,12 @@ def test_a_rule_on_met_items_is_refused_beside_sampled_candidates(mode, tmp_path
     given = {"eval_args": {"mode": mode}}
     with pytest.raises(UserError, match="valid_rule is stay beside mode uni20|valid_rule is stay beside mode pop20"):
         Config("BPR", "ml-100k", config_dict=given, arguments=["--valid_rule=stay"])
-    assert Config("BPR", "ml-100k", config_dict=given)["valid_rule"] == "left_out"
+    with pytest.raises(UserError, match="valid_rule is stay beside mode"):
+        Config("BPR", "ml-100k", config_dict={**given, "valid_rule": "stay"})
+    config = Config("BPR", "ml-100k", config_dict=given)
+    assert config["valid_rule"] == "left_out" and config.asked == given
+    again = Config(config_dict=config.declared, rebuilds=True)  # every key has a value there, and nobody asked for any
+    assert again.declared == config.declared and again.asked == {}
     assert Config("BPR", "ml-100k", arguments=["--valid_rule=stay"])["valid_rule"] == "stay"
 
 

@@ -118,18 +118,16 @@ def test_codes_without_an_order_have_the_tokenizers_for_models_that_write_them(s
 
 @pytest.mark.parametrize("kind, policy, warned", [(SHARED, "reassign", True), (SHARED, "share", False), (UNIQUE, "suffix", False)])
 def test_a_policy_that_changes_nothing_is_told(settings, caplog, kind, policy, warned):
-    config, dataset = load(settings, needs=Needs(kind))
-    config.asked = {"collision_policy": policy}
-    config["collision_policy"] = policy
+    config, dataset = load(settings, needs=Needs(kind), collision_policy=policy)
     provide(config, dataset, show_progress=False)
     assert (f"collision_policy={policy} changes nothing" in caplog.text) == warned
 
 
 def test_keys_of_a_tokenizer_beside_a_file_of_semantic_ids_are_told(settings, tmp_path, caplog):
     write_table(tmp_path / "mine.sid", settings)
-    config, dataset = load(settings, item_inputs=["codes"], sid_file=str(tmp_path / "mine.sid"))
+    given = {key: value for key, value in settings.items() if not key.startswith("tokenizer_")}
     for asked, told in (({}, False), ({"tokenizer_epochs": 0}, True)):
-        config.asked = asked
+        config, dataset = load(given, item_inputs=["codes"], sid_file=str(tmp_path / "mine.sid"), **asked)
         provide(config, dataset, show_progress=False)
         assert ("tokenizer_epochs changes nothing" in caplog.text) == told
 
@@ -304,6 +302,12 @@ def test_an_encoder_on_the_command_line_overrules_the_vectors_of_a_file(settings
     with pytest.raises(UserError, match="content_file is 'v.npy'"):
         check_stages(Config("R3GR", "tiny", [tmp_path / "mine.yaml"], settings))
     check_stages(Config("R3GR", "tiny", [tmp_path / "mine.yaml"], settings, arguments=["--content_encoder=tfidf-svd"]))
+
+
+@pytest.mark.parametrize("key", ["content_file", "content_ids"])
+def test_a_vector_file_from_python_that_would_not_be_read_is_refused(settings, key):
+    with pytest.raises(UserError, match=f"{key} is 'v', and content_encoder is 'tfidf-svd', which does not read it"):
+        check_stages(Config("R3GR", "tiny", config_dict={**settings, key: "v"}))
 
 
 def test_a_stage_that_a_run_does_not_have_is_not_checked(settings):
