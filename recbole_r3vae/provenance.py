@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import sys
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,11 @@ from recbole_r3vae.config import Config
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide a result."""
-    packages = ("recbole-r3vae", "recbole", "torch", "numpy", "pandas", "scikit-learn", "faiss-cpu")
-    installed = {}
-    for name in packages:
-        try:
+    """Versions of Python and of the packages that decide a result, those that are installed."""
+    installed = {"recbole-r3vae": __version__}
+    for name in ("recbole-r3vae", "recbole", "torch", "numpy", "pandas", "scikit-learn", "faiss-cpu"):
+        with suppress(PackageNotFoundError):  # this package itself, run from a checkout that is not installed, keeps its own word
             installed[name] = version(name)
-        except PackageNotFoundError:  # this package itself, run from a checkout that is not installed
-            installed[name] = __version__
     return {"python": platform.python_version(), **installed}
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from importlib.metadata import PackageNotFoundError
 
 import pytest
 
 import recbole_r3vae
-from recbole_r3vae.provenance import commit
+from recbole_r3vae.provenance import commit, versions
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
@@ -31,3 +32,14 @@ def test_the_commit_is_that_of_the_packages_own_checkout(tmp_path, monkeypatch):
     assert commit() == git("rev-parse", "--short=7", "HEAD") + "-dirty"
     monkeypatch.setattr(recbole_r3vae, "__file__", str(installed))  # in an environment inside somebody's repository
     assert commit() is None
+
+
+def test_a_package_that_is_not_there_has_no_version(monkeypatch):
+    def version(name):
+        if name in ("faiss-cpu", "recbole-r3vae"):
+            raise PackageNotFoundError(name)
+        return "1"
+
+    monkeypatch.setattr("recbole_r3vae.provenance.version", version)
+    found = versions()
+    assert "faiss-cpu" not in found and found["torch"] == "1" and found["recbole-r3vae"] == recbole_r3vae.__version__

@@ -39,12 +39,14 @@ def add(parser) -> None:
     parser.add_argument("--embeddings", help="item vectors, .npy, .safetensors, .npz or .pt: shows the titles nearest to a cluster's mean")
     parser.add_argument("--ids", help="their item ids, one a line; default: beside the vectors, with the ending .ids")
     parser.add_argument("--depth", type=int, default=1, help="levels of the tree that are shown as text")
-    parser.add_argument("--limit", type=int, default=10, help="siblings shown for each level, items below a prefix, clusters of the tree")
+    parser.add_argument("--limit", type=int, default=10, help="siblings shown for each level, items below a prefix")
     parser.add_argument("--html", help="also write the whole catalogue as a page that folds and unfolds")
 
 
 def run(options, rest: list[str]) -> None:
     """Do it."""
+    if options.limit < 0:
+        raise UserError(f"--limit is {options.limit}; give a whole number from 0")
     if options.diff:
         unread = next((name for name in OF_IDS if getattr(options, name)), None)
         if unread is not None:

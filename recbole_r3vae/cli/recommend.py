@@ -34,7 +34,7 @@ def add(parser) -> None:
     parser.add_argument("--output", help="file to write, .csv, .jsonl or .parquet; with --engine a folder")
     parser.add_argument("--exclude-seen", action="store_true", help="leave out the items of the history")
     parser.add_argument("--allow", help="text file of the only items that may be recommended, one id a line")
-    parser.add_argument("--add", nargs="+", default=[], metavar="FILE", help=".sid files of new items, made by tokenize --checkpoint")
+    parser.add_argument("--add", nargs="+", action="extend", default=[], metavar="FILE", help=".sid files of new items, made by tokenize --checkpoint")
     parser.add_argument("--remove", help="text file of items that are gone, one id a line")
     parser.add_argument("--model", help="the class of a model from outside this package, package.module:Class, whose code is then run")
     parser.add_argument("--tokenizer", help="likewise of a tokenizer")

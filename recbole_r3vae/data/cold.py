@@ -107,26 +107,28 @@ def ask(histories: Iterable[tuple[str, list[str]]], cold: Container[str]) -> tup
     return questions, left_out
 
 
-def select_lines(path: Path, wanted: Mapping[str, Container[str]]) -> str:
+def select_lines(path: Path, wanted: Mapping[str, Container[str]], separator: str = "\t", encoding: str = "utf-8") -> str:
     """Those lines of an atomic file whose fields have wanted values, unchanged, after its header.
 
     Args:
-        path: a tab-separated file whose header reads ``user_id:token  item_id:token …``.
+        path: a file whose header reads ``user_id:token  item_id:token …``.
         wanted: field to its values.
+        separator: between its fields.
+        encoding: of its text.
 
     Raises:
         UserError: the file cannot be read or lacks a field.
     """
     try:
-        with open(path, encoding="utf-8", newline="") as file:
+        with open(path, encoding=encoding, newline="") as file:
             header, *lines = file.read().removesuffix("\n").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}; a cold-start split needs it") from error
-    names = [column.partition(":")[0] for column in header.rstrip("\r").split("\t")]
+    names = [column.partition(":")[0] for column in header.rstrip("\r").split(separator)]
     for field in wanted:
         if field not in names:
             raise UserError(f"{path} has no field {field!r}{did_you_mean(field, names)}; it has {', '.join(names)}")
     columns = [(names.index(field), values) for field, values in wanted.items()]
-    rows = ((line, line.rstrip("\r").split("\t")) for line in lines)
+    rows = ((line, line.rstrip("\r").split(separator)) for line in lines)
     kept = (line for line, cells in rows if all(len(cells) > column and cells[column] in values for column, values in columns))
     return "\n".join([header, *kept]) + "\n"

@@ -14,6 +14,9 @@ import pandas as pd
 from recbole_r3vae.data.atomic_check import check_atomic_file
 from recbole_r3vae.errors import UserError
 
+LINE, REPEAT, NOW = ":line", ":repeat", ":now"
+"""Columns beside those of a file, and what the newer file's end in: no column is called so."""
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -56,17 +59,17 @@ def differences(old: str | os.PathLike, new: str | os.PathLike, config: Mapping[
     for name, field in (("users", user), ("items", item)):
         was, found = set(before[field]), set(now[field])
         counts[name] = (len(was), len(found), len(found - was), len(was - found))
-    numbered = [frame.assign(line=range(len(frame)), repeat=frame.groupby(key).cumcount()) for frame in (before, now)]
-    both = numbered[0].merge(numbered[1], on=[*key, "repeat"], suffixes=("", " now")).sort_values("line")
+    numbered = [frame.assign(**{LINE: range(len(frame)), REPEAT: frame.groupby(key).cumcount()}) for frame in (before, now)]
+    both = numbered[0].merge(numbered[1], on=[*key, REPEAT], suffixes=("", NOW)).sort_values(LINE)
     counts["interactions"] = (len(before), len(now), len(now) - len(both), len(before) - len(both))
     others = [name for name in before if name in now and name not in key]
-    changed = (both[others].to_numpy() != both[[f"{name} now" for name in others]].to_numpy()).any(1).sum() if others else 0
+    changed = (both[others].to_numpy() != both[[f"{name}{NOW}" for name in others]].to_numpy()).any(1).sum() if others else 0
     histories = Counter({"same": 0, "longer": 0, "changed": 0})
     was, found = (_histories(frame, user, item, key[2:]) for frame in (before, now))
     for name in was.keys() & found.keys():
         begins = found[name][: len(was[name])] == was[name]
         histories["changed" if not begins else "longer" if len(found[name]) > len(was[name]) else "same"] += 1
-    return Difference(counts, len(both), bool(both["line now"].is_monotonic_increasing), int(changed), dict(histories), columns)
+    return Difference(counts, len(both), bool(both[f"{LINE}{NOW}"].is_monotonic_increasing), int(changed), dict(histories), columns)
 
 
 def table(found: Difference) -> str:

@@ -38,7 +38,7 @@ def check_files(config: Config, folder: Path) -> None:
     """
     _check_split_settings(config)
     crop = config["crop_probability"]
-    if crop is not None and not 0 <= crop <= 1:
+    if isinstance(crop, (int, float)) and not 0 <= crop <= 1:  # anything else is no key of this model, which was told
         raise UserError(f"crop_probability is {crop}; give a number from 0 up to 1")
     files = _Files(config, folder)
     files.check_columns()
@@ -90,6 +90,9 @@ class _Files:
     def __init__(self, config: Config, folder: Path):
         self.config, self.user, self.item = config, config["USER_ID_FIELD"], config["ITEM_ID_FIELD"]
         self.time, self.columns = config["TIME_FIELD"], config["load_col"]
+        empty = next((ending for ending, fields in (self.columns or {}).items() if not fields), None)
+        if empty is not None:
+            raise UserError(f"load_col has nothing for {empty}; list fields of {config['dataset']}.{empty}, write \"*\" for all, or leave {empty} out")
         self.dataset_class = config.contract.dataset_class or Dataset
         self.interactions = interaction_files(config, folder)
         features = {ending: folder / f"{config['dataset']}.{ending}" for ending in ("item", "user")}

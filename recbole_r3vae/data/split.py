@@ -6,6 +6,7 @@ import base64
 import hashlib
 import zlib
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -21,27 +22,38 @@ def meetings(dataset: Dataset) -> csr_matrix:
     return csr_matrix((np.ones(len(users), dtype=np.int32), (users, items)), shape=(dataset.user_num, dataset.item_num))
 
 
-def all_meetings(dataset: Dataset) -> csr_matrix:
-    """:func:`meetings` of a dataset that is not yet split, with those that only the histories in the files of its parts tell of."""
-    found = meetings(dataset)
-    if not getattr(dataset, "has_histories", False):
-        return found
-    histories = dataset.inter_feat[dataset.histories_field]
-    users = np.repeat(np.asarray(dataset.inter_feat[dataset.uid_field]), histories.map(len))
-    of_histories = csr_matrix((np.ones(len(users), dtype=np.int32), (users, np.concatenate(histories.tolist()))), shape=found.shape)
-    of_histories = (of_histories > 0).astype(np.int32)
-    return found + of_histories - of_histories.multiply(found > 0)  # once each, and not what is a target of some part
+def met_before_parts(dataset: Dataset) -> tuple[csr_matrix, csr_matrix] | None:
+    """Of a dataset that is not yet split, what each user met before the validation part and before the test.
+
+    Returns:
+        ``[n_users, n_items]`` each: :func:`meetings` up to the points of a split by time; or, where files of parts bring histories, the
+        targets of the earlier parts, and once each what else the histories up to the part tell of. ``None`` where all interactions but
+        the targets of the two parts lie before them.
+    """
+    feat = dataset.inter_feat
+    if getattr(dataset, "time_points", None) is not None:
+        stage = dataset.stage_of_rows()
+        return tuple(meetings(dataset.copy(feat[stage < part])) for part in (1, 2))
+    if getattr(dataset, "has_histories", False):
+        stage, found = dataset.part_of_rows(), []
+        for part in (1, 2):
+            met, told = meetings(dataset.copy(feat[stage < part])), _told_by_histories(dataset, feat[stage <= part])
+            found.append(met + told - told.multiply(met > 0))
+        return tuple(found)
+    return None
 
 
-def met_up_to_points(dataset: Dataset) -> tuple[csr_matrix, csr_matrix] | None:
-    """Of a dataset that is to be split by time, :func:`meetings` up to each of its two points; ``None`` where it is split otherwise."""
-    if getattr(dataset, "time_points", None) is None:
-        return None
-    stage, feat = dataset.stage_of_rows(), dataset.inter_feat
-    return tuple(meetings(dataset.copy(feat[stage < part])) for part in (1, 2))
+def _told_by_histories(dataset: Dataset, rows) -> csr_matrix:
+    """Whether a history of these rows has the item, 0 or 1, ``[n_users, n_items]``."""
+    histories = rows[dataset.histories_field]
+    users = np.repeat(np.asarray(rows[dataset.uid_field]), histories.map(len))
+    items = np.fromiter(chain.from_iterable(histories), dtype=np.int64, count=len(users))
+    shape = (dataset.user_num, dataset.item_num)
+    counts = csr_matrix((np.ones(len(users), dtype=np.int32), (users, items)), shape=shape)
+    return (counts > 0).astype(np.int32)
 
 
-def add_seen(everything: csr_matrix, valid_data, test_data, up_to_points: tuple[csr_matrix, csr_matrix] | None = None) -> None:
+def add_seen(everything: csr_matrix, valid_data, test_data, before: tuple[csr_matrix, csr_matrix] | None = None) -> None:
     """Give full-ranking loaders an attribute ``seen``: what each user met in the earlier parts of the split, ``[n_users, n_items]``.
 
     RecBole's own record of it lacks the first interaction of each user where the model is sequential, and all but the last
@@ -51,10 +63,10 @@ def add_seen(everything: csr_matrix, valid_data, test_data, up_to_points: tuple[
         everything: :func:`meetings` of the dataset before it was split.
         valid_data: loader of the validation part.
         test_data: loader of the test part.
-        up_to_points: :func:`met_up_to_points`; what lies after a point and is no target is in no part.
+        before: :func:`met_before_parts`.
     """
-    if up_to_points is not None:
-        for loader, seen in zip((valid_data, test_data), up_to_points):
+    if before is not None:
+        for loader, seen in zip((valid_data, test_data), before):
             if isinstance(loader, FullSortEvalDataLoader):
                 loader.seen = seen
         return

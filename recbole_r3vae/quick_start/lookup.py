@@ -18,7 +18,7 @@ from recbole_r3vae.config.sources import properties
 from recbole_r3vae.data.entrance import PARTS, check_files, check_split
 from recbole_r3vae.data.ordered import time_ordered
 from recbole_r3vae.data.prepare import DATASETS
-from recbole_r3vae.data.split import add_seen, all_meetings, met_up_to_points
+from recbole_r3vae.data.split import add_seen, meetings, met_before_parts
 from recbole_r3vae.errors import UserError, as_user_error, did_you_mean, one_line, short_repr
 from recbole_r3vae.trainer.ranking import RankingTrainer
 from recbole_r3vae.trainer.resumable import checkpointed
@@ -92,7 +92,7 @@ def data_preparation(config: Config, dataset: Dataset):
     check_split(config, dataset)
     known = dataset.uid_field in dataset.inter_feat and dataset.iid_field in dataset.inter_feat
     # Before the split, which rewrites the interactions.
-    everything, up_to_points = (all_meetings(dataset), met_up_to_points(dataset)) if known else (None, None)
+    everything, before = (meetings(dataset), met_before_parts(dataset)) if known else (None, None)
     with as_user_error(f"dataset {config['dataset']!r} cannot be split into training, validation and test", "correct its files, or eval_args"):
         train_data, valid_data, test_data = recbole_data.data_preparation(config, dataset)
     if config["benchmark_filename"] is not None:
@@ -103,7 +103,7 @@ def data_preparation(config: Config, dataset: Dataset):
                     "before it"
                 )
     if everything is not None:
-        add_seen(everything, valid_data, test_data, up_to_points)
+        add_seen(everything, valid_data, test_data, before)
     return train_data, valid_data, test_data
 
 

@@ -133,9 +133,12 @@ def tokenizer_and_table(
         raise UserError(f"checkpoint {checkpoint} is of {state['config']['model']}, which has no semantic IDs; give a generator's")
     folder = checkpoint.parent / "tokenizer"
     if not (folder / DESCRIPTION).is_file():
+        sid_file = state["config"].get("sid_file")
+        if sid_file is None:
+            raise UserError(f"{checkpoint.parent} was packed without its tokenizer; give the run that it was packed from")
         raise UserError(
-            f"{checkpoint.parent} has no tokenizer: its semantic IDs came from sid_file {state['config'].get('sid_file')}; tokenize new "
-            "items with the tool that made that file"
+            f"{checkpoint.parent} has no tokenizer: its semantic IDs came from sid_file {sid_file}; tokenize new items with the tool that "
+            "made that file"
         )
     policy = policy or table.meta.get("collision_policy") or "share"  # a table without one holds the codes as the tokenizer gave them
     return load_tokenizer(folder, named=named), table, policy, ReadingSettings.of(state["config"])

@@ -145,3 +145,16 @@ def test_a_file_of_settings_and_a_word_fill_one_mapping(tiny_settings, tmp_path,
     config = json.loads(result.read_text())["config"]
     assert config["eval_args"] == {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user", "mode": "uni20"}
     assert config["topk"] == [5, 10]
+
+
+@pytest.mark.parametrize("command", sorted(_parser().commands))
+def test_lists_of_every_command_keep_all_their_values(command):
+    """Each value is read as an option of its own, so an option that only stores would keep the last."""
+    for action in _parser().commands[command]._actions:
+        if action.nargs in ("+", "*"):
+            assert type(action).__name__ == "_ExtendAction", action.option_strings
+
+
+def test_recommend_takes_all_files_of_new_items():
+    words = ["recommend", "--checkpoint=x", "--users=all", "--add", "a.sid", "b.sid", "--add=c.sid"]
+    assert _parser().parse_known_args(words)[0].add == ["a.sid", "b.sid", "c.sid"]

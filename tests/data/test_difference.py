@@ -81,3 +81,11 @@ def test_files_that_are_none_are_one_line(tmp_path, config, capfd):
         assert main(["inspect", "--diff", good, *words]) == 2
         [line] = capfd.readouterr().err.splitlines()
         assert line.startswith("recbole-r3vae: ")
+
+
+def test_columns_of_any_name_are_compared(tmp_path, config):
+    head = "user_id:token\titem_id:token\ttimestamp:float\tline:token\trepeat:token"
+    old = write(tmp_path / "old.inter", [("u", "a", 1, "x", "p"), ("u", "b", 2, "x", "p")], head)
+    new = write(tmp_path / "new.inter", [("u", "a", 1, "x", "p"), ("u", "b", 2, "x", "q")], head)
+    found = differences(old, new, config)
+    assert found.same_order and found.lines_of_both == 2 and found.other_cells == 1 and found.columns == ([], [])

@@ -14,6 +14,7 @@ from recbole_r3vae.config import Config
 from recbole_r3vae.data.clicks import ClickHistoryDataset
 from recbole_r3vae.data.ordered import histories_with_targets, time_ordered
 from recbole_r3vae.data.sequences import TARGET_LIST_FIELD, PrefixDataset, TimedWindowDataset, WindowDataset
+from recbole_r3vae.data.split import met_before, told_repeats
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.quick_start import run_recbole_r3vae
 from recbole_r3vae.quick_start.lookup import create_dataset, data_preparation
@@ -152,6 +153,38 @@ def test_what_histories_tell_counts_as_met(parts, tiny_settings):
         return [{(users[u], items[i]) for u, i in zip(*loader.seen.nonzero())} for loader in (valid_data, test_data)]
 
     assert seen(**WITH_HISTORIES) == seen(**PLAIN) == seen(load_col=PLAIN["load_col"])
+
+
+def test_a_target_that_its_own_history_holds_was_met_before(tmp_path):
+    """By the histories up to a part and the targets of the parts before it, counted by hand."""
+    folder = tmp_path / "tiny"
+    folder.mkdir()
+    lines = {"train": ["u\tb\t3\ta", "v\tb\t3\td"], "valid": ["u\tc\t4\ta b", "v\ta\t4\td b"], "test": ["u\ta\t5\ta b c", "v\tc\t5\td b a"]}
+    for name, rows in lines.items():
+        (folder / f"tiny.{name}.inter").write_text("\n".join([f"{USER}\t{ITEM}\t{TIME}\t{HISTORY}", *rows]) + "\n")
+    more = {**PARTS, "load_col": {"inter": ["user_id", "item_id", "timestamp", "item_id_list"]}}
+    config = Config("BPR", "tiny", config_dict={"data_path": str(tmp_path), **more})
+    dataset = create_dataset(config)
+    _, valid_data, test_data = data_preparation(config, dataset)
+    users, items = (np.asarray(dataset.field2id_token[field]).astype(str) for field in ("user_id", "item_id"))
+    seen = [{users[u] + items[i] for u, i in zip(*loader.seen.nonzero())} for loader in (valid_data, test_data)]
+    assert seen == [{"ua", "ub", "vd", "vb"}, {"ua", "ub", "uc", "vd", "vb", "va"}]
+    assert all(loader.seen.max() == 1 for loader in (valid_data, test_data))
+    assert met_before(valid_data).sum() == 0 and met_before(test_data).tolist() == [users[u] == "u" for u in test_data._dataset.inter_feat["user_id"]]
+    assert "1 of 2 test targets" in told_repeats("tiny", valid_data, test_data)
+
+
+@pytest.mark.parametrize("columns, message", [
+    ({"item": None}, "load_col has nothing for item; list fields of tiny.item"), ({"item": []}, "load_col has nothing for item"),
+])  # fmt: skip
+def test_columns_that_are_not_said_are_asked_for(tiny_settings, columns, message):
+    with pytest.raises(UserError, match=message):
+        create_dataset(Config("BPR", "tiny", config_dict={**tiny_settings, "load_col": {**PLAIN["load_col"], **columns}}))
+
+
+def test_a_key_of_other_models_is_told_and_not_read(tiny_settings, caplog):
+    create_dataset(Config("BPR", "tiny", config_dict={**tiny_settings, "crop_probability": "half"}))
+    assert "unknown keys in config_dict" in caplog.text and "crop_probability" in caplog.text
 
 
 def test_a_later_part_stays_behind_whatever_its_times_say(tmp_path):

@@ -240,6 +240,14 @@ def test_a_line_with_more_cells_is_passed_over_and_counted(tmp_path):
     assert summary.n_interactions == 5 and summary.repairs["lines of events.csv passed over, which are no rows"] == 2
 
 
+def test_repairs_of_both_tables_are_added_up(tmp_path):
+    """They share a column, so what was repaired in each has one name."""
+    bad = '"p1'
+    events = [*EVENTS, *(("ann", bad, f"2021-04-0{day}") for day in (1, 2, 3))]
+    summary = make(tmp_path, events, [*ITEMS, (bad, "red", "a hat")], skip_bad_lines=True)
+    assert sum(n for what, n in summary.repairs.items() if what.startswith("lines dropped whose sku is not an id")) == 4
+
+
 # -- columns -------------------------------------------------------------------------------------------------------------
 
 

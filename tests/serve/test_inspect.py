@@ -172,6 +172,6 @@ def test_the_command(sids, tmp_path, capsys):
     assert [line.split()[:2] for line in lines] == [["1", "5"], ["1-0", "4"], ["1-3", "1"], ["0", "1"]]
     assert main([*given, "--html", str(tmp_path / "tree.html")]) == 0 and (tmp_path / "tree.html").is_file()
     capsys.readouterr()
-    for words, message in ((["--item", "zz"], "'zz'"), (["--code", "1,x"], "whole numbers"), (["--dataset", "absent"], "absent.item")):
+    for words, message in ((["--item", "zz"], "'zz'"), (["--code", "1,x"], "whole numbers"), (["--item", "b", "--limit=-1"], "--limit is -1"), (["--dataset", "absent"], "absent.item")):
         assert main([*given, *words]) == 2
         assert message in capsys.readouterr().err

@@ -90,3 +90,10 @@ def test_what_cannot_be_packed_is_refused(checkpoint, tmp_path):
         pack_run(tmp_path / "large", tmp_path / "packed")
     assert not (tmp_path / "packed").exists()
     pack_run(tmp_path / "large", tmp_path / "packed", "bfloat16")
+
+
+def test_new_items_are_for_the_run_that_was_packed(checkpoint, tmp_path, tiny_data, capfd):
+    pack_run(checkpoint("R3GR"), tmp_path / "packed")
+    words = [f"--checkpoint={tmp_path / 'packed'}", f"--items={tiny_data / 'tiny' / 'tiny.item'}", "--output=new.sid"]
+    assert main(["tokenize", *words]) == 2
+    assert "packed was packed without its tokenizer; give the run that it was packed from" in capfd.readouterr().err

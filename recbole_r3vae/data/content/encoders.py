@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from recbole_r3vae.data.content.template import TextTemplate
 from recbole_r3vae.data.content.text import record_text
 from recbole_r3vae.data.content.tfidf import TfidfSvdEncoder
 from recbole_r3vae.data.content.words import FieldValue
+from recbole_r3vae.data.file_hash import sha256_of
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.io import atomic_write
 
@@ -41,10 +43,12 @@ class SentenceTransformerEncoder:
             raise UserError(f"content_encoder '{name}' names no model; write {self.kind}/<name>")
         self.device = device
         self._model = None
+        self._files: str | None = None  # what a local folder held when the items' vectors were made
 
     def settings(self) -> dict[str, Any]:
-        """What determines the vectors, as plain JSON."""
-        return {"kind": self.kind, "version": 1, "name": self.name}
+        """What determines the vectors, as plain JSON; of a local folder what its files hold too, since it may be trained again."""
+        plain = {"kind": self.kind, "version": 1, "name": self.name}
+        return {**plain, "files": _hash_of_files(Path(self.name))} if Path(self.name).is_dir() else plain
 
     def fit(self, texts: Sequence[str]) -> SentenceTransformerEncoder:
         """Nothing to learn; the model is loaded, so that a missing one is refused before a progress bar stands on the screen.
@@ -65,7 +69,7 @@ class SentenceTransformerEncoder:
             float32 ``[len(texts), d]``, unit rows.
 
         Raises:
-            UserError: the package is not installed, or the model cannot be loaded.
+            UserError: the package is not installed, or the model cannot be loaded, or is another one than it was.
         """
         model = self._load()
         return model.encode(
@@ -81,10 +85,17 @@ class SentenceTransformerEncoder:
         cls, tensors: Mapping[str, np.ndarray], meta: Mapping[str, Any]
     ) -> SentenceTransformerEncoder:
         """The encoder of the same name; its model is loaded when it is first used."""
-        return cls(meta["name"])
+        encoder = cls(meta["name"])
+        encoder._files = meta.get("files")
+        return encoder
 
     def _load(self):
         if self._model is None:
+            if self._files is not None and self.settings().get("files") != self._files:
+                raise UserError(
+                    f"the sentence encoder in {self.name} is not as it was when the old items' vectors were made; put that one back, or "
+                    "encode all items again"
+                )
             try:
                 from sentence_transformers import SentenceTransformer
             except ImportError as error:
@@ -103,6 +114,13 @@ class SentenceTransformerEncoder:
                     "check its name and the connection, or give a local folder"
                 ) from error
         return self._model
+
+
+def _hash_of_files(folder: Path) -> str:
+    """Of all files of a folder, by name and content."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    lines = "\n".join(f"{sha256_of(path)} {path.relative_to(folder).as_posix()}" for path in files)
+    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 TextEncoder = TfidfSvdEncoder | SentenceTransformerEncoder

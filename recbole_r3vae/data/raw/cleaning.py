@@ -41,7 +41,7 @@ class Repairs:
     def add(self, what: str, n: int) -> None:
         """Count a repair that was made ``n`` times."""
         if n:
-            self.counts[what] = int(n)
+            self.counts[what] = self.counts.get(what, 0) + int(n)
 
     def keep(self, rows: pd.DataFrame, kept: np.ndarray | pd.Series, what: str) -> pd.DataFrame:
         """The rows that are ``kept``, bool ``[n]``; the others are counted."""

@@ -18,8 +18,9 @@ import numpy as np
 from recbole_r3vae.config import Config
 from recbole_r3vae.config.registry import get_model, settings_file
 from recbole_r3vae.config.sources import given_settings, load_yaml, properties
-from recbole_r3vae.config.stages import deal, refuse_unknown
+from recbole_r3vae.config.stages import deal, refuse_unknown, tokenizer_config
 from recbole_r3vae.data.cold import check_share
+from recbole_r3vae.data.content.modalities import modalities
 from recbole_r3vae.errors import UserError, did_you_mean
 from recbole_r3vae.experiments.coldstart.lists import measure, random_expectation
 from recbole_r3vae.experiments.coldstart.methods import lists_of_generator, ranked
@@ -183,6 +184,12 @@ def _check(config: Config, cold_share: float, cold_by: str, epsilons: Sequence[f
     for key in ("sid_file", "content_file"):
         if config[key]:
             raise UserError(f"{key} was made with all items in sight; a cold-start split needs a text encoder and a tokenizer of its own")
+    for modality in modalities(tokenizer_config(config) if config["tokenizer"] else config):
+        if modality.encoder is None:
+            made = "a file of vectors" if modality.learned is None else f"{modality.learned}, which learns them from interactions"
+            raise UserError(
+                f"content_encoder has {modality.name} from {made}; a cold-start split gives cold items the vectors of their texts: take text encoders"
+            )
     refused = [metric for metric in config["metrics"] if metric.lower() not in LIST_METRICS]
     if refused:
         raise UserError(f"metric {refused[0]} is not one of users' targets; choose among {', '.join(sorted(LIST_METRICS))}")

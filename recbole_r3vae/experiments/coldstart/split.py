@@ -73,15 +73,18 @@ def make_split(config: Config, cold_share: float, cold_by: str) -> Split:
     questions, left_out = ask(histories.of(asked), cold)
 
     warm = set(items[1:]) - cold
-    inter = select_lines(folder / f"{name}.inter", {user_field: set(users[1:]), item_field: warm})
-    texts = select_lines(folder / f"{name}.item", {item_field: warm})
-    digest = fingerprint({"inter": inter, "item": texts, "cold": sorted(cold)})
+    separator, encoding = config["field_separator"], config["encoding"] or "utf-8"
+    inter = select_lines(folder / f"{name}.inter", {user_field: set(users[1:]), item_field: warm}, separator, encoding)
+    texts = select_lines(folder / f"{name}.item", {item_field: warm}, separator, encoding)
+    own = folder / f"{name}.yaml"  # settings that lie beside the data, as `prepare csv` writes them
+    more = {f"data/{name}/{name}.yaml": own.read_bytes()} if own.is_file() else {}
+    digest = fingerprint({"inter": inter, "item": texts, "cold": sorted(cold), **{path: data.decode() for path, data in more.items()}})
     target = Path(config["checkpoint_dir"]) / "coldstart" / f"{name}-{digest}"
-    cold_texts = select_lines(folder / f"{name}.item", {item_field: cold})
+    cold_texts = select_lines(folder / f"{name}.item", {item_field: cold}, separator, encoding)
     files = {f"data/{name}/{name}.inter": inter, f"data/{name}/{name}.item": texts, "cold.item": cold_texts}
-    for path, text in files.items():
-        with atomic_write(target / path) as file:
-            file.write(text)
+    for path, data in {**more, **{path: text.encode(encoding) for path, text in files.items()}}.items():
+        with atomic_write(target / path, "wb") as file:
+            file.write(data)
     settings = {
         "data_path": str(target / "data"), "checkpoint_dir": str(target / "saved"), "run_dir": None, "resume": True,
         "user_inter_num_interval": None, "item_inter_num_interval": None,

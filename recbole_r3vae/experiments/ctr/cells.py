@@ -8,9 +8,10 @@ from typing import Any
 
 from recbole_r3vae.config import Config, fingerprint
 from recbole_r3vae.config.registry import get_model
-from recbole_r3vae.config.stages import PREFIX, deal, decisive, without_unread_keys
+from recbole_r3vae.config.stages import PREFIX, deal, decisive, tokenizer_config, without_unread_keys
 from recbole_r3vae.data.file_hash import sha256_of
 from recbole_r3vae.errors import UserError, did_you_mean
+from recbole_r3vae.experiments.inputs import content_hashes
 from recbole_r3vae.model.contract import CLICK
 from recbole_r3vae.model.recbole_models import SID_FEATURES, contract_of
 from recbole_r3vae.quick_start.lookup import dataset_folder
@@ -18,7 +19,7 @@ from recbole_r3vae.quick_start.provide import check_stages
 from recbole_r3vae.quick_start.run import result_name
 
 FEATURES = ("replace", "append")
-FIXED = {"model", "dataset", "seed", "sid_features", "tokenizer", "sid_file", "run_dir", "resume", "state", "show_progress"}
+FIXED = {"model", "dataset", "seed", "sid_features", "tokenizer", "sid_file", "run_dir", "resume", "init_from", "state", "show_progress"}
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Cell:
         seed: of the model, the tokenizer and the sampled negatives.
         name: such as ``DeepFM-replace[R3VAE]``.
         settings: what the run is given.
+        data: hashes of the files that it reads.
         hash: of everything that decides the result.
     """
 
@@ -41,6 +43,7 @@ class Cell:
     seed: int
     name: str
     settings: dict[str, Any]
+    data: dict[str, str]
     hash: str
 
     def __str__(self):
@@ -105,5 +108,7 @@ def _arm(
     check_stages(config)
     folder = dataset_folder(config)
     data = {path.name: sha256_of(path) for path in sorted(folder.glob(f"{dataset}.*")) if path.suffix in (".inter", ".item", ".user")}
-    arm = {"model": model, "features": kind, "tokenizer": tokenizer, "name": result_name(config), "settings": settings}
+    if tokenizer is not None:
+        data |= content_hashes([config, tokenizer_config(config)])
+    arm = {"model": model, "features": kind, "tokenizer": tokenizer, "name": result_name(config), "settings": settings, "data": data}
     return arm, {"config": decisive(config), "data": data}

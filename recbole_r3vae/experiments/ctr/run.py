@@ -40,7 +40,7 @@ def run_ctr(
 
     All cells of a seed have the same rows, the same other features and the same sampled negatives. Each finished cell is stored at once
     in ``<output>/ctr_<dataset>.json`` and is not run again; a cell that was killed goes on from its last epoch, and one that failed is
-    tried again. The table ``ctr_<dataset>.md`` has all stored cells of the same settings, so models, tokenizers and seeds may be added
+    tried again. The table ``ctr_<dataset>.md`` has all stored cells of the same settings and files, so models, tokenizers and seeds may be added
     by later calls.
 
     Args:
@@ -87,7 +87,9 @@ def run_ctr(
         figures = ", ".join(f"{name} {record['test'][name]:.4f}" for name in ("auc", "uauc") if name in record["test"])
         print(f"[{number}/{len(cells)}] {cell}: test {figures}, {record['seconds']['training']:.0f} s", flush=True)
     page = file.with_suffix(".md")
-    chosen = [cell for cell in _stored(file) if cell["given"] == given]
+    read = {name: hashed for cell in cells for name, hashed in cell.data.items()}
+    # Cells of data or vectors that are no longer there do not mix with the others. Those of earlier versions do not tell.
+    chosen = [cell for cell in _stored(file) if cell["given"] == given and cell.get("data", {}).items() <= read.items()]
     if chosen:
         write_tables(page, dataset, chosen)
         print(f"{file}, {page}", flush=True)
@@ -106,7 +108,7 @@ def run_cell(cell: Cell, dataset: str, where: dict[str, Any]) -> dict[str, Any]:
     run_recbole_r3vae(cell.model, dataset, config_dict={**cell.settings, **where, **quiet})
     record = Record.read(run_dir / "result.json")
     return {
-        **{key: getattr(cell, key) for key in ("model", "features", "tokenizer", "seed", "name", "hash")},
+        **{key: getattr(cell, key) for key in ("model", "features", "tokenizer", "seed", "name", "hash", "data")},
         "valid": record.valid,
         "test": record.labelled["metrics"],
         "labelled": {key: value for key, value in record.labelled.items() if key != "metrics"},

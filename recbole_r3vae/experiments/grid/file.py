@@ -23,6 +23,7 @@ _ELSEWHERE = {
         ("metrics", "topk", "benchmark_filename"), "to no grid: it is the same for all rows, so that they compare"
     ),
     **dict.fromkeys(("run_dir", "resume", "sid_file"), "to no grid, which keeps its own runs and trains its own tokenizers"),
+    "init_from": "to no grid, whose runs all begin with the weights of their seed",
 }
 """Settings that a grid has another place for."""
 

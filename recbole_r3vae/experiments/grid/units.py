@@ -16,7 +16,7 @@ from recbole_r3vae.config.stages import without_unread_keys
 from recbole_r3vae.data.file_hash import sha256_of
 from recbole_r3vae.errors import UserError, did_you_mean
 from recbole_r3vae.experiments.grid.file import LEVEL_KEYS, levels_of
-from recbole_r3vae.io import beside
+from recbole_r3vae.experiments.inputs import content_hashes
 from recbole_r3vae.model.contract import RANK, TOKENIZE, collisions_of
 from recbole_r3vae.model.recbole_models import contract_of
 from recbole_r3vae.quick_start.lookup import dataset_folder
@@ -197,15 +197,7 @@ def _unit(cell: dict[str, Any], seed: int) -> Unit:
     return Unit(**{**cell, "seed": seed, "settings": {**cell["settings"], "seed": seed}, "config": {**cell["config"], "seed": seed}})
 
 
-_FILES = ("content_file", "content_ids")  # keys that name a file: its content counts, not its place
-
-
 def _data(configs: list[Config]) -> dict[str, str]:
     folder, name = dataset_folder(configs[0]), configs[0]["dataset"]
     hashes = {path.name: sha256_of(path) for path in sorted(folder.glob(f"{name}.*")) if path.is_file()}
-    for prefix, config in zip(("", "tokenizer_"), configs):
-        files = {key: config[key] for key in _FILES}
-        if files["content_file"] and not files["content_ids"]:
-            files["content_ids"] = beside(files["content_file"], ".ids")
-        hashes.update({f"{prefix}{key}": sha256_of(Path(file)) for key, file in files.items() if file})
-    return hashes
+    return {**hashes, **content_hashes(configs)}

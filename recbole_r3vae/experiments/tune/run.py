@@ -16,6 +16,7 @@ from recbole.data.dataset import Dataset
 from recbole_r3vae.config import Config, tokenizer_config, tokenizer_defaults
 from recbole_r3vae.config.registry import get_model, settings_file
 from recbole_r3vae.config.sources import load_yaml, parse_arguments
+from recbole_r3vae.config.stages import PREFIX
 from recbole_r3vae.data.content import ItemContent
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.experiments.tables import figure
@@ -72,8 +73,9 @@ def run_tune(
     output = Path(output or Path("results") / "tune" / f"{tokenizer}_{dataset}.yaml")
     if output.suffix not in (".yaml", ".yml"):
         raise UserError(f"--output {output} has to be a YAML file; write {output.with_suffix('.yaml')}")
-    fixed = _given(files, arguments, tokenizer, model)
+    _check_words(arguments, tokenizer, model)
     generator = Config(model, dataset, files, {"tokenizer": tokenizer}, arguments)
+    fixed = _given(generator)
     config = tokenizer_config(generator)
     candidates = grid(load_space(tokenizer, space), fixed)
     n_grid = len(candidates)
@@ -121,18 +123,18 @@ def run_tune(
     return rows
 
 
-def _given(files: list[str], arguments: list[str], tokenizer: str, model: str) -> set[str]:
-    """Keys of the tokenizer that the user has set.
-
-    Raises:
-        UserError: a word would reach the generator only, where the user of this command surely means the tokenizer.
-    """
+def _check_words(arguments: list[str], tokenizer: str, model: str) -> None:
+    """Refuse words that would reach the generator only, where the user of this command surely means the tokenizer."""
     if contract_of(get_model(model)).family != "generative":
         raise UserError(f"--model={model} makes no use of semantic IDs; give a generator such as R3GR")
     words, defaults = parse_arguments(arguments), tokenizer_defaults(tokenizer)
     for key in sorted(set(words) & set(defaults) & set(load_yaml(settings_file(get_model(model))))):
         raise UserError(f"--{key} would be {model}'s, which is not trained here; write --tokenizer_{key}={as_word(words[key])}")
-    return {key.removeprefix("tokenizer_") for source in (*map(load_yaml, files), words) for key in source}
+
+
+def _given(generator: Config) -> set[str]:
+    """Keys of the tokenizer that the user has set; a file's key without ``tokenizer_`` is the generator's where that has it."""
+    return {key.removeprefix(PREFIX) for key in generator.asked if key.startswith(PREFIX) or key not in generator.model_keys}
 
 
 def _trial(config: Config, content: ItemContent, data: Dataset, settings: Settings) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from recbole_r3vae.data.content.encoders import SentenceTransformerEncoder
 from recbole_r3vae.data.content.load import load_encoder
 from recbole_r3vae.data.fingerprint import data_fingerprint
 from recbole_r3vae.errors import UserError
@@ -59,7 +60,9 @@ def embed_shards(
     """
     engine.check()
     where, what = str(encoder), str(encoder)
-    if not fields:
+    if fields:
+        what = SentenceTransformerEncoder(where).settings().get("files", what)
+    else:
         where = str(_encoder_folder(Path(encoder)))
         load_encoder(where)
         what = _hash_of(*sorted(Path(where).iterdir()))
@@ -256,6 +259,8 @@ def _encoder_folder(path: Path) -> Path:
     """Of a tokenizer's folder, or of the tokenizer beside a run's checkpoint."""
     if not (path / DESCRIPTION).is_file():
         path = find_checkpoint(path).parent / "tokenizer"
+    if not path.is_dir():
+        raise UserError(f"there is no {path}: its semantic IDs came from a file, or it was packed; give the run that it was packed from")
     if not (path / ENCODER).is_dir():
         raise UserError(f"{path} has no text encoder: its vectors came from a file; give them to tokenize as they are")
     return path / ENCODER

@@ -131,6 +131,23 @@ def test_sentence_encoder(sentence_transformers, tmp_path, name, model):
     assert np.array_equal(load_item_encoder(*paths).encode([{"title": "bb"}]), vectors[1:])
 
 
+def test_a_sentence_encoder_in_a_folder_is_known_by_what_its_files_hold(sentence_transformers, tmp_path):
+    """One that was trained again is another one, and makes no vectors beside those of the old."""
+    weights = tmp_path / "mine" / "0_Transformer" / "model.bin"
+    weights.parent.mkdir(parents=True)
+    weights.write_bytes(b"first")
+    encoder = SentenceTransformerEncoder(f"sentence-transformers/{tmp_path / 'mine'}")
+    before, paths = encoder.settings(), (tmp_path / "x.safetensors", tmp_path / "x.json")
+    save_item_encoder(ItemEncoder(encoder, ("title",)), *paths)
+    assert load_item_encoder(*paths).encode([{"title": "bb"}]).shape == (1, 2)
+    weights.write_bytes(b"second")
+    assert encoder.settings() != before and "files" not in SentenceTransformerEncoder("sentence-t5-base").settings()
+    with pytest.raises(UserError, match="mine is not as it was when the old items' vectors were made; put that one back"):
+        load_item_encoder(*paths).encode([{"title": "bb"}])
+    weights.write_bytes(b"first")
+    assert load_item_encoder(*paths).encode([{"title": "bb"}]).shape == (1, 2)
+
+
 def test_sentence_encoder_that_cannot_be_loaded(sentence_transformers):
     with pytest.raises(UserError, match="cannot load .*'sentence-transformers/no-such-model'") as error:
         SentenceTransformerEncoder("no-such-model").transform(["a"])

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from recbole_r3vae.cli import main
-from recbole_r3vae.config import Config
+from recbole_r3vae.config import Config, tokenizer_config
 from recbole_r3vae.data.sequences import TARGET_LIST_FIELD
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.experiments.coldstart.lists import best, measure, mix, random_expectation, similarities, slots
@@ -87,6 +87,31 @@ def test_minimal_numbers_of_interactions_count_before_the_split_and_not_after(ti
     assert left.item_num - 1 == len(split.warm)
     cold_events = sum(item in split.cold for user in UserHistories(whole).of(list(UserHistories(whole).number)) for item in user[1])
     assert left.inter_num == whole.inter_num - cold_events > 0
+
+
+def test_settings_beside_the_data_hold_for_the_warm_items_too(tiny_settings, tiny_data, tmp_path):
+    folder = with_other_texts(tiny_data, tmp_path / "own", [])
+    own = {key: tiny_settings[key] for key in ("load_col", "item_text_fields", "codebook_sizes")} | {"MAX_ITEM_LIST_LENGTH": 7}
+    (folder / "tiny" / "tiny.yaml").write_text(json.dumps(own))
+    given = {**{key: value for key, value in tiny_settings.items() if key not in own}, **FAST, "data_path": str(folder)}
+    first = make_split(Config("R3GR", "tiny", config_dict=given), SHARE, "random")
+    warm = Config("R3GR", "tiny", config_dict={**given, **first.settings})
+    assert {key: warm[key] for key in own if key != "codebook_sizes"} == {key: own[key] for key in own if key != "codebook_sizes"}
+    assert tokenizer_config(warm)["codebook_sizes"] == own["codebook_sizes"]
+    (folder / "tiny" / "tiny.yaml").write_text(json.dumps({**own, "MAX_ITEM_LIST_LENGTH": 8}))
+    assert make_split(Config("R3GR", "tiny", config_dict=given), SHARE, "random").folder != first.folder  # runs of other settings stay apart
+
+
+def test_files_of_another_separator_and_encoding(config, tiny_settings, tiny_data, tmp_path):
+    (tmp_path / "comma" / "tiny").mkdir(parents=True)
+    for ending in ("inter", "item"):
+        text = (tiny_data / "tiny" / f"tiny.{ending}").read_text(encoding="utf-8")
+        (tmp_path / "comma" / "tiny" / f"tiny.{ending}").write_text(text.replace("\t", "|"), encoding="utf-16")
+    more = {"data_path": str(tmp_path / "comma"), "field_separator": "|", "encoding": "utf-16"}
+    split = make_split(Config("R3GR", "tiny", config_dict={**tiny_settings, **FAST, **more}), SHARE, "random")
+    assert split.cold == make_split(config, SHARE, "random").cold
+    dataset = create_dataset(Config("R3GR", "tiny", config_dict={**tiny_settings, **FAST, **more, **split.settings}))
+    assert set(np.array(dataset.field2id_token["item_id"]).astype(str)[1:]) == split.warm
 
 
 def test_recent_items_of_real_times(config):
@@ -223,6 +248,9 @@ def test_the_command(tiny_settings):
     (["--candidates=5"], "from the largest topk=20 to num_beams=30"),
     (["--candidates=31"], "from the largest topk=20 to num_beams=30"),
     (["--sid_file=x.sid"], "sid_file was made with all items in sight"),
+    (["--content_encoder={text: tfidf-svd, image: {encoder: file, file: v.npy}}"], "content_encoder has image from a file of vectors"),
+    (["--content_encoder=[tfidf-svd, {encoder: BPR}]"], "unknown content_encoder"),
+    (["--content_encoder={text: tfidf-svd, taste: BPR}"], "content_encoder has taste from BPR, which learns them from interactions"),
     (["--metrics=[GAUC]"], "GAUC"),
     (["--learning_rat=1"], "did you mean 'learning_rate'"),
     (["--SASRec.hiden_size=1"], "unknown key --SASRec.hiden_size"),
@@ -231,6 +259,8 @@ def test_the_command(tiny_settings):
     (['--eval_args={"ties": 1}'], "a cold-start split keeps the order of the file, and ties in eval_args draws another; leave it out"),
 ])  # fmt: skip
 def test_what_the_protocol_cannot_do_is_refused(tiny_settings, given, message, capfd):
+    np.save("v.npy", np.ones((1, 2), "f"))
+    Path("v.ids").write_text("1\n")
     assert main(["coldstart", "--dataset=tiny", *words(tiny_settings), *given]) == 2
     assert message in capfd.readouterr().err
     assert not list(Path(tiny_settings["checkpoint_dir"]).rglob("*.pth")) and not Path("results").exists()

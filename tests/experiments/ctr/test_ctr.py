@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from recbole_r3vae.cli import main
@@ -60,6 +61,20 @@ def test_finished_cells_are_not_run_again_and_others_are_added(words, monkeypatc
     assert main([*command, "--seeds=1", "--learning_rate=0.01"]) == 0  # other settings: cells of their own, a table of their own
     assert len(ran) == 7 and len(cells()) == 6
     assert "| DeepFM | id | 1 |" in FILE.with_suffix(".md").read_text(encoding="utf-8")
+
+
+def test_other_vectors_under_the_same_name_are_other_cells(words, tiny_data, monkeypatch, capsys):
+    """The item id alone reads none, so its cell stays; the table has the cells of the vectors that are there."""
+    ids = [line.split("\t")[0] for line in (tiny_data / "tiny" / "tiny.item").read_text(encoding="utf-8").splitlines()[1:]]
+    Path("v.ids").write_text("\n".join(ids) + "\n")
+    command = ["ctr", "--dataset=tiny", "--models=DeepFM", "--tokenizers=RKMeans", "--features=replace", "--seeds=1", *words]
+    command += ["--content_encoder=file", "--content_file=v.npy"]
+    for seed, (n_cells, finished) in enumerate([(2, 0), (3, 1), (3, 2)]):
+        np.save("v.npy", np.random.default_rng(min(seed, 1)).normal(size=(len(ids), 6)).astype("float32"))
+        assert main(command) == 0
+        assert f"2 cells, {finished} finished before" in capsys.readouterr().out and len(cells()) == n_cells
+    page = FILE.with_suffix(".md").read_text(encoding="utf-8")
+    assert len([line for line in page.splitlines() if line.startswith("| DeepFM | replace RKMeans | 1 |")]) == 2
 
 
 def test_a_cell_that_fails_does_not_stop_the_others_and_is_tried_again(words, monkeypatch, capsys):

@@ -120,6 +120,22 @@ def test_levels_win_from_the_inside(tiny_data, tmp_path):
     assert {unit.max_minutes for unit in units(path, tiny_data, max_minutes=0.5)} == {0.5}
 
 
+def test_what_files_of_content_hold_is_part_of_a_unit(tiny_data, tmp_path):
+    """Those that ``content_encoder`` names itself, and a sentence encoder in a folder, too."""
+    vectors, ids, weights = (tmp_path / name for name in ("v.npy", "v.ids", "encoder/model.bin"))
+    weights.parent.mkdir()
+    encoder = {"text": f"sentence-transformers/{weights.parent}", "image": {"encoder": "file", "file": str(vectors)}}
+    path = write(tmp_path / "grid.yaml", {"R3GR": {"tokenizers": ["RKMeans"], "settings": {**SMALL, "content_encoder": encoder}}, "Pop": None})
+    hashes = []
+    for number, name, content in ((0, "1", b"a"), (1, "1", b"a"), (1, "2", b"a"), (1, "2", b"b"), (1, "2", b"b")):
+        np.save(vectors, np.full((1, 2), number + 1, "f"))
+        ids.write_text(f"{name}\n")
+        weights.write_bytes(content)
+        hashes.append([unit.hash for unit in units(path, tiny_data)])
+    of_codes, of_ids = zip(*hashes)
+    assert len(set(of_codes[:4])) == 4 and of_codes[3] == of_codes[4] and len(set(of_ids)) == 1
+
+
 def test_a_model_and_a_tokenizer_stand_more_than_once_under_names_of_their_own(tiny_data, tmp_path):
     variants = {"RKMeans": None, "without rounds": {"tokenizer": "RKMeans", "settings": {"tokenizer_kmeans_iterations": 1}}}
     losses = {"SASRec": None, "SASRec with BPR": {"model": "SASRec", "settings": {"loss_type": "BPR"}}}
@@ -238,6 +254,7 @@ def test_the_hash_follows_the_item_ids_beside_item_vectors(tiny_data, tmp_path):
     ({"models": {"Pop": None}, "setings": {}}, ["unknown key setings of grid", "'settings'"]),
     ({"models": {"Pop": None}, "settings": {"dropout": 0.1}}, ["unknown key dropout in the settings of grid"]),
     ({"models": {"Pop": None}, "settings": {"seed": 3}}, ["seed stands in the settings", "as `seeds:`"]),
+    ({"models": {"SASRec": {"settings": {"init_from": "x"}}}}, ["init_from stands in the settings of model SASRec", "the weights of their seed"]),
     ({"models": {"Pop": None}, "settings": {"topk": [3]}}, ["topk stands in the settings", "compare"]),
     ({"models": {"Pop": None}, "settings": {"benchmark_filename": ["a", "b", "c"]}}, ["benchmark_filename stands in the settings", "compare"]),
     ({"models": {"Pop": None}, "seeds": [2020, "2021"]}, ["seeds", "'2021'", "whole numbers"]),

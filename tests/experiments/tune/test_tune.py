@@ -189,6 +189,16 @@ def test_any_tokenizer_with_a_space_and_what_the_user_fixes(command, tmp_path, c
     assert all([level["codebook_size"] for level in row["quality"]["levels"]] == [4, 4] for row in rows)
 
 
+def test_keys_of_the_generator_in_a_file_do_not_leave_the_search(command, tmp_path):
+    """``epochs`` there is the generator's, whose YAML has it; ``codebook_sizes`` is the tokenizer's."""
+    (tmp_path / "space.yaml").write_text("codebook_sizes: [[8, 8], [4, 4, 4]]\nkmeans_iterations: [1, 5]\nepochs: [0]\n")
+    (tmp_path / "mine.yaml").write_text("epochs: 33\ncodebook_sizes: [4, 4]\n")
+    command = [word for word in command if not word.startswith("--tokenizer_epochs")]
+    assert main([*command, "--tokenizer=RKMeans", "--config_files", str(tmp_path / "mine.yaml")]) == 0
+    rows = json.loads(Path("here/tuned.json").read_text())["trials"]
+    assert [sorted(row["settings"]) for row in rows] == [["epochs", "kmeans_iterations"]] * 2
+
+
 def test_grid_and_sample(tmp_path):
     (tmp_path / "space.yaml").write_text(SPACE)
     space = load_space("R3VAE", tmp_path / "space.yaml")
