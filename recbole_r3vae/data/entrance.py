@@ -90,7 +90,7 @@ class _Files:
     def __init__(self, config: Config, folder: Path):
         self.config, self.user, self.item = config, config["USER_ID_FIELD"], config["ITEM_ID_FIELD"]
         self.time, self.columns = config["TIME_FIELD"], config["load_col"]
-        empty = next((ending for ending, fields in (self.columns or {}).items() if not fields), None)
+        empty = next((ending for ending, fields in (self.columns or {}).items() if fields is None), None)
         if empty is not None:
             raise UserError(f"load_col has nothing for {empty}; list fields of {config['dataset']}.{empty}, write \"*\" for all, or leave {empty} out")
         self.dataset_class = config.contract.dataset_class or Dataset

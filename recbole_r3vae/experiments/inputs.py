@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from recbole_r3vae.config import Config
+from recbole_r3vae.config import Config, tokenizer_config
 from recbole_r3vae.data.content.encoders import SentenceTransformerEncoder
 from recbole_r3vae.data.content.modalities import modalities
 from recbole_r3vae.data.file_hash import sha256_of
@@ -16,7 +16,7 @@ def content_hashes(configs: Sequence[Config]) -> dict[str, str]:
     """Hashes of the files that item content is made of.
 
     Args:
-        configs: of the model and, where it has a tokenizer stage, of that. The last is the one whose item content is read.
+        configs: of the model and, where a tokenizer is trained, of that.
 
     Returns:
         ``content_file`` and ``content_ids``, with ``tokenizer_`` before those of the second stage; and ``<modality>.file``, ``<modality>.ids``
@@ -32,9 +32,10 @@ def content_hashes(configs: Sequence[Config]) -> dict[str, str]:
             files["content_ids"] = beside(files["content_file"], ".ids")
         found.update({f"{prefix}{key}": sha256_of(Path(file)) for key, file in files.items() if file})
     config = configs[-1]
-    needs = config.contract.needs(config)
-    if len(configs) == 1 and needs.content is None:
+    if len(configs) == 1 and config.contract.needs(config).content is None:
         return found
+    if len(configs) == 1 and config["tokenizer"]:  # none is trained, but its settings say how items are read
+        config = tokenizer_config(config)
     for modality in modalities(config):
         vectors, encoder = modality.vectors, modality.encoder
         if vectors is not None and str(vectors.path) != str(config["content_file"]):
