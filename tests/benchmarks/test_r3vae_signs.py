@@ -101,8 +101,8 @@ def units(name, tmp_path):
 def test_the_grids_have_these_variants(script, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "vectors").mkdir()
-    for ending in ("npy", "ids"):
-        (tmp_path / "vectors" / f"amazon-beauty-mpnet.{ending}").touch()
+    np.save(tmp_path / "vectors" / "amazon-beauty-mpnet.npy", np.ones((1, 2), "f"))
+    (tmp_path / "vectors" / "amazon-beauty-mpnet.ids").write_text("1\n")
     grid, found = units("lastfm_r3vae.yaml", tmp_path)
     assert script.rows_of(grid) == list(script.CHANGES)
     assert [{key: unit.config[key] for key in script.DEFAULT} for unit in found] == [{**script.DEFAULT, **keys} for keys in script.CHANGES.values()]
