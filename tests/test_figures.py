@@ -383,12 +383,13 @@ def test_three_tokenizers_under_tiger_causal():
 
 def test_the_order_within_a_day():
     """Each row in the file's order and in the drawn one, under the seed that was drawn for; what was lost; README's figures."""
-    studies = ("dense", "windows", "ties")
+    studies = ("dense", "windows", "ids", "ties")
     records = {study: [json.loads(path.read_text(encoding="utf-8")) for path in (ROOT / "results" / study / "runs" / "amazon-beauty").glob("[!s]*.json")]
                for study in studies}  # fmt: skip
     of_row = {
         "32 text codes, text vector": ("dense", "R3GR-dense[OPQ]", "codes and text", None), "its id": ("dense", "WindowSASRec", None, "ids"),
         "its id, by HSTU, no prior": ("dense", "HSTU", "HSTU, without prior", None), "its id (2 blocks of 64)": ("windows", "WindowSASRec", None, "ids, small"),
+        "its id, by BSARec, twice its patience": ("ids", "BSARec", "more patience", None),
     }  # fmt: skip
     found = rows("docs/results.md", "With the order within a day drawn by a seed", "So the file's order gave")
     assert len(found) == len(records["ties"]) == len(of_row)
@@ -400,10 +401,20 @@ def test_the_order_within_a_day():
         tests = [run["test"]["left_out"][metric] for run in (filed, drawn) for metric in ("recall@10", "ndcg@10")]
         assert figures == [shown([value]) for value in tests] and lost == f"{100 * (1 - tests[3] / tests[1]):.0f} %", item
         ndcg[item] = tests[1::2]
-    codes, ids, hstu, small = (ndcg[item] for item in of_row)
+    codes, ids, hstu, small, bsarec = (ndcg[item] for item in of_row)
     assert 1.35 < codes[1] / ids[1] < 1.4 and 1 / 12 < codes[0] / hstu[0] - 1 < 1 / 10 and 1 / 8 < codes[1] / hstu[1] - 1 < 1 / 6
     assert 0.18 < codes[0] / small[0] - 1 < 0.22 and 0.22 < codes[1] / small[1] - 1 < 0.28
-    assert "codes have {}, HSTU {}, ids {}".format(*(shown([values[1]]) for values in (codes, hstu, ids))) in words_of("README.md")
+    assert 1 / 32 < codes[0] / bsarec[0] - 1 < 1 / 28 and 1 / 20 < codes[1] / bsarec[1] - 1 < 1 / 18
+    told = "codes have {}, BSARec {}, HSTU {}, ids {}".format(*(shown([values[1]]) for values in (codes, bsarec, hstu, ids)))
+    assert told in words_of("README.md") and "over BSARec from a thirtieth to a nineteenth (p .04 and .001 over" in words_of("docs/results.md")
+    for studies, over_users in ((("dense", "ids"), ".04"), (("ties", "ties"), ".001")):
+        sides = zip(studies, (("R3GR-dense[OPQ]", "codes and text"), ("BSARec", "more patience" if "ids" in studies else None)))
+        mine, its = (
+            user_metric(run.ranks("left_out"), "ndcg@10") for study, row in sides for run in read_runs(ROOT / "results" / study / "runs" / "amazon-beauty")[0]
+            if (run.name, run.label) == row and run.seed == 2020
+        )  # fmt: skip
+        p = users_test(mine, its)[0]
+        assert over_users == (f"{p:.3f}" if p < 0.01 else f"{p:.2f}")[1:]
 
 
 def test_split_by_time():
