@@ -429,13 +429,18 @@ def test_split_by_time():
         assert slices == [cell.replace("0.", ".") for cell in sliced[name]]
     page, names = words_of("docs/results.md"), {("R3GR-dense[OPQ]", "codes and text"), ("HSTU", None), ("WindowSASRec", None)}
     assert f"each of {board['users']:,} users" in page and round(board["cold"], 2) == 0.19 and "and 19 % of these targets have no" in page
-    codes, hstu, ids = (known[name]["ndcg@10"]["mean"] for name in ("R3GR-dense[OPQ]", "HSTU", "WindowSASRec"))
-    assert 0.37 < codes / hstu - 1 < 0.45 and 0.63 < codes / ids - 1 < 0.70 and "two fifths over HSTU, two thirds over ids" in page
+    codes, bsarec, hstu, ids = (known[name]["ndcg@10"]["mean"] for name in ("R3GR-dense[OPQ]", "BSARec", "HSTU", "WindowSASRec"))
+    assert all(0.37 < codes / its - 1 < 0.45 for its in (bsarec, hstu)) and 0.63 < codes / ids - 1 < 0.70
+    assert "two fifths over BSARec and HSTU, two thirds over ids (p below .001 over users). BSARec and HSTU cannot be told apart (p .63)" in page
+    runs = {run.name: run for run in read_runs(ROOT / "results/time/runs/amazon-beauty")[0]}
+    users = {name: user_metric(run.ranks("left_out"), "ndcg@10") for name, run in runs.items()}
+    assert max(users_test(users["R3GR-dense[OPQ]"], users[name])[0] for name in ("BSARec", "HSTU", "WindowSASRec")) < 0.001
+    assert f"{users_test(users['BSARec'], users['HSTU'])[0]:.2f}" == "0.63"
     assert max(found, key=lambda row: float(row[5]))[1] == "ItemKNN", "finds rare targets best"
     assert all(max(found, key=lambda row: float(row[column]))[1] == "R3GR-dense[OPQ]" for column in (2, 3, 4, 6, 7))
     whole = {row["name"]: row["test"]["left_out"]["ndcg@10"] for row in leaderboard_of("dense/amazon-beauty")["rows"] if (row["name"], row["label"]) in names}
     assert len(whole) == 3 and all(known[name]["ndcg@10"]["mean"] / whole[name]["mean"] < 0.25 for name in whole)
-    assert "codes have {}, HSTU {}, ids {}".format(*map(shown, ([codes], [hstu], [ids]))) in words_of("README.md")
+    assert "codes have {}, BSARec {}, HSTU {}, ids {}".format(*map(shown, ([codes], [bsarec], [hstu], [ids]))) in words_of("README.md")
 
 
 def test_where_people_return():
@@ -456,6 +461,16 @@ def test_where_people_return():
         repeated[item], new[item] = (part["recall@10"] for part in parts)
     for plain in ("32 text codes, text vector", "its id"):
         assert repeated[f"{plain}; prior"] > repeated[plain] and new[f"{plain}; prior"] < new[plain]
+    new = {name: shown([known[name, label]["by_repeat"]["new"]["left_out"]["ndcg@10"]]) for name, label in
+           (("LightGCN", None), ("R3GR-dense[OPQ]", "without prior"), ("HSTU", "HSTU, without prior"))}  # fmt: skip
+    assert "of new ones it has {}, codes {}, HSTU {}".format(*new.values()) in words_of("docs/results.md")
+    ranks = {(run.name, run.label): run for run in read_runs(ROOT / "results/runs/yelp-2019")[0]}
+    for rule, (least, most) in {"stay": (0.105, 0.895), "left_out": (0, 0.001)}.items():
+        users = {key: user_metric(run.ranks(rule), "ndcg@10") for key, run in ranks.items() if key[0] not in ("Recency", "Pop", "ItemKNN")}
+        graph = users.pop(("LightGCN", None))
+        assert all(least < users_test(graph, its)[0] < most for its in users.values()) and all(rule == "stay" or graph.mean() > its.mean() for its in users.values())
+    epochs = known["LightGCN", None]["valid_history"]
+    assert max(epochs, key=lambda entry: entry[2])[0] == 285 and known["LightGCN", None]["epochs"] == 300
     told = {item: [float(cell) for cell in figures[3:]] for item, _, *figures in found}
     hstu, codes = told["its id, by HSTU"], told["32 text codes, text vector"]
     assert hstu[0] > codes[0] and hstu[1] < codes[1]
