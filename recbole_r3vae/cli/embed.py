@@ -46,14 +46,15 @@ def run(options, rest: list[str]) -> None:
         raise UserError("--checkpoint goes with --items and --engine; leave it out, or give shards of new items")
     import numpy as np
 
-    from recbole_r3vae.config import Config, tokenizer_config
+    from recbole_r3vae.config import Config
+    from recbole_r3vae.config.stages import content_config
     from recbole_r3vae.io import atomic_write, beside
     from recbole_r3vae.quick_start.collaborative import item_content
     from recbole_r3vae.quick_start.lookup import create_dataset
 
     ids_path = beside(options.output, ".ids")
     config = Config(options.model, options.dataset, files_of(options), arguments=rest)
-    content = item_content(create_dataset(config), tokenizer_config(config) if config["tokenizer"] else config)
+    content = item_content(create_dataset(config), content_config(config))
     with atomic_write(ids_path) as file:
         file.writelines(f"{item}\n" for item in content.item_ids[1:])
     with atomic_write(options.output, "wb") as file:

@@ -81,6 +81,11 @@ def tokenizer_config(config: Config) -> Config:
         raise UserError(f"tokenizer {model.__name__}: {error}") from error
 
 
+def content_config(config: Config) -> Config:
+    """By which configuration a run's item content is made: the tokenizer stage's where there is one, trained or not, else the model's."""
+    return tokenizer_config(config) if config["tokenizer"] else config
+
+
 def deal(
     given: Mapping[str, Any], known: Mapping[str, set[str]], own: Mapping[str, set[str]] | None = None, tokenizers: bool = False
 ) -> dict[str, dict[str, Any]]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from recbole_r3vae.config import Config, tokenizer_config
+from recbole_r3vae.config import Config
+from recbole_r3vae.config.stages import content_config
 from recbole_r3vae.data.content.encoders import SentenceTransformerEncoder
 from recbole_r3vae.data.content.modalities import modalities
 from recbole_r3vae.data.file_hash import sha256_of
@@ -31,11 +32,9 @@ def content_hashes(configs: Sequence[Config]) -> dict[str, str]:
         if files["content_file"] and not files["content_ids"]:
             files["content_ids"] = beside(files["content_file"], ".ids")
         found.update({f"{prefix}{key}": sha256_of(Path(file)) for key, file in files.items() if file})
-    config = configs[-1]
-    if len(configs) == 1 and config.contract.needs(config).content is None:
+    if len(configs) == 1 and configs[0].contract.needs(configs[0]).content is None:
         return found
-    if len(configs) == 1 and config["tokenizer"]:  # none is trained, but its settings say how items are read
-        config = tokenizer_config(config)
+    config = content_config(configs[0])
     for modality in modalities(config):
         vectors, encoder = modality.vectors, modality.encoder
         if vectors is not None and str(vectors.path) != str(config["content_file"]):

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from recbole_r3vae.config import Config, tokenizer_config
+from recbole_r3vae.config.stages import content_config
 from recbole_r3vae.data.content import ItemContent, modalities
 from recbole_r3vae.data.content.modalities import reads_content_file
 from recbole_r3vae.data.items import ItemVectors
@@ -112,7 +113,7 @@ def provide(config: Config, dataset, show_progress: bool = True) -> Provided:
         logger.warning(f"{', '.join(unread)} changes nothing: the semantic IDs are those of {config['sid_file']}, and no tokenizer is trained")
     if needs.semantic_ids is None and needs.content is None:
         return Provided()
-    stage = tokenizer_config(config) if config["tokenizer"] else config
+    stage = content_config(config)
     content, tokenizer, sids, path = None, None, None, None
     if needs.semantic_ids is not None and config["sid_file"]:  # before item texts are encoded: it may be refused
         sids, path = _from_file(config, dataset, needs.semantic_ids)

@@ -18,7 +18,7 @@ import numpy as np
 from recbole_r3vae.config import Config
 from recbole_r3vae.config.registry import get_model, settings_file
 from recbole_r3vae.config.sources import given_settings, load_yaml, properties
-from recbole_r3vae.config.stages import deal, refuse_unknown, tokenizer_config
+from recbole_r3vae.config.stages import content_config, deal, refuse_unknown
 from recbole_r3vae.data.cold import check_share
 from recbole_r3vae.data.content.modalities import modalities
 from recbole_r3vae.errors import UserError, did_you_mean
@@ -184,7 +184,7 @@ def _check(config: Config, cold_share: float, cold_by: str, epsilons: Sequence[f
     for key in ("sid_file", "content_file"):
         if config[key]:
             raise UserError(f"{key} was made with all items in sight; a cold-start split needs a text encoder and a tokenizer of its own")
-    for modality in modalities(tokenizer_config(config) if config["tokenizer"] else config):
+    for modality in modalities(content_config(config)):
         if modality.encoder is None:
             made = "a file of vectors" if modality.learned is None else f"{modality.learned}, which learns them from interactions"
             raise UserError(

@@ -15,6 +15,7 @@ from recbole_r3vae.data.content import load_encoder
 from recbole_r3vae.data.item_file import read_items
 from recbole_r3vae.errors import UserError
 from recbole_r3vae.quick_start.semantic_ids import ENCODER, load_tokenizer
+from recbole_r3vae.serve.pack import pack_run
 from recbole_r3vae.serve.recommender import Recommender
 from recbole_r3vae.serve.sharded import Engine, embed_shards, gather, read_manifest, read_parts, recommend_shards, tokenize_shards
 from recbole_r3vae.serve.sharded import jobs, shards
@@ -207,6 +208,12 @@ class Lengths:
 
     def encode(self, texts, **how):
         return np.array([[1.0, 0.0] if len(text) % 2 else [0.0, 1.0] for text in texts])
+
+
+def test_texts_are_for_the_run_that_was_packed(checkpoint, new_items, tmp_path):
+    pack_run(checkpoint(), tmp_path / "packed")
+    with pytest.raises(UserError, match="it was packed; give the run that it was packed from"):
+        embed_shards(new_items[1], tmp_path / "out", HERE, tmp_path / "packed")
 
 
 def test_a_sentence_encoder_needs_no_run(new_items, tmp_path, monkeypatch):
